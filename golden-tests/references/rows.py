@@ -1,0 +1,168 @@
+"""The table of checkpoints: one entry per folder under families/, nothing computed here."""
+
+VOCAB = 256
+PROMPT = 150
+GREEDY = 32
+MIN_MARGIN = 0.005
+
+
+def config(model_type, architecture, **changes):
+    """A tiny config.json in the form that published checkpoints have."""
+    base = {
+        "architectures": [architecture],
+        "model_type": model_type,
+        "vocab_size": VOCAB,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "hidden_act": "silu",
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "use_cache": True,
+    }
+    return {key: value for key, value in (base | changes).items() if value is not None}
+
+
+def llama(**changes):
+    flags = {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
+    return config("llama", "LlamaForCausalLM", **(flags | changes))
+
+
+def qwen2(**changes):
+    # The window is switched off, as in published files: whoever applies it is wrong after 64 tokens.
+    flags = {"use_sliding_window": False, "sliding_window": 64, "max_window_layers": 2, "rms_norm_eps": 1e-6}
+    return config("qwen2", "Qwen2ForCausalLM", **(flags | changes))
+
+
+def qwen3(**changes):
+    flags = {
+        "head_dim": 32,
+        "attention_bias": False,
+        "use_sliding_window": False,
+        "sliding_window": None,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000,
+    }
+    return config("qwen3", "Qwen3ForCausalLM", **(flags | changes))
+
+
+def qwen3_moe(**changes):
+    flags = {
+        "head_dim": 32,
+        "attention_bias": False,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }
+    return config("qwen3_moe", "Qwen3MoeForCausalLM", **(flags | changes))
+
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+TRANSFORMERS = {
+    "llama": {
+        "config": llama(intermediate_size=96),
+        "storage": "f32",
+        "notes": "plain rope, untied; head_dim is not in the config",
+    },
+    "llama-rope3": {
+        "config": llama(
+            head_dim=32, num_hidden_layers=3, tie_word_embeddings=True, rope_theta=500000.0, rope_scaling=LLAMA3_ROPE
+        ),
+        "storage": "bf16",
+        "notes": "llama3 rope scaling with frequencies in all three bands; tied embeddings",
+    },
+    "qwen2": {
+        "config": qwen2(),
+        "storage": "f16",
+        "generation": {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05},
+        "notes": "bias on q, k, v only; sliding_window present but switched off",
+    },
+    "qwen3": {
+        "config": qwen3(intermediate_size=96),
+        "storage": "f32",
+        "shards": 2,
+        "generation": {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20},
+        "notes": "q/k norm; heads * head_dim = 128 != hidden 64; two shards with an index",
+    },
+    "qwen3-tied": {
+        "config": qwen3(
+            tie_word_embeddings=True,
+            num_key_value_heads=1,
+            rope_theta=None,
+            rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
+        ),
+        "storage": "bf16",
+        "notes": "tied embeddings; one kv head; rope given as rope_parameters, the newer form",
+    },
+    "qwen3_moe": {
+        "config": qwen3_moe(head_dim=16, moe_intermediate_size=24),
+        "storage": "f32",
+        "notes": "8 experts, top 2, renormalised; every layer is MoE",
+    },
+    "qwen3_moe-mixed": {
+        "config": qwen3_moe(
+            norm_topk_prob=False,
+            num_hidden_layers=4,
+            decoder_sparse_step=2,
+            mlp_only_layers=[3],
+            num_key_value_heads=1,
+            head_dim=16,
+        ),
+        "storage": "bf16",
+        "notes": "top-k not renormalised; dense layers 0 and 2 (decoder_sparse_step 2) and 3 (mlp_only_layers), MoE layer 1",
+    },
+}
+
+
+def mixed_predicate(path, _module):
+    """Some modules at the default 4 bits, some at 8, some left alone."""
+    if path in ("model.layers.0.self_attn.k_proj", "model.layers.1.mlp.gate_proj"):
+        return False
+    if path.endswith(("v_proj", "down_proj")) or path == "lm_head":
+        return {"group_size": 64, "bits": 8}
+    return True
+
+
+MLX = {
+    "llama-mlx4": {"config": llama(), "bits": 4, "group": 64, "storage": "bf16"},
+    "qwen3-mlx8": {"config": qwen3(tie_word_embeddings=True), "bits": 8, "group": 32, "storage": "bf16"},
+    "qwen2-mlx-mixed": {
+        "config": qwen2(),
+        "bits": 4,
+        "group": 64,
+        "storage": "f16",
+        "predicate": mixed_predicate,
+        # Files made elsewhere name the skipped modules; mlx-lm itself only leaves their scales out.
+        "explicit_false": ["model.layers.0.self_attn.k_proj"],
+        "notes": "4 bits by default, v/down/lm_head at 8 bits, two modules not quantised (one by `false`, one only by missing scales)",
+    },
+    "llama-mlx3": {"config": llama(), "bits": 3, "group": 32, "storage": "f32"},
+    "llama-mlx2": {"config": llama(num_key_value_heads=1), "bits": 2, "group": 64, "storage": "f16"},
+    "llama-mlx5": {"config": llama(tie_word_embeddings=True), "bits": 5, "group": 32, "storage": "bf16"},
+    "llama-mlx6": {"config": llama(hidden_size=128), "bits": 6, "group": 128, "storage": "bf16"},
+    "qwen3_moe-mlx4": {
+        "config": qwen3_moe(moe_intermediate_size=64),
+        "bits": 4,
+        "group": 64,
+        "storage": "bf16",
+        "notes": "experts stacked as switch_mlp; routers at 8 bits by override",
+    },
+}

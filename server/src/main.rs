@@ -1,1 +1,3 @@
+//! The command `swiftlm`.
+
 fn main() {}

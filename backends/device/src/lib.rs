@@ -1,1 +1,168 @@
-//! Placeholder essay.
+//! What a device must do, and a device that only records. Knows kernels and buffers; never models, graphs or requests.
+
+use std::sync::Arc;
+
+use swiftlm_ir::kernel::Kernel;
+use swiftlm_ir::plan::StepSizes;
+use swiftlm_ir::template::Template;
+
+pub mod null;
+
+pub use null::NullDevice;
+
+/// A buffer of a device: index in order of allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BufferId(pub u32);
+
+/// A loaded kernel: index in order of loading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KernelId(pub u32);
+
+/// What a buffer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Usage {
+    /// Written once, read by kernels.
+    Weights,
+    /// Read and written by kernels.
+    ReadWrite,
+    /// Written by the host before each step, read by kernels.
+    Input,
+}
+
+/// A range of a buffer, in bytes; `offset` is a multiple of 256 unless the buffer is a weight's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Slice {
+    /// The buffer.
+    pub buffer: BufferId,
+    /// First byte.
+    pub offset: usize,
+    /// Bytes.
+    pub bytes: usize,
+}
+
+/// A launch with its operands resolved; the same for every step except for sizes.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// The kernel.
+    pub kernel: KernelId,
+    /// What it computes, for devices with micro-kernels of their own.
+    pub template: Arc<Template>,
+    /// Arguments in binding order.
+    pub args: Vec<Slice>,
+    /// Workgroups per axis.
+    pub grid: [swiftlm_ir::plan::Groups; 3],
+    /// Path of the ops it came from.
+    pub loc: String,
+}
+
+/// Launches that are submitted together again and again; made by [`Device::record`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordingId(pub u32);
+
+/// Facts that plans depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// `cpu`, or the adapter's name.
+    pub name: String,
+    /// Largest range that one argument may span, in bytes.
+    pub max_binding: usize,
+    /// Smallest and largest subgroup, 1 where there is none.
+    pub subgroup: (u32, u32),
+    /// Bytes of shared memory of a workgroup.
+    pub shared_bytes: usize,
+    /// Bytes of device memory where the device says so.
+    pub memory: Option<u64>,
+}
+
+/// What went wrong on a device.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// No adapter, or it lacks something.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A buffer could not be made.
+    #[error("device {device} cannot allocate {bytes} bytes for {what}: {reason}")]
+    OutOfMemory {
+        /// Device name.
+        device: String,
+        /// Bytes asked for.
+        bytes: usize,
+        /// What for.
+        what: String,
+        /// The driver's words.
+        reason: String,
+    },
+    /// A kernel was refused.
+    #[error("kernel {kernel}: {reason}")]
+    Kernel {
+        /// Name and key.
+        kernel: String,
+        /// Why.
+        reason: String,
+    },
+    /// The device was lost or a submission failed.
+    #[error("device {device} failed: {reason}")]
+    Lost {
+        /// Device name.
+        device: String,
+        /// The driver's words.
+        reason: String,
+    },
+}
+
+/// Time of one launch of the last profiled submission.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaunchTime {
+    /// Index in the recording.
+    pub launch: usize,
+    /// Nanoseconds by the device's own clock.
+    pub nanoseconds: u64,
+}
+
+/// A device. One thread owns it.
+pub trait Device: Send {
+    /// Facts.
+    fn target(&self) -> &Target;
+
+    /// A zeroed buffer of at least `bytes` bytes; `what` names it in errors.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`].
+    fn alloc(&mut self, bytes: usize, usage: Usage, what: &str) -> Result<BufferId, DeviceError>;
+
+    /// Writes bytes; `offset` and the length are multiples of 4.
+    ///
+    /// # Errors
+    /// The device was lost.
+    fn write(&mut self, buffer: BufferId, offset: usize, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// Reads bytes after everything submitted so far; `offset` and the length are multiples of 4.
+    ///
+    /// # Errors
+    /// The device was lost.
+    fn read(&mut self, slice: Slice, into: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Loads a verified kernel; loading an equal kernel again gives the same id.
+    ///
+    /// # Errors
+    /// [`DeviceError::Kernel`].
+    fn load(&mut self, kernel: &Kernel) -> Result<KernelId, DeviceError>;
+
+    /// Keeps launches for repeated submission.
+    ///
+    /// # Errors
+    /// An argument does not fit its kernel.
+    fn record(&mut self, launches: Vec<Launch>) -> Result<RecordingId, DeviceError>;
+
+    /// Runs recordings in order as one submission. Launches whose grid is empty at these sizes are skipped.
+    ///
+    /// # Errors
+    /// The device was lost.
+    fn submit(&mut self, recordings: &[RecordingId], sizes: StepSizes) -> Result<(), DeviceError>;
+
+    /// Like [`Self::submit`], one recording, and waits; gives the time of every launch that ran.
+    ///
+    /// # Errors
+    /// The device was lost.
+    fn profile(&mut self, recording: RecordingId, sizes: StepSizes) -> Result<Vec<LaunchTime>, DeviceError>;
+}

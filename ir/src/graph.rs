@@ -1,0 +1,270 @@
+//! Modules and graphs: typed values in program order, built with inference.
+//!
+//! A [`Graph`] is one function. Identical layers are one function called with different weights and states: inside a
+//! function a weight is a *slot* (`self_attn.q_proj`), and a [`Call`] gives the scope (`model.layers.3`) that completes it.
+
+use std::fmt;
+
+use crate::dim::Sym;
+use crate::ops::Op;
+use crate::ops::infer::{ArgType, infer};
+use crate::quant::Format;
+use crate::ty::{DType, StateType, TensorType, Type};
+
+/// A value of a graph: index into [`Graph::values`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Value(pub u32);
+
+/// A weight slot of a graph: index into [`Graph::weights`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WeightSlot(pub u32);
+
+/// Type of a weight: a matrix of encoded rows. A vector is one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WeightType {
+    /// How rows are stored.
+    pub format: Format,
+    /// Rows (outputs of a linear).
+    pub rows: usize,
+    /// Elements of a row (inputs of a linear).
+    pub cols: usize,
+}
+
+impl WeightType {
+    /// Bytes in its buffer.
+    pub fn bytes(&self) -> usize {
+        self.format.layout(self.rows, self.cols).bytes
+    }
+}
+
+impl fmt::Display for WeightType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{},{}]", self.format, self.rows, self.cols)
+    }
+}
+
+/// A weight that a function uses, named relative to the call's scope.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct WeightDecl {
+    /// Dotted names relative to the scope whose rows follow one another in this weight; one name unless merged.
+    pub names: Vec<String>,
+    /// Type of the whole.
+    pub ty: WeightType,
+}
+
+/// Argument of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Arg {
+    /// A value.
+    Value(Value),
+    /// A weight slot.
+    Weight(WeightSlot),
+}
+
+impl From<Value> for Arg {
+    fn from(v: Value) -> Self {
+        Self::Value(v)
+    }
+}
+
+impl From<WeightSlot> for Arg {
+    fn from(w: WeightSlot) -> Self {
+        Self::Weight(w)
+    }
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Def {
+    /// Parameter `i` of the function.
+    Param(usize),
+    /// The result of an op.
+    Node {
+        /// The op with its attributes.
+        op: Op,
+        /// Its arguments.
+        args: Vec<Arg>,
+    },
+}
+
+/// A value with its type and where in the model it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValueInfo {
+    /// Where it comes from.
+    pub def: Def,
+    /// Its type.
+    pub ty: Type,
+    /// Dotted path relative to the scope (`self_attn`), for names and messages; may be empty.
+    pub loc: String,
+}
+
+/// What a function's parameter is bound to at each call.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ParamKind {
+    /// The hidden values handed from call to call; `None` before the first call.
+    Flow,
+    /// Token ids of the step, `u32[T]`.
+    Ids,
+    /// Cosines and sines of the step's positions for rope table `i` of the module, `f32[T, dim]`.
+    RopeTable(usize),
+    /// The state of this call.
+    State,
+}
+
+/// One function.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Graph {
+    /// Name, unique in the module.
+    pub name: String,
+    /// Parameters: kind and value.
+    pub params: Vec<(ParamKind, Value)>,
+    /// Weight slots.
+    pub weights: Vec<WeightDecl>,
+    /// All values in program order; an argument precedes its use.
+    pub values: Vec<ValueInfo>,
+    /// Results: the tensor that flows on (or several outputs in the last function), then the state if there is one.
+    pub results: Vec<Value>,
+}
+
+/// One call of a function in the main sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Index of the function.
+    pub func: usize,
+    /// Prefix of its weight names (`model.layers.3`); may be empty.
+    pub scope: String,
+    /// Index into [`Module::states`], if the function takes one.
+    pub state: Option<usize>,
+}
+
+/// Frequencies of a rotary embedding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeTable {
+    /// Radians per position of each pair, already scaled; half as many as rotated elements.
+    pub inverse_frequencies: Vec<f64>,
+    /// Factor on cosine and sine (yarn's attention factor); 1 otherwise.
+    pub magnitude: f64,
+}
+
+/// A whole model.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Module {
+    /// Functions; identical layers share one.
+    pub funcs: Vec<Graph>,
+    /// The main sequence: embed, layers, head. The flow value of one call is the next call's.
+    pub main: Vec<Call>,
+    /// State types, one per stateful layer.
+    pub states: Vec<StateType>,
+    /// Rotary tables computed on the host for the positions of each step.
+    pub rope_tables: Vec<RopeTable>,
+    /// Token ids are below this.
+    pub vocabulary: usize,
+}
+
+/// A graph under construction.
+#[derive(Debug)]
+pub struct GraphBuilder {
+    graph: Graph,
+    loc: Vec<String>,
+    errors: Vec<String>,
+}
+
+impl GraphBuilder {
+    /// An empty function.
+    pub fn new(name: &str) -> Self {
+        let graph = Graph { name: name.to_owned(), params: vec![], weights: vec![], values: vec![], results: vec![] };
+        Self { graph, loc: vec![], errors: vec![] }
+    }
+
+    fn push(&mut self, def: Def, ty: Type) -> Value {
+        let value = Value(u32::try_from(self.graph.values.len()).unwrap_or(u32::MAX));
+        self.graph.values.push(ValueInfo { def, ty, loc: self.loc.join(".") });
+        value
+    }
+
+    /// Declares a parameter.
+    pub fn param(&mut self, kind: ParamKind, ty: Type) -> Value {
+        let value = self.push(Def::Param(self.graph.params.len()), ty);
+        self.graph.params.push((kind, value));
+        value
+    }
+
+    /// The flow parameter `f32[T, width]`.
+    pub fn flow(&mut self, width: usize) -> Value {
+        let ty = TensorType::new(DType::F32, [Sym::Tokens.into(), width.into()]);
+        self.param(ParamKind::Flow, Type::Tensor(ty))
+    }
+
+    /// Runs `f` with `name` added to locations and weight names.
+    pub fn scope<R>(&mut self, name: &str, f: impl FnOnce(&mut Self) -> R) -> R {
+        self.loc.push(name.to_owned());
+        let result = f(self);
+        self.loc.pop();
+        result
+    }
+
+    /// A weight named relative to the current scope; the same name gives the same slot.
+    pub fn weight(&mut self, name: &str, ty: WeightType) -> WeightSlot {
+        let mut path = self.loc.join(".");
+        if !path.is_empty() && !name.is_empty() {
+            path.push('.');
+        }
+        path.push_str(name);
+        let decl = WeightDecl { names: vec![path], ty };
+        let at = self.graph.weights.iter().position(|w| *w == decl).unwrap_or_else(|| {
+            self.graph.weights.push(decl);
+            self.graph.weights.len() - 1
+        });
+        WeightSlot(u32::try_from(at).unwrap_or(u32::MAX))
+    }
+
+    /// Type of a value.
+    pub fn ty(&self, v: Value) -> &Type {
+        &self.graph.values[v.0 as usize].ty
+    }
+
+    /// Appends an op. A type error is kept for [`Self::finish`] and the first argument's type stands in for the result's.
+    pub fn op(&mut self, op: Op, args: impl IntoIterator<Item = Arg>) -> Value {
+        let args: Vec<Arg> = args.into_iter().collect();
+        let ty = infer(&op, &self.graph.arg_types(&args)).unwrap_or_else(|message| {
+            let at = if self.loc.is_empty() { String::new() } else { format!(" (at {})", self.loc.join(".")) };
+            self.errors.push(format!("@{}: {message}{at}", self.graph.name));
+            Type::Tensor(TensorType::new(DType::F32, [Sym::Tokens.into(), 1.into()]))
+        });
+        self.push(Def::Node { op, args }, ty)
+    }
+
+    /// The finished function.
+    ///
+    /// # Errors
+    /// Every type error met while building.
+    pub fn finish(mut self, results: Vec<Value>) -> Result<Graph, Vec<String>> {
+        self.graph.results = results;
+        if self.errors.is_empty() { Ok(self.graph) } else { Err(self.errors) }
+    }
+}
+
+impl Graph {
+    /// Types of arguments, for inference.
+    pub fn arg_types(&self, args: &[Arg]) -> Vec<ArgType> {
+        args.iter()
+            .map(|a| match a {
+                Arg::Value(v) => ArgType::Value(self.values[v.0 as usize].ty.clone()),
+                Arg::Weight(w) => ArgType::Weight(self.weights[w.0 as usize].ty),
+            })
+            .collect()
+    }
+
+    /// Facts of a value.
+    pub fn value(&self, v: Value) -> &ValueInfo {
+        &self.values[v.0 as usize]
+    }
+
+    /// The op and arguments that define a value, unless it is a parameter.
+    pub fn node(&self, v: Value) -> Option<(&Op, &[Arg])> {
+        match &self.value(v).def {
+            Def::Node { op, args } => Some((op, args)),
+            Def::Param(_) => None,
+        }
+    }
+}

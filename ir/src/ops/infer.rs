@@ -1,0 +1,215 @@
+//! Types of results from types of arguments: the one source of shape rules, for the builder, the verifier and the e-graph.
+
+use crate::dim::{Dim, Sym};
+use crate::graph::WeightType;
+use crate::ops::Op;
+use crate::ty::{DType, StateType, TensorType, Type};
+
+/// What an argument is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ArgType {
+    /// A value.
+    Value(Type),
+    /// A weight.
+    Weight(WeightType),
+}
+
+fn tensor<'a>(op: &Op, args: &'a [ArgType], i: usize) -> Result<&'a TensorType, String> {
+    match args.get(i) {
+        Some(ArgType::Value(Type::Tensor(t))) => Ok(t),
+        Some(_) => Err(format!("`{}`: argument {i} of ({}) must be a tensor", op.name(), op.arguments())),
+        None => Err(format!("`{}` needs the arguments ({})", op.name(), op.arguments())),
+    }
+}
+
+fn weight<'a>(op: &Op, args: &'a [ArgType], i: usize) -> Result<&'a WeightType, String> {
+    match args.get(i) {
+        Some(ArgType::Weight(w)) => Ok(w),
+        Some(_) => Err(format!("`{}`: argument {i} of ({}) must be a weight", op.name(), op.arguments())),
+        None => Err(format!("`{}` needs the arguments ({})", op.name(), op.arguments())),
+    }
+}
+
+fn state<'a>(op: &Op, args: &'a [ArgType]) -> Result<&'a StateType, String> {
+    match args.first() {
+        Some(ArgType::Value(Type::State(s))) => Ok(s),
+        _ => Err(format!("`{}`: argument 0 of ({}) must be a state", op.name(), op.arguments())),
+    }
+}
+
+fn want(
+    op: &Op,
+    what: &str,
+    expected: impl std::fmt::Display,
+    got: impl std::fmt::Display,
+    ok: bool,
+) -> Result<(), String> {
+    if ok { Ok(()) } else { Err(format!("`{}`: {what}: expected {expected}, got {got}", op.name())) }
+}
+
+fn width(op: &Op, t: &TensorType) -> Result<usize, String> {
+    t.width().ok_or_else(|| format!("`{}`: the last extent of {t} must be constant", op.name()))
+}
+
+/// The result type of `op`.
+///
+/// # Errors
+/// A sentence saying what was expected and got.
+pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
+    let arity = op.arguments().split(", ").count();
+    want(op, "number of arguments", arity, args.len(), arity == args.len())?;
+    let float = |i: usize| -> Result<&TensorType, String> {
+        let t = tensor(op, args, i)?;
+        want(op, "element type", "f32", t.dtype.name(), t.dtype == DType::F32)?;
+        Ok(t)
+    };
+    let with_last = |t: &TensorType, n: usize| {
+        let mut shape = t.shape.clone();
+        if let Some(last) = shape.last_mut() {
+            *last = Dim::Const(n);
+        }
+        Type::Tensor(TensorType { dtype: t.dtype, shape })
+    };
+    let rank = |t: &TensorType, n: usize| want(op, "rank", n, t, t.shape.len() == n);
+    let vector = |i: usize, n: usize| -> Result<(), String> {
+        let w = weight(op, args, i)?;
+        want(op, "weight", format!("[{n}]"), w, w.rows == 1 && w.cols == n)
+    };
+    match op {
+        Op::Embed { .. } => {
+            let ids = tensor(op, args, 0)?;
+            want(op, "ids", "u32[T]", ids, ids.dtype == DType::U32 && ids.shape.len() == 1)?;
+            let w = weight(op, args, 1)?;
+            Ok(Type::Tensor(TensorType::new(DType::F32, [ids.shape[0], Dim::Const(w.cols)])))
+        }
+        Op::RmsNorm { .. } | Op::Bias => {
+            let x = float(0)?;
+            vector(1, width(op, x)?)?;
+            Ok(Type::Tensor(x.clone()))
+        }
+        Op::Linear => {
+            let (x, w) = (float(0)?, weight(op, args, 1)?);
+            want(op, "inner extent", w.cols, x, x.width() == Some(w.cols))?;
+            Ok(with_last(x, w.rows))
+        }
+        Op::Add | Op::Mul => {
+            let (a, b) = (float(0)?, float(1)?);
+            want(op, "equal shapes", a, b, a == b)?;
+            Ok(Type::Tensor(a.clone()))
+        }
+        Op::Scale { .. } | Op::Silu | Op::GeluTanh | Op::Sigmoid | Op::Round { .. } => {
+            Ok(Type::Tensor(float(0)?.clone()))
+        }
+        Op::Slice { start, len } => {
+            let x = float(0)?;
+            let n = width(op, x)?;
+            let end = start.saturating_add(*len);
+            want(op, "range", format!("at most {n}"), end, *len > 0 && end <= n)?;
+            Ok(with_last(x, *len))
+        }
+        Op::SplitHeads { heads } => {
+            let x = float(0)?;
+            rank(x, 2)?;
+            let n = width(op, x)?;
+            want(op, "heads", format!("a divisor of {n}"), heads, *heads > 0 && n % heads == 0)?;
+            let shape = [x.shape[0], Dim::Const(*heads), Dim::Const(n / heads)];
+            Ok(Type::Tensor(TensorType::new(DType::F32, shape)))
+        }
+        Op::MergeHeads => {
+            let x = float(0)?;
+            rank(x, 3)?;
+            let n = x
+                .row_elements()
+                .ok_or_else(|| format!("`merge_heads`: heads and their size must be constant in {x}"))?;
+            Ok(Type::Tensor(TensorType::new(DType::F32, [x.shape[0], Dim::Const(n)])))
+        }
+        Op::Rope { dim, .. } => {
+            let (x, table) = (float(0)?, float(1)?);
+            rank(x, 3)?;
+            let n = width(op, x)?;
+            want(
+                op,
+                "rotated elements",
+                format!("an even number up to {n}"),
+                dim,
+                *dim <= n && dim % 2 == 0 && *dim > 0,
+            )?;
+            want(op, "table", format!("f32[T,{dim}]"), table, table.shape[..] == [x.shape[0], Dim::Const(*dim)])?;
+            Ok(Type::Tensor(x.clone()))
+        }
+        Op::KvAppend => {
+            let s = state(op, args)?;
+            let StateType::Paged { heads, dim, .. } = s;
+            for i in [1, 2] {
+                let t = float(i)?;
+                let expected =
+                    TensorType::new(DType::F32, [Dim::Sym(Sym::Tokens), Dim::Const(*heads), Dim::Const(*dim)]);
+                want(op, if i == 1 { "keys" } else { "values" }, &expected, t, *t == expected)?;
+            }
+            Ok(Type::State(s.clone()))
+        }
+        Op::KvK | Op::KvV => {
+            let StateType::Paged { heads, dim, .. } = state(op, args)?;
+            Ok(Type::History { heads: *heads, dim: *dim })
+        }
+        Op::Attend { .. } => {
+            let q = float(0)?;
+            rank(q, 3)?;
+            want(op, "first extent", "T", q, q.shape[0] == Dim::Sym(Sym::Tokens))?;
+            let history = |i: usize| match args.get(i) {
+                Some(ArgType::Value(Type::History { heads, dim })) => Ok((*heads, *dim)),
+                _ => Err(format!("`attend`: argument {i} must be a history (kv.k or kv.v of a state)")),
+            };
+            let ((heads, dim), v) = (history(1)?, history(2)?);
+            want(op, "values", format!("{heads} heads"), format!("{} heads", v.0), heads == v.0)?;
+            want(op, "head size", dim, q, q.width() == Some(dim))?;
+            let q_heads = q.shape[1].constant().unwrap_or(0);
+            want(op, "query heads", format!("a multiple of {heads}"), q_heads, q_heads > 0 && q_heads % heads == 0)?;
+            Ok(with_last(q, v.1))
+        }
+        Op::Rows => {
+            let x = float(0)?;
+            rank(x, 2)?;
+            want(op, "first extent", "T", x, x.shape[0] == Dim::Sym(Sym::Tokens))?;
+            Ok(Type::Tensor(TensorType::new(DType::F32, [Dim::Sym(Sym::Rows), x.shape[1]])))
+        }
+        Op::ArgMax => {
+            let x = float(0)?;
+            rank(x, 2)?;
+            Ok(Type::Tensor(TensorType::new(DType::U32, [x.shape[0]])))
+        }
+        Op::RouteIds { top_k } => {
+            let x = float(0)?;
+            rank(x, 2)?;
+            let n = width(op, x)?;
+            want(op, "top_k", format!("1 to {n}"), top_k, (1..=n).contains(top_k))?;
+            Ok(Type::Tensor(TensorType::new(DType::U32, [x.shape[0], Dim::Const(*top_k)])))
+        }
+        Op::RouteWeights { .. } => {
+            let (x, ids) = (float(0)?, tensor(op, args, 1)?);
+            let ok = ids.dtype == DType::U32 && ids.shape.len() == 2 && ids.shape[0] == x.shape[0];
+            want(op, "ids", "u32[T, K]", ids, ok)?;
+            Ok(Type::Tensor(TensorType::new(DType::F32, ids.shape.iter().copied())))
+        }
+        Op::ExpertLinear { experts } => {
+            let (x, ids, w) = (float(0)?, tensor(op, args, 1)?, weight(op, args, 2)?);
+            want(op, "ids", "u32[T, K]", ids, ids.dtype == DType::U32 && ids.shape.len() == 2)?;
+            let ok = match x.shape.len() {
+                2 => x.shape[0] == ids.shape[0],
+                3 => x.shape[..2] == ids.shape[..],
+                _ => false,
+            };
+            want(op, "x", format!("[T, {0}] or [T, K, {0}]", w.cols), x, ok && x.width() == Some(w.cols))?;
+            let divides = *experts > 0 && w.rows % experts == 0;
+            want(op, "weight rows", format!("a multiple of {experts} experts"), w.rows, divides)?;
+            let shape = [ids.shape[0], ids.shape[1], Dim::Const(w.rows / experts)];
+            Ok(Type::Tensor(TensorType::new(DType::F32, shape)))
+        }
+        Op::Combine => {
+            let (y, weights) = (float(0)?, float(1)?);
+            rank(y, 3)?;
+            want(op, "weights", "the first two extents of y", weights, weights.shape[..] == y.shape[..2])?;
+            Ok(Type::Tensor(TensorType::new(DType::F32, [y.shape[0], y.shape[2]])))
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Templates: what one launch computes, as data.
+//!
+//! The compiler turns a fused group of ops into a template; from the template it builds the kernel that GPUs and the
+//! interpreter run, and the CPU backend picks a micro-kernel by it. Each variant lists its arguments in binding order.
+//! Activations are f32 rows addressed by a [`View`]; ids are u32.
+
+use crate::dim::{ShapeClass, Sym};
+use crate::graph::WeightType;
+use crate::map::Map;
+use crate::ops::{RopeLayout, Routing};
+use crate::quant::Format;
+use crate::ty::DType;
+
+/// Rows of a buffer: element (`row`, `col`) is at `row · stride + offset + col`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct View {
+    /// Elements before the first column.
+    pub offset: usize,
+    /// Elements from row to row.
+    pub stride: usize,
+}
+
+impl View {
+    /// Rows of `width` elements, one after another.
+    pub fn dense(width: usize) -> Self {
+        Self { offset: 0, stride: width }
+    }
+}
+
+/// RMS normalisation of a row: `x / sqrt(mean(x²) + eps) · (w + offset)`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Norm {
+    /// Added to the mean square.
+    pub eps: f64,
+    /// Added to the weight.
+    pub offset: f64,
+    /// How the weight vector is stored.
+    pub weight: Format,
+}
+
+/// A further input of an epilogue, after the accumulators.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Extra {
+    /// A weight vector indexed by the output column.
+    Column(Format),
+    /// An activation indexed like the output.
+    Element(View),
+}
+
+/// What one launch computes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Template {
+    /// Arguments: ids `u32[rows]`, weight, y.
+    Embed(Embed),
+    /// Arguments: x, weight, y.
+    RmsNorm(RmsNorm),
+    /// Arguments: x, norm weight if `norm`, weight, extras in order, y.
+    Linear(Linear),
+    /// Arguments: x, norm weight if `norm`, table, y.
+    Rope(Rope),
+    /// Arguments: k, v, positions, sequences, page table, key pages, value pages.
+    Append(Append),
+    /// Arguments: qkv, q norm weight if `q_norm`, k norm weight if `k_norm`, table, positions, sequences, page table,
+    /// q out, key pages, value pages.
+    RopeAppend(RopeAppend),
+    /// Arguments: q, positions, sequences, page table, key pages, value pages, y.
+    Attend(Attend),
+    /// Arguments: scores, ids out `u32[rows, top_k]`, weights out `f32[rows, top_k]`.
+    Route(Route),
+    /// Arguments: x, ids, weight, y.
+    ExpertLinear(ExpertLinear),
+    /// Arguments: y, weights, extras in order, out.
+    Combine(Combine),
+    /// Arguments: x, row indices `u32[R]`, y.
+    Rows(Rows),
+    /// Arguments: x, y `u32[rows]`.
+    ArgMax(ArgMax),
+    /// Arguments: extras in order, y.
+    Map(Elementwise),
+}
+
+/// Rows of a weight matrix picked by id.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embed {
+    /// Symbol that counts the rows.
+    pub rows: Sym,
+    /// The table, or a segment of it.
+    pub weight: WeightType,
+    /// Id of the segment's first row; ids outside the segment leave y alone.
+    pub first_row: usize,
+    /// Factor on the row.
+    pub scale: f32,
+    /// Output rows.
+    pub y: View,
+}
+
+/// Normalisation of rows or, with `heads` > 1, of each head of a row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RmsNorm {
+    /// Symbol that counts the rows.
+    pub rows: Sym,
+    /// Groups normalised one by one in each row.
+    pub heads: usize,
+    /// Elements of a group.
+    pub dim: usize,
+    /// The normalisation.
+    pub norm: Norm,
+    /// Input rows.
+    pub x: View,
+    /// Output rows.
+    pub y: View,
+}
+
+/// `y = epilogue(norm(x) Wᵀ, extras)`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Linear {
+    /// Symbol that counts the rows.
+    pub rows: Sym,
+    /// Bound of the rows for this schedule. It never changes a row's reduction order.
+    pub class: ShapeClass,
+    /// The matrix: `cols` inputs, `rows` accumulators.
+    pub weight: WeightType,
+    /// Prologue: normalise each input row.
+    pub norm: Option<Norm>,
+    /// Prologue: round activations before the product.
+    pub round: Option<DType>,
+    /// Output `j` combines accumulators `j` and `j + rows/2` (gate and up): epilogue inputs 0 and 1, extras follow.
+    /// Without it, input 0 is the accumulator and extras follow.
+    pub pair: bool,
+    /// What is stored.
+    pub epilogue: Map,
+    /// Its further inputs.
+    pub extras: Vec<Extra>,
+    /// Input rows.
+    pub x: View,
+    /// Output rows.
+    pub y: View,
+}
+
+impl Linear {
+    /// Output columns.
+    pub fn outputs(&self) -> usize {
+        if self.pair { self.weight.rows / 2 } else { self.weight.rows }
+    }
+}
+
+/// Rotation of heads by the step's table; optional normalisation of each head first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// Heads of a row.
+    pub heads: usize,
+    /// Elements of a head.
+    pub dim: usize,
+    /// Elements rotated; the rest is copied.
+    pub rotated: usize,
+    /// Which elements pair up.
+    pub layout: RopeLayout,
+    /// Normalisation of each head before.
+    pub norm: Option<Norm>,
+    /// Input rows.
+    pub x: View,
+    /// Output rows.
+    pub y: View,
+}
+
+/// Writing of keys and values to the pages of their sequences.
+///
+/// Token `t` of sequence `s = sequences[t]` at position `p = positions[t]` goes to slot `p % PAGE_TOKENS` of page
+/// `page_table[s · table_stride + p / PAGE_TOKENS]`; a page is laid out `[head][slot][dim]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Append {
+    /// KV heads.
+    pub heads: usize,
+    /// Elements of a head.
+    pub dim: usize,
+    /// How keys are stored; a float format.
+    pub k_format: Format,
+    /// How values are stored; a float format.
+    pub v_format: Format,
+    /// Key rows.
+    pub k: View,
+    /// Value rows.
+    pub v: View,
+}
+
+/// `q = rope(norm(q))` to an activation, `k = rope(norm(k))` and `v` to the pages, from one merged row `q | k | v`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RopeAppend {
+    /// Query heads.
+    pub heads: usize,
+    /// Elements rotated in each query and key head; 0 for none (no table argument use).
+    pub rotated: usize,
+    /// Which elements pair up.
+    pub layout: RopeLayout,
+    /// Normalisation of each query head.
+    pub q_norm: Option<Norm>,
+    /// Normalisation of each key head.
+    pub k_norm: Option<Norm>,
+    /// Where queries come from.
+    pub q: View,
+    /// Where queries go.
+    pub q_out: View,
+    /// Keys, values and their pages.
+    pub append: Append,
+}
+
+/// Causal softmax attention of each token over its sequence's pages.
+///
+/// Scores are reduced in blocks of [`PAGE_TOKENS`](crate::ty::PAGE_TOKENS) absolute positions, so a token's result does
+/// not depend on the batch around it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attend {
+    /// Bound of the tokens for this schedule.
+    pub class: ShapeClass,
+    /// Query heads.
+    pub heads: usize,
+    /// KV heads; query head `h` reads KV head `h / (heads / kv_heads)`.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub dim: usize,
+    /// Factor on the scores.
+    pub scale: f32,
+    /// Keys a query sees, itself included; 0 for all.
+    pub window: usize,
+    /// How keys are stored; a float format.
+    pub k_format: Format,
+    /// How values are stored; a float format.
+    pub v_format: Format,
+    /// Query rows.
+    pub q: View,
+    /// Output rows.
+    pub y: View,
+}
+
+/// Choice of experts and their weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// Experts.
+    pub experts: usize,
+    /// Experts per token.
+    pub top_k: usize,
+    /// Scores to weights.
+    pub routing: Routing,
+    /// Whether a token's weights are divided by their sum.
+    pub normalize: bool,
+    /// Score rows.
+    pub scores: View,
+}
+
+/// `y[t, r] = epilogue(x[t, r] W[ids[t, r]]ᵀ)`; row `t · top_k + r` of y.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpertLinear {
+    /// Bound of the tokens for this schedule.
+    pub class: ShapeClass,
+    /// All experts' rows: expert `e` has rows `e·n .. (e+1)·n`, `n = weight.rows / experts`.
+    pub weight: WeightType,
+    /// Experts.
+    pub experts: usize,
+    /// Experts per token.
+    pub top_k: usize,
+    /// Whether x has a row per (token, rank), `x row = t · top_k + r`; else a row per token.
+    pub x_per_rank: bool,
+    /// Round activations before the product.
+    pub round: Option<DType>,
+    /// Output `j` combines accumulators `j` and `j + n/2`, as in [`Linear`].
+    pub pair: bool,
+    /// What is stored; inputs are the accumulators only.
+    pub epilogue: Map,
+    /// Input rows.
+    pub x: View,
+    /// Output rows.
+    pub y: View,
+}
+
+/// `out[t] = epilogue(Σ_r weights[t, r] · y[t, r], extras)`, ranks in order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Combine {
+    /// Elements of a row.
+    pub dim: usize,
+    /// Experts per token.
+    pub top_k: usize,
+    /// What is stored: input 0 is the sum, extras follow.
+    pub epilogue: Map,
+    /// Its further inputs.
+    pub extras: Vec<Extra>,
+    /// Output rows.
+    pub out: View,
+}
+
+/// Rows that want logits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rows {
+    /// Elements of a row.
+    pub dim: usize,
+    /// Input rows.
+    pub x: View,
+    /// Output rows.
+    pub y: View,
+}
+
+/// Index of a row's largest element, ties to the lowest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ArgMax {
+    /// Symbol that counts the rows.
+    pub rows: Sym,
+    /// Elements of a row.
+    pub dim: usize,
+    /// Input rows.
+    pub x: View,
+}
+
+/// A map over rows on its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Elementwise {
+    /// Symbol that counts the rows.
+    pub rows: Sym,
+    /// Elements of a row.
+    pub dim: usize,
+    /// What is stored; inputs are the extras.
+    pub map: Map,
+    /// The inputs.
+    pub extras: Vec<Extra>,
+    /// Output rows.
+    pub y: View,
+}
+
+impl Template {
+    /// The name in plans, logs and counters.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Embed(_) => "embed",
+            Self::RmsNorm(_) => "rms_norm",
+            Self::Linear(l) if l.norm.is_some() => "norm_linear",
+            Self::Linear(_) => "linear",
+            Self::Rope(_) => "rope",
+            Self::Append(_) => "append",
+            Self::RopeAppend(_) => "rope_append",
+            Self::Attend(_) => "attend",
+            Self::Route(_) => "route",
+            Self::ExpertLinear(_) => "expert_linear",
+            Self::Combine(_) => "combine",
+            Self::Rows(_) => "rows",
+            Self::ArgMax(_) => "arg_max",
+            Self::Map(_) => "map",
+        }
+    }
+
+    /// The symbol that counts this launch's rows.
+    pub fn rows(&self) -> Sym {
+        match self {
+            Self::Embed(t) => t.rows,
+            Self::RmsNorm(t) => t.rows,
+            Self::Linear(t) => t.rows,
+            Self::ArgMax(t) => t.rows,
+            Self::Map(t) => t.rows,
+            Self::Rows(_) => Sym::Rows,
+            Self::Rope(_)
+            | Self::Append(_)
+            | Self::RopeAppend(_)
+            | Self::Attend(_)
+            | Self::Route(_)
+            | Self::ExpertLinear(_)
+            | Self::Combine(_) => Sym::Tokens,
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Element types, tensor types and state types.
+
+use std::fmt;
+
+use smallvec::SmallVec;
+
+use crate::dim::Dim;
+use crate::quant::Format;
+
+/// What an element of an activation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DType {
+    /// IEEE 754 binary32.
+    F32,
+    /// IEEE 754 binary16.
+    F16,
+    /// Unsigned 32-bit: token ids, positions, expert ids.
+    U32,
+}
+
+impl DType {
+    /// The name in texts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::U32 => "u32",
+        }
+    }
+
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 | Self::U32 => 4,
+            Self::F16 => 2,
+        }
+    }
+}
+
+/// Extents, outermost first.
+pub type Shape = SmallVec<[Dim; 4]>;
+
+/// Type of an activation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TensorType {
+    /// Element type.
+    pub dtype: DType,
+    /// Extents, outermost first; never empty.
+    pub shape: Shape,
+}
+
+impl TensorType {
+    /// A tensor type.
+    pub fn new(dtype: DType, shape: impl IntoIterator<Item = Dim>) -> Self {
+        Self { dtype, shape: shape.into_iter().collect() }
+    }
+
+    /// The innermost extent if it is constant.
+    pub fn width(&self) -> Option<usize> {
+        self.shape.last().and_then(|d| d.constant())
+    }
+
+    /// Elements of one row of the outermost extent.
+    pub fn row_elements(&self) -> Option<usize> {
+        self.shape.iter().skip(1).try_fold(1usize, |n, d| n.checked_mul(d.constant()?))
+    }
+}
+
+impl fmt::Display for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[", self.dtype.name())?;
+        for (i, d) in self.shape.iter().enumerate() {
+            write!(f, "{}{d}", if i == 0 { "" } else { "," })?;
+        }
+        f.write_str("]")
+    }
+}
+
+/// How a sequence's history is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum StateType {
+    /// Keys and values of every token, in pages of [`PAGE_TOKENS`] tokens.
+    Paged {
+        /// KV heads.
+        heads: usize,
+        /// Elements of one head.
+        dim: usize,
+        /// How keys are stored.
+        k: Format,
+        /// How values are stored.
+        v: Format,
+    },
+}
+
+/// Tokens of one KV page.
+pub const PAGE_TOKENS: usize = 32;
+
+impl StateType {
+    /// Bytes of one page of keys (`part` 0) or values (`part` 1), laid out `[head][token][dim]`.
+    pub fn page_bytes(&self, part: usize) -> usize {
+        let Self::Paged { heads, dim, k, v } = self;
+        let format = if part == 0 { k } else { v };
+        format.layout(heads * PAGE_TOKENS, *dim).bytes
+    }
+
+    /// Bytes that one token adds, keys and values together.
+    pub fn bytes_per_token(&self) -> usize {
+        (self.page_bytes(0) + self.page_bytes(1)) / PAGE_TOKENS
+    }
+}
+
+impl fmt::Display for StateType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Paged { heads, dim, k, v } = self;
+        write!(f, "paged(heads={heads}, dim={dim}, k={k}, v={v})")
+    }
+}
+
+/// Type of any value of a graph.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Type {
+    /// An activation.
+    Tensor(TensorType),
+    /// A version of a state; consumed at most once.
+    State(StateType),
+    /// Keys or values of a state as a sequence sees them: `[token, heads, dim]` of unbounded length.
+    History {
+        /// KV heads.
+        heads: usize,
+        /// Elements of one head.
+        dim: usize,
+    },
+}
+
+impl Type {
+    /// The tensor type, if it is one.
+    pub fn tensor(&self) -> Option<&TensorType> {
+        match self {
+            Self::Tensor(t) => Some(t),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tensor(t) => t.fmt(f),
+            Self::State(s) => s.fmt(f),
+            Self::History { heads, dim } => write!(f, "history(heads={heads}, dim={dim})"),
+        }
+    }
+}

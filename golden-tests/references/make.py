@@ -18,8 +18,8 @@ from safetensors.torch import save_file as save_tensors
 
 import affine
 import mlx_reference
-# import templates
-# import text
+import templates
+import text
 import transformers_reference
 from greedy import record, refusal, relative_difference
 from rows import MLX, TRANSFORMERS
@@ -134,7 +134,7 @@ def main():
         if name == "quant":
             affine.make(empty(FAMILIES / "quant"))
         elif name == "text":
-            text.make(empty(FAMILIES / "text"))
+            text.make(FAMILIES / "text")
             templates.make(FAMILIES / "text" / "templates")
         else:
             make_row(name)

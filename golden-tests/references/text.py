@@ -3,7 +3,7 @@
 import json
 import random
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 # Clitics; a word with at most one leading mark; up to three digits; punctuation with its line ends; white space.
 SPLIT = (
@@ -47,7 +47,8 @@ def byte_level():
     tokenizer.train_from_iterator(corpus(), trainer)
     # As in published chat tokenizers, the special ids come after the ordinary ones.
     tokenizer.add_special_tokens(CHAT_TOKENS)
-    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.add_special_tokens([AddedToken("<|tool|>", rstrip=True)])
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in ("<think>", "</think>")])
     return tokenizer
 
 
@@ -148,18 +149,20 @@ CHAT_TEXTS = [
     "<|im_start|><|im_start|> <|im_end|>",
     "<|im_start |> <|im_end| <|IM_END|>",
     "<think>\n\n</think>\n\nThe miller<|endoftext|>",
+    "call <|tool|> \n now<|tool|>",
 ]
 SENTENCE_TEXTS = ["<s> hello </s>", "a</s>b", "</s></s> x", "<unk> y", "<s", " <s> The miller</s> "]
 
 
 def byte_ids(tokenizer, data):
     """One token per byte, whatever merges there are."""
-    single = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if tokenizer.token_to_id(BYTES[0]) is not None:
+        return [tokenizer.token_to_id(BYTES[byte]) for byte in data]
     # The byte-level alphabet keeps printable Latin-1 bytes and moves the others above U+0100 in order.
-    moved = iter(sorted(char for char in single if ord(char) >= 256))
-    table = [chr(byte) if chr(byte) in single else next(moved) for byte in range(256)]
-    ids = [tokenizer.token_to_id(table[byte]) for byte in data]
-    return ids if None not in ids else [tokenizer.token_to_id(BYTES[byte]) for byte in data]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    moved = iter(char for char in alphabet if ord(char) >= 256)
+    names = [chr(byte) if chr(byte) in alphabet else next(moved) for byte in range(256)]
+    return [tokenizer.token_to_id(names[byte]) for byte in data]
 
 
 def encoded(name, tokenizer, text, special):
@@ -203,7 +206,7 @@ def make(folder):
         ("sentencebpe", sentence_bpe, SENTENCE_TEXTS),
     ):
         path = folder / name / "tokenizer.json"
-        path.parent.mkdir()
+        path.parent.mkdir(parents=True, exist_ok=True)
         build().save(str(path), pretty=False)
         # Cases come from the file, not from the object in memory.
         tokenizer = Tokenizer.from_file(str(path))

@@ -88,11 +88,6 @@ def _convert(rng):
     return asked, [amount, source, target], {"amount": value}, f"{amount} {source} are {value} {target}."
 
 
-def _made_up(rng):
-    x, value = made_up(rng), rng.randint(0, 99)
-    return x, [x], {"value": value}, f"The value is {value}."
-
-
 _TEXT, _NUMBER = {"type": "string"}, {"type": "integer"}
 TOOLS = [
     Tool("get_weather get_weather weather get_current_weather fetch_weather", "Get the current weather for a city.",
@@ -115,9 +110,9 @@ VERBS = "get find read check fetch measure".split()
 def _invented(rng) -> Tool:
     """A tool with a name no list holds: calling it must be learned from its declaration alone."""
     noun, verb = made_up(rng), rng.choice(VERBS)
-    x, value = made_up(rng).capitalize(), rng.randint(0, 99)
 
-    def make(_):
+    def make(rng):
+        x, value = made_up(rng).capitalize(), rng.randint(0, 99)
         asked = f"{verb.capitalize()} the {noun} of {x}."
         return asked, [x], {noun: value}, f"The {noun} of {x} is {value}."
 

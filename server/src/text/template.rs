@@ -4,16 +4,16 @@
 use std::io;
 
 use indexmap::IndexMap;
-use jiff::Zoned;
+use jiff::ZonedDateTime;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Kwargs;
+use minijinja::value::{Kwargs, Serde};
 use minijinja::{Environment, ErrorKind, Value as Jinja};
 use serde_json::{Map, Value, json};
 
 use super::json::{JsonStyle, dumps, sorted};
 
 /// Steps a rendering may take: about a second, and a thousand times what a long conversation needs.
-const FUEL: u64 = 20_000_000;
+const FUEL: u64 = 10_000_000;
 /// Bytes it may write: requests themselves are at most 100 MiB.
 const OUTPUT: usize = 128 << 20;
 /// Marks the errors a template raises on purpose.
@@ -98,11 +98,11 @@ impl ChatTemplate {
 
     /// The prompt's text.
     pub fn render(&self, conversation: &Conversation<'_>) -> Result<String, TemplateError> {
-        self.render_at(conversation, &Zoned::now())
+        self.render_at(conversation, &ZonedDateTime::now())
     }
 
     /// The same with a given wall clock for `strftime_now`.
-    pub fn render_at(&self, conversation: &Conversation<'_>, now: &Zoned) -> Result<String, TemplateError> {
+    pub fn render_at(&self, conversation: &Conversation<'_>, now: &ZonedDateTime) -> Result<String, TemplateError> {
         let name = self.name_for(conversation.tools);
         let mut variables = self.special_tokens.clone();
         variables.insert("messages".into(), conversation.messages.clone());
@@ -111,15 +111,13 @@ impl ChatTemplate {
         variables.insert("add_generation_prompt".into(), conversation.add_generation_prompt.into());
         variables.extend(conversation.variables.iter().map(|(name, value)| (name.clone(), value.clone())));
         let mut context: IndexMap<String, Jinja> =
-            variables.into_iter().map(|(name, value)| (name, Jinja::from_serialize(&value))).collect();
+            variables.into_iter().map(|(name, value)| (name, Jinja::from(Serde(value)))).collect();
         let now = now.clone();
         context.insert("strftime_now".into(), Jinja::from_function(move |format: &str| strftime(format, &now)));
 
         let template = self.environment.get_template(name).map_err(|error| self.error(name, &error))?;
         let mut out = Capped(Vec::new());
-        template
-            .render_captured_to(Jinja::from_serialize(&context), &mut out)
-            .map_err(|error| self.error(name, &error))?;
+        template.render_captured_to(Jinja::from_pairs(context), &mut out).map_err(|error| self.error(name, &error))?;
         Ok(String::from_utf8_lossy(&out.0).into_owned())
     }
 
@@ -197,7 +195,7 @@ fn tojson(value: Jinja, options: Kwargs) -> Result<Jinja, minijinja::Error> {
     Ok(dumps(&value, &style).map_err(failed)?.into())
 }
 
-fn strftime(format: &str, now: &Zoned) -> Result<String, minijinja::Error> {
+fn strftime(format: &str, now: &ZonedDateTime) -> Result<String, minijinja::Error> {
     jiff::fmt::strtime::format(format, now)
         .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {error}")))
 }

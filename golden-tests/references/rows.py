@@ -78,7 +78,7 @@ LLAMA3_ROPE = {
 
 TRANSFORMERS = {
     "llama": {
-        "config": llama(intermediate_size=96),
+        "config": llama(intermediate_size=80),
         "storage": "f32",
         "notes": "plain rope, untied; head_dim is not in the config",
     },
@@ -96,7 +96,7 @@ TRANSFORMERS = {
         "notes": "bias on q, k, v only; sliding_window present but switched off",
     },
     "qwen3": {
-        "config": qwen3(intermediate_size=96),
+        "config": qwen3(intermediate_size=80),
         "storage": "f32",
         "shards": 2,
         "generation": {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20},
@@ -106,6 +106,7 @@ TRANSFORMERS = {
         "config": qwen3(
             tie_word_embeddings=True,
             num_key_value_heads=1,
+            rms_norm_eps=1e-5,
             rope_theta=None,
             rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
         ),
@@ -125,6 +126,7 @@ TRANSFORMERS = {
             mlp_only_layers=[3],
             num_key_value_heads=1,
             head_dim=16,
+            intermediate_size=96,
         ),
         "storage": "bf16",
         "notes": "top-k not renormalised; dense layers 0 and 2 (decoder_sparse_step 2) and 3 (mlp_only_layers), MoE layer 1",
@@ -143,7 +145,7 @@ def mixed_predicate(path, _module):
 
 MLX = {
     "llama-mlx4": {"config": llama(), "bits": 4, "group": 64, "storage": "bf16"},
-    "qwen3-mlx8": {"config": qwen3(tie_word_embeddings=True), "bits": 8, "group": 32, "storage": "bf16"},
+    "qwen3-mlx8": {"config": qwen3(tie_word_embeddings=True, rms_norm_eps=1e-5), "bits": 8, "group": 32, "storage": "bf16"},
     "qwen2-mlx-mixed": {
         "config": qwen2(),
         "bits": 4,

@@ -46,7 +46,8 @@ impl fmt::Display for WeightType {
 /// A weight that a function uses, named relative to the call's scope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WeightDecl {
-    /// Dotted names relative to the scope whose rows follow one another in this weight; one name unless merged.
+    /// Names of tensors relative to the scope, `self_attn.q_proj.weight`, whose rows follow one another in this weight;
+    /// one name unless merged. `name#i` is slice `i` of the tensor's outermost extent (an expert of a stacked tensor).
     pub names: Vec<String>,
     /// Type of the whole.
     pub ty: WeightType,
@@ -195,22 +196,28 @@ impl GraphBuilder {
         self.param(ParamKind::Flow, Type::Tensor(ty))
     }
 
-    /// Runs `f` with `name` added to locations and weight names.
-    pub fn scope<R>(&mut self, name: &str, f: impl FnOnce(&mut Self) -> R) -> R {
+    /// Adds `name` to locations and weight names until [`Self::leave`].
+    pub fn enter(&mut self, name: &str) {
         self.loc.push(name.to_owned());
-        let result = f(self);
-        self.loc.pop();
-        result
     }
 
-    /// A weight named relative to the current scope; the same name gives the same slot.
-    pub fn weight(&mut self, name: &str, ty: WeightType) -> WeightSlot {
+    /// Ends the last [`Self::enter`].
+    pub fn leave(&mut self) {
+        self.loc.pop();
+    }
+
+    /// `name` relative to the function.
+    pub fn path(&self, name: &str) -> String {
         let mut path = self.loc.join(".");
         if !path.is_empty() && !name.is_empty() {
             path.push('.');
         }
-        path.push_str(name);
-        let decl = WeightDecl { names: vec![path], ty };
+        path + name
+    }
+
+    /// A weight of tensors named relative to the current scope; the same names give the same slot.
+    pub fn weight(&mut self, names: &[String], ty: WeightType) -> WeightSlot {
+        let decl = WeightDecl { names: names.iter().map(|n| self.path(n)).collect(), ty };
         let at = self.graph.weights.iter().position(|w| *w == decl).unwrap_or_else(|| {
             self.graph.weights.push(decl);
             self.graph.weights.len() - 1

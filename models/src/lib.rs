@@ -1,1 +1,68 @@
-//! Placeholder essay.
+//! Model families: short functions that build a graph from a configuration.
+//!
+//! A family file says what makes the family different; [`blocks`] hold what families share and never see a family name.
+//! This crate reads no file: it gets the configuration's text and the names, types and shapes of the tensors, and gives
+//! back a [`Module`](swiftlm_ir::graph::Module). It knows nothing of kernels or devices.
+
+pub mod blocks;
+pub mod config;
+pub mod decoder;
+pub mod families;
+pub mod tensors;
+
+use swiftlm_ir::graph::Module;
+use swiftlm_ir::quant::Format;
+
+pub use config::Config;
+pub use tensors::{StoredType, TensorFacts, TensorIndex};
+
+/// Everything that is wrong with a checkpoint, all at once.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ModelError(pub Vec<String>);
+
+impl ModelError {
+    /// One sentence.
+    pub fn one(message: impl Into<String>) -> Self {
+        Self(vec![message.into()])
+    }
+}
+
+/// What the caller decides about a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BuildOptions {
+    /// How keys and values are stored.
+    pub kv: (Format, Format),
+    /// Round the inputs of linears to f16, as an engine with f16 activations does; otherwise they stay f32.
+    pub f16_activations: bool,
+}
+
+impl Default for BuildOptions {
+    fn default() -> Self {
+        Self { kv: (Format::F16, Format::F16), f16_activations: false }
+    }
+}
+
+/// A model as the compiler takes it.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// The `model_type` it was built for.
+    pub family: String,
+    /// The graph.
+    pub module: Module,
+    /// Positions the model was made for.
+    pub context: usize,
+}
+
+/// Builds the model that `config` describes from the tensors that a checkpoint holds.
+///
+/// # Errors
+/// Everything wrong with the configuration or the tensors: missing, misshapen and unused ones are all named.
+pub fn build(config: &Config, tensors: &TensorIndex, options: &BuildOptions) -> Result<Model, ModelError> {
+    let family = config.text("model_type")?.ok_or_else(|| ModelError::one("config.json: `model_type` is missing"))?;
+    let build = families::find(family).ok_or_else(|| {
+        let known: Vec<&str> = families::FAMILIES.iter().map(|f| f.0).collect();
+        ModelError::one(format!("architecture `{family}` is not supported: this build knows {}", known.join(", ")))
+    })?;
+    build(config, tensors, options)
+}

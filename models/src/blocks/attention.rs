@@ -1,0 +1,69 @@
+//! Causal self-attention with grouped heads over a paged state.
+
+use swiftlm_ir::graph::{ParamKind, Value};
+use swiftlm_ir::ops::Op;
+use swiftlm_ir::ty::{StateType, Type};
+
+use super::Block;
+use super::rope::Rope;
+
+/// What distinguishes one attention from another.
+#[derive(Clone, Debug)]
+pub struct Attention {
+    /// Query heads.
+    pub heads: usize,
+    /// KV heads, a divisor of `heads`.
+    pub kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Biases on q, k and v.
+    pub qkv_bias: bool,
+    /// Bias on the output projection.
+    pub output_bias: bool,
+    /// RMS norm of each query and key head before rotation (`q_norm`, `k_norm`), with this epsilon.
+    pub head_norm: Option<f64>,
+    /// Rotation of queries and keys.
+    pub rope: Rope,
+    /// Keys a query sees, itself included; 0 for all.
+    pub window: usize,
+}
+
+impl Block<'_> {
+    /// `softmax(q kᵀ / √d) v`, projected in and out by the weights below `name`. The function takes the state of its
+    /// call; the new version is returned beside the result.
+    pub fn attention(&mut self, name: &str, x: Value, a: &Attention) -> (Value, Value) {
+        let (kv, dim) = (self.options.kv, a.head_dim);
+        let state_type = StateType::Paged { heads: a.kv_heads, dim, k: kv.0, v: kv.1 };
+        let state = self.param(ParamKind::State, Type::State(state_type.clone()));
+        self.state = Some(state_type);
+        let width = self.width(x);
+        self.within(name, |b| {
+            let q = b.heads("q_proj", x, a.heads, a);
+            let k = b.heads("k_proj", x, a.kv_heads, a);
+            let v = b.heads("v_proj", x, a.kv_heads, a);
+            let q = b.head_norm("q_norm", q, a);
+            let k = b.head_norm("k_norm", k, a);
+            let q = b.rope(q, a.rope);
+            let k = b.rope(k, a.rope);
+            let state = b.op(Op::KvAppend, [state.into(), k.into(), v.into()]);
+            let keys = b.op(Op::KvK, [state.into()]);
+            let values = b.op(Op::KvV, [state.into()]);
+            let scale = 1.0 / (dim as f64).sqrt();
+            let y = b.op(Op::Attend { scale, window: a.window }, [q.into(), keys.into(), values.into()]);
+            let y = b.op(Op::MergeHeads, [y.into()]);
+            (b.linear("o_proj", y, width, a.output_bias), state)
+        })
+    }
+
+    fn heads(&mut self, name: &str, x: Value, heads: usize, a: &Attention) -> Value {
+        let y = self.linear(name, x, heads * a.head_dim, a.qkv_bias);
+        self.op(Op::SplitHeads { heads }, [y.into()])
+    }
+
+    fn head_norm(&mut self, name: &str, x: Value, a: &Attention) -> Value {
+        match a.head_norm {
+            Some(eps) => self.rms_norm(name, x, eps),
+            None => x,
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Functional blocks that families are made of. A block sees explicit specs, never a family name.
+
+pub mod attention;
+pub mod mlp;
+pub mod moe;
+pub mod rope;
+
+use swiftlm_ir::graph::{Arg, GraphBuilder, ParamKind, Value, WeightSlot};
+use swiftlm_ir::ops::Op;
+use swiftlm_ir::ty::{DType, StateType, Type};
+
+use crate::BuildOptions;
+use crate::tensors::Resolver;
+
+/// One function under construction, with the checkpoint it takes its weights from.
+#[derive(Debug)]
+pub struct Block<'a> {
+    graph: GraphBuilder,
+    resolver: &'a Resolver<'a>,
+    options: &'a BuildOptions,
+    scope: String,
+    tables: Vec<(usize, Value)>,
+    state: Option<StateType>,
+}
+
+/// A finished function with what it needs beside weights.
+#[derive(Debug)]
+pub struct Built {
+    /// The function.
+    pub graph: swiftlm_ir::graph::Graph,
+    /// Type of its state, if it has one.
+    pub state: Option<StateType>,
+}
+
+impl<'a> Block<'a> {
+    /// A function whose weights are named below `scope` (`model.layers.3`; may be empty).
+    pub fn new(name: &str, scope: &str, resolver: &'a Resolver<'a>, options: &'a BuildOptions) -> Self {
+        let graph = GraphBuilder::new(name);
+        Self { graph, resolver, options, scope: scope.to_owned(), tables: vec![], state: None }
+    }
+
+    /// The finished function; the state's last version is its last result.
+    pub fn finish(self, results: Vec<Value>) -> Option<Built> {
+        match self.graph.finish(results) {
+            Ok(graph) => Some(Built { graph, state: self.state }),
+            Err(messages) => {
+                messages.into_iter().for_each(|m| self.resolver.error(m));
+                None
+            }
+        }
+    }
+
+    /// The hidden values handed from call to call, `f32[T, width]`.
+    pub fn flow(&mut self, width: usize) -> Value {
+        self.graph.flow(width)
+    }
+
+    /// A parameter.
+    pub fn param(&mut self, kind: ParamKind, ty: Type) -> Value {
+        self.graph.param(kind, ty)
+    }
+
+    /// Whether the checkpoint holds a tensor of this name relative to the current place.
+    pub fn has(&self, name: &str) -> bool {
+        self.resolver.has(&self.full(name))
+    }
+
+    fn full(&self, name: &str) -> String {
+        let path = self.graph.path(name);
+        if self.scope.is_empty() { path } else { format!("{}.{path}", self.scope) }
+    }
+
+    /// Runs `f` one step down in names.
+    pub fn within<R>(&mut self, name: &str, f: impl FnOnce(&mut Self) -> R) -> R {
+        self.graph.enter(name);
+        let result = f(self);
+        self.graph.leave();
+        result
+    }
+
+    /// The matrix `name` of `rows` × `cols`.
+    pub fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> WeightSlot {
+        let ty = self.resolver.weight(&self.full(name), 1, rows, cols);
+        self.graph.weight(&[name.to_owned()], ty)
+    }
+
+    /// The vector `name`.
+    pub fn vector(&mut self, name: &str, len: usize) -> WeightSlot {
+        self.matrix(name, 1, len)
+    }
+
+    /// Matrices of `count` experts, rows of one expert after those of another: per-expert tensors `experts.{e}.{name}`
+    /// or one stacked tensor `switch_mlp.{name}`, whichever the checkpoint holds.
+    pub fn expert_matrices(&mut self, name: &str, count: usize, rows: usize, cols: usize) -> WeightSlot {
+        let stacked = format!("switch_mlp.{name}");
+        if self.has(&stacked) {
+            let ty = self.resolver.weight(&self.full(&stacked), count, rows, cols);
+            let names: Vec<String> = (0..count).map(|e| format!("{stacked}#{e}")).collect();
+            return self.graph.weight(&names, ty);
+        }
+        let names: Vec<String> = (0..count).map(|e| format!("experts.{e}.{name}")).collect();
+        let types: Vec<_> = names.iter().map(|n| self.resolver.weight(&self.full(n), 1, rows, cols)).collect();
+        let mut ty = types[0];
+        if let Some(odd) = types.iter().position(|t| t.format != ty.format) {
+            let (first, other) = (self.full(&names[0]), self.full(&names[odd]));
+            self.resolver.error(format!("tensors `{first}` and `{other}` are stored in different formats"));
+        }
+        ty.rows = count * rows;
+        self.graph.weight(&names, ty)
+    }
+
+    /// Appends an op.
+    pub fn op(&mut self, op: Op, args: impl IntoIterator<Item = Arg>) -> Value {
+        self.graph.op(op, args)
+    }
+
+    /// The last extent of a tensor value.
+    pub fn width(&self, x: Value) -> usize {
+        self.graph.ty(x).tensor().and_then(|t| t.width()).unwrap_or(1)
+    }
+
+    /// RMS norm with the weight `name`.
+    pub fn rms_norm(&mut self, name: &str, x: Value, eps: f64) -> Value {
+        let width = self.width(x);
+        self.within(name, |b| {
+            let w = b.vector("weight", width);
+            b.op(Op::RmsNorm { eps, offset: 0.0 }, [x.into(), w.into()])
+        })
+    }
+
+    /// `x Wᵀ` with the weight `name`, plus its bias if `bias`.
+    pub fn linear(&mut self, name: &str, x: Value, outputs: usize, bias: bool) -> Value {
+        let x = self.activation(x);
+        let inputs = self.width(x);
+        self.within(name, |b| {
+            let w = b.matrix("weight", outputs, inputs);
+            let y = b.op(Op::Linear, [x.into(), w.into()]);
+            if !bias {
+                return y;
+            }
+            let w = b.vector("bias", outputs);
+            b.op(Op::Bias, [y.into(), w.into()])
+        })
+    }
+
+    /// The input of a product, rounded as the options declare.
+    pub fn activation(&mut self, x: Value) -> Value {
+        if self.options.f16_activations { self.op(Op::Round { to: DType::F16 }, [x.into()]) } else { x }
+    }
+
+    /// `a + b`.
+    pub fn add(&mut self, a: Value, b: Value) -> Value {
+        self.op(Op::Add, [a.into(), b.into()])
+    }
+}

@@ -1,0 +1,47 @@
+//! Routed mixtures of gated feed-forward experts.
+
+use swiftlm_ir::graph::Value;
+use swiftlm_ir::ops::{Op, Routing};
+
+use super::Block;
+
+/// What distinguishes one mixture from another.
+#[derive(Clone, Copy, Debug)]
+pub struct Moe {
+    /// Experts.
+    pub experts: usize,
+    /// Experts per token.
+    pub top_k: usize,
+    /// Inner width of an expert.
+    pub inner: usize,
+    /// Scores to weights.
+    pub routing: Routing,
+    /// Whether a token's weights are divided by their sum.
+    pub normalize: bool,
+}
+
+impl Block<'_> {
+    /// `Σ_r w_r · expert_{id_r}(x)` over the chosen experts in the router's order, with the weights below `name`.
+    pub fn moe(&mut self, name: &str, x: Value, m: &Moe) -> Value {
+        let width = self.width(x);
+        self.within(name, |b| {
+            let scores = b.linear("gate", x, m.experts, false);
+            let ids = b.op(Op::RouteIds { top_k: m.top_k }, [scores.into()]);
+            let route = Op::RouteWeights { routing: m.routing, normalize: m.normalize };
+            let weights = b.op(route, [scores.into(), ids.into()]);
+            let gate = b.experts("gate_proj", x, ids, m.experts, m.inner);
+            let up = b.experts("up_proj", x, ids, m.experts, m.inner);
+            let gate = b.op(Op::Silu, [gate.into()]);
+            let h = b.op(Op::Mul, [gate.into(), up.into()]);
+            let y = b.experts("down_proj", h, ids, m.experts, width);
+            b.op(Op::Combine, [y.into(), weights.into()])
+        })
+    }
+
+    fn experts(&mut self, name: &str, x: Value, ids: Value, experts: usize, outputs: usize) -> Value {
+        let x = self.activation(x);
+        let inputs = self.width(x);
+        let w = self.expert_matrices(&format!("{name}.weight"), experts, outputs, inputs);
+        self.op(Op::ExpertLinear { experts }, [x.into(), ids.into(), w.into()])
+    }
+}

@@ -1,0 +1,91 @@
+//! Rotary position embeddings: which frequencies a configuration asks for, and their use.
+
+use std::f64::consts::PI;
+
+use swiftlm_ir::dim::Sym;
+use swiftlm_ir::graph::{ParamKind, RopeTable, Value};
+use swiftlm_ir::ops::{Op, RopeLayout};
+use swiftlm_ir::ty::{DType, TensorType, Type};
+
+use super::Block;
+use crate::{Config, ModelError};
+
+/// A rotation as a block uses it.
+#[derive(Clone, Copy, Debug)]
+pub struct Rope {
+    /// Index of its table in the module.
+    pub table: usize,
+    /// Elements rotated.
+    pub dim: usize,
+    /// Which elements pair up.
+    pub layout: RopeLayout,
+}
+
+/// Frequencies of `dim` rotated elements as the configuration asks for, with its scaling.
+///
+/// `rope_theta` and `rope_scaling` stand at the top level or, in newer files, together in `rope_parameters`.
+///
+/// # Errors
+/// A scaling that is not implemented, or one with a field missing.
+pub fn table(config: &Config, dim: usize) -> Result<RopeTable, ModelError> {
+    let nested = config.object("rope_parameters")?;
+    let theta = match &nested {
+        Some(n) if n.get("rope_theta").is_some() => n.number("rope_theta", 10_000.0)?,
+        _ => config.number("rope_theta", 10_000.0)?,
+    };
+    let plain = (0..dim / 2).map(|i| theta.powf(-2.0 * i as f64 / dim as f64));
+    let scaling = match config.object("rope_scaling")? {
+        Some(s) => Some(s),
+        None => nested,
+    };
+    let Some(scaling) = scaling else { return Ok(RopeTable { inverse_frequencies: plain.collect(), magnitude: 1.0 }) };
+    let kind = match scaling.text("rope_type")? {
+        Some(kind) => Some(kind),
+        None => scaling.text("type")?,
+    };
+    let factor = scaling.number("factor", 1.0)?;
+    let inverse_frequencies = match kind.unwrap_or("default") {
+        "default" => plain.collect(),
+        "linear" => plain.map(|f| f / factor).collect(),
+        "llama3" => {
+            let low = scaling.number("low_freq_factor", 1.0)?;
+            let high = scaling.number("high_freq_factor", 4.0)?;
+            let original = scaling.need("original_max_position_embeddings")? as f64;
+            plain.map(|f| llama3(f, factor, low, high, original)).collect()
+        }
+        other => {
+            let message =
+                format!("config.json: rope scaling `{other}` is not supported: expected default, linear or llama3");
+            return Err(ModelError::one(message));
+        }
+    };
+    Ok(RopeTable { inverse_frequencies, magnitude: 1.0 })
+}
+
+/// Llama 3's three bands (Llama 3.1 model card): wavelengths beyond `original / low` are stretched by `factor`, those below
+/// `original / high` are kept, those between are blended.
+fn llama3(frequency: f64, factor: f64, low: f64, high: f64, original: f64) -> f64 {
+    let turns = original * frequency / (2.0 * PI);
+    if turns < low {
+        frequency / factor
+    } else if turns > high {
+        frequency
+    } else {
+        let keep = (turns - low) / (high - low);
+        frequency * ((1.0 - keep) / factor + keep)
+    }
+}
+
+impl Block<'_> {
+    /// Rotates the heads `x: f32[T, H, D]`.
+    pub fn rope(&mut self, x: Value, r: Rope) -> Value {
+        let known = self.tables.iter().find(|(table, _)| *table == r.table).map(|(_, v)| *v);
+        let table = known.unwrap_or_else(|| {
+            let ty = TensorType::new(DType::F32, [Sym::Tokens.into(), r.dim.into()]);
+            let v = self.param(ParamKind::RopeTable(r.table), Type::Tensor(ty));
+            self.tables.push((r.table, v));
+            v
+        });
+        self.op(Op::Rope { dim: r.dim, layout: r.layout }, [x.into(), table.into()])
+    }
+}

@@ -1,0 +1,20 @@
+//! The list of families: one line each, `model_type` → how to build it.
+
+pub mod llama;
+pub mod qwen2;
+pub mod qwen3;
+pub mod qwen3_moe;
+
+use crate::{BuildOptions, Config, Model, ModelError, TensorIndex};
+
+/// Builds a model of one family.
+pub type Build = fn(&Config, &TensorIndex, &BuildOptions) -> Result<Model, ModelError>;
+
+/// Every `model_type` this build knows.
+pub const FAMILIES: &[(&str, Build)] =
+    &[("llama", llama::build), ("qwen2", qwen2::build), ("qwen3", qwen3::build), ("qwen3_moe", qwen3_moe::build)];
+
+/// The builder of a `model_type`.
+pub fn find(model_type: &str) -> Option<Build> {
+    FAMILIES.iter().find(|f| f.0 == model_type).map(|f| f.1)
+}

@@ -1,0 +1,197 @@
+//! What a checkpoint holds, by name: element types and shapes, no data.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use indexmap::IndexMap;
+use swiftlm_ir::graph::WeightType;
+use swiftlm_ir::quant::{Affine, Float, Format};
+
+use crate::{Config, ModelError};
+
+/// Element type of a stored tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoredType {
+    /// A floating-point type.
+    Float(Float),
+    /// Packed codes.
+    U32,
+    /// A type that no supported layout uses; its name.
+    Other(&'static str),
+}
+
+/// Type and shape of a stored tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorFacts {
+    /// Element type.
+    pub dtype: StoredType,
+    /// Extents, outermost first.
+    pub shape: Vec<usize>,
+}
+
+/// The tensors of a checkpoint, in name order.
+pub type TensorIndex = IndexMap<String, TensorFacts>;
+
+/// Bits and group size of a quantised module, as `config.json` gives them.
+#[derive(Clone, Copy, Debug)]
+struct Bits {
+    bits: u8,
+    group: u16,
+}
+
+/// Resolves weights by name against the checkpoint and keeps account: everything missing, misshapen or never asked for.
+#[derive(Debug)]
+pub struct Resolver<'a> {
+    index: &'a TensorIndex,
+    quantization: Option<Config>,
+    errors: RefCell<Vec<String>>,
+    used: RefCell<BTreeSet<String>>,
+}
+
+impl<'a> Resolver<'a> {
+    /// A resolver over the tensors of a checkpoint with this configuration.
+    ///
+    /// # Errors
+    /// A `quantization` entry that cannot be read.
+    pub fn new(config: &Config, index: &'a TensorIndex) -> Result<Self, ModelError> {
+        let quantization = match config.object("quantization")? {
+            Some(q) => Some(q),
+            None => config.object("quantization_config")?,
+        };
+        if let Some(q) = &quantization {
+            q.only("mode", &["affine"])?;
+            q.only("quant_method", &["mlx"])?;
+        }
+        Ok(Self { index, quantization, errors: RefCell::default(), used: RefCell::default() })
+    }
+
+    /// Notes an error for [`Self::finish`].
+    pub fn error(&self, message: String) {
+        let mut errors = self.errors.borrow_mut();
+        if !errors.contains(&message) {
+            errors.push(message);
+        }
+    }
+
+    /// Whether the checkpoint holds a tensor.
+    pub fn has(&self, name: &str) -> bool {
+        self.index.contains_key(name)
+    }
+
+    fn take(&self, name: &str) -> Option<&TensorFacts> {
+        let facts = self.index.get(name);
+        match facts {
+            Some(_) => {
+                self.used.borrow_mut().insert(name.to_owned());
+            }
+            None => self.error(format!("tensor `{name}` is missing")),
+        }
+        facts
+    }
+
+    fn bits(&self, module: &str) -> Result<Bits, String> {
+        let Some(all) = &self.quantization else {
+            return Err(format!("`{module}.scales` is there, but config.json has no `quantization`"));
+        };
+        let own = match all.get(module) {
+            Some(serde_json::Value::Object(_)) => all.object(module).ok().flatten(),
+            Some(serde_json::Value::Bool(false)) => {
+                return Err(format!("`{module}.scales` is there, but config.json says it is not quantised"));
+            }
+            _ => None,
+        };
+        let field = |name: &str| -> Result<usize, String> {
+            let own = own.as_ref().and_then(|o| o.size(name).ok().flatten());
+            own.or(all.size(name).map_err(|e| e.to_string())?)
+                .ok_or_else(|| format!("config.json: `quantization.{name}` is missing"))
+        };
+        let narrow = |name: &str| -> Result<u16, String> {
+            u16::try_from(field(name)?).map_err(|_| format!("config.json: `quantization.{name}` is out of range"))
+        };
+        let bits =
+            u8::try_from(narrow("bits")?).map_err(|_| "config.json: `quantization.bits` is out of range".to_owned())?;
+        Ok(Bits { bits, group: narrow("group_size")? })
+    }
+
+    /// The type of the matrix or vector whose primary tensor is `name`, which must be `lead × rows × cols` (`lead` slices
+    /// of a stacked tensor; 1 for a plain one, whose shape has no such extent; a vector has `rows` = 1).
+    /// On an error a type of the right shape stands in, and the error is kept.
+    pub fn weight(&self, name: &str, lead: usize, rows: usize, cols: usize) -> WeightType {
+        let stand_in = WeightType { format: Format::F32, rows: lead * rows, cols };
+        let Some(facts) = self.take(name) else { return stand_in };
+        let module = name.strip_suffix(".weight").unwrap_or(name);
+        let scales = format!("{module}.scales");
+        let shape = |cols: usize| -> Vec<usize> {
+            match (lead, rows) {
+                (1, 1) if facts.shape.len() == 1 => vec![cols],
+                (1, _) => vec![rows, cols],
+                _ => vec![lead, rows, cols],
+            }
+        };
+        let check = |name: &str, facts: &TensorFacts, expected: Vec<usize>| {
+            if facts.shape != expected {
+                self.error(format!("tensor `{name}`: expected shape {expected:?}, got {:?}", facts.shape));
+            }
+        };
+        let float = |name: &str, facts: &TensorFacts| match facts.dtype {
+            StoredType::Float(f) => f,
+            StoredType::U32 | StoredType::Other(_) => {
+                self.error(format!("tensor `{name}`: expected f32, f16 or bf16, got {:?}", facts.dtype));
+                Float::F32
+            }
+        };
+        if !name.ends_with(".weight") || !self.has(&scales) {
+            check(name, facts, shape(cols));
+            return WeightType { format: Format::Float(float(name, facts)), ..stand_in };
+        }
+        let bits = match self.bits(module) {
+            Ok(bits) => bits,
+            Err(message) => {
+                self.error(message);
+                return stand_in;
+            }
+        };
+        let biases = format!("{module}.biases");
+        let (Some(s), Some(b)) = (self.take(&scales), self.take(&biases)) else { return stand_in };
+        let scale = float(&scales, s);
+        if float(&biases, b) != scale {
+            self.error(format!("tensor `{biases}`: expected the type of `{scales}`"));
+        }
+        match Affine::new(bits.bits, bits.group, scale) {
+            Ok(_) if cols % bits.group as usize != 0 => {
+                self.error(format!("tensor `{name}`: {cols} columns do not divide into groups of {}", bits.group));
+                stand_in
+            }
+            Ok(affine) => {
+                if facts.dtype != StoredType::U32 {
+                    self.error(format!("tensor `{name}`: expected u32 codes, got {:?}", facts.dtype));
+                }
+                check(name, facts, shape(cols * bits.bits as usize / 32));
+                check(&scales, s, shape(cols / bits.group as usize));
+                check(&biases, b, shape(cols / bits.group as usize));
+                WeightType { format: Format::Affine(affine), ..stand_in }
+            }
+            Err(message) => {
+                self.error(format!("tensor `{name}`: {message}"));
+                stand_in
+            }
+        }
+    }
+
+    /// Marks tensors that a checkpoint may hold and the model does not need.
+    pub fn ignore(&self, unneeded: impl Fn(&str) -> bool) {
+        self.used.borrow_mut().extend(self.index.keys().filter(|n| unneeded(n)).cloned());
+    }
+
+    /// Everything wrong, the tensors that nothing asked for included.
+    ///
+    /// # Errors
+    /// If there is anything.
+    pub fn finish(self) -> Result<(), ModelError> {
+        let used = self.used.into_inner();
+        let mut errors = self.errors.into_inner();
+        let extra = self.index.keys().filter(|n| !used.contains(*n));
+        errors.extend(extra.map(|n| format!("tensor `{n}` is not part of this architecture")));
+        if errors.is_empty() { Ok(()) } else { Err(ModelError(errors)) }
+    }
+}

@@ -1,3 +1,8 @@
 //! Sequences, state pools, scheduling and sampling. Knows token ids, programs and devices; never models, files, HTTP or text.
 
+pub mod executable;
 pub mod request;
+pub mod weights;
+
+pub use executable::{Batch, Executable, ExecutableOptions, LoadError, Progress, StepError};
+pub use weights::WeightSource;

@@ -1,0 +1,90 @@
+//! Which buffer each operand of a plan names.
+
+use indexmap::IndexMap;
+use swiftlm_device::{BufferId, Device, DeviceError, Slice, Usage};
+use swiftlm_ir::dim::ShapeClass;
+use swiftlm_ir::plan::{Input, Operand, Program};
+
+use super::{ExecutableOptions, LoadError};
+use crate::weights::Segment;
+
+/// Every buffer of an executable.
+#[derive(Debug)]
+pub(super) struct Bindings {
+    arena: Slice,
+    inputs: IndexMap<Input, Slice>,
+    states: Vec<[Slice; 2]>,
+    pub(super) weights: IndexMap<Segment, Slice>,
+}
+
+impl Bindings {
+    /// Allocates everything but weights.
+    pub(super) fn new(
+        device: &mut dyn Device,
+        program: &Program,
+        options: &ExecutableOptions<'_>,
+    ) -> Result<Self, LoadError> {
+        let mut alloc = |bytes: usize, usage: Usage, what: &str| -> Result<Slice, DeviceError> {
+            let bytes = bytes.next_multiple_of(4).max(4);
+            Ok(Slice { buffer: device.alloc(bytes, usage, what)?, offset: 0, bytes })
+        };
+        // Kernels of a class are made for its bound, which may exceed the largest step.
+        let bound = |rows: usize| ShapeClass::of(rows).max_rows(program.chunk.max(program.max_rows));
+        let (tokens, rows) = (bound(program.chunk), bound(program.max_rows));
+        let words = [
+            (Input::Ids, tokens, "token ids"),
+            (Input::Positions, tokens, "positions"),
+            (Input::Sequences, tokens, "sequences"),
+            (Input::Rows, rows, "rows that want logits"),
+            (Input::PageTable, options.max_sequences * options.table_stride, "the page table"),
+        ];
+        let mut inputs = IndexMap::new();
+        for (input, count, what) in words {
+            inputs.insert(input, alloc(count * 4, Usage::Input, what)?);
+        }
+        for (i, table) in program.module.rope_tables.iter().enumerate() {
+            let bytes = tokens * table.inverse_frequencies.len() * 8;
+            inputs.insert(Input::RopeTable(i), alloc(bytes, Usage::Input, "a rope table")?);
+        }
+        let arena = alloc(program.arena_bytes, Usage::ReadWrite, "the arena")?;
+        let mut states = vec![];
+        for state in &program.module.states {
+            let mut part =
+                |part: usize, what: &str| alloc(options.kv_pages * state.page_bytes(part), Usage::ReadWrite, what);
+            states.push([part(0, "key pages")?, part(1, "value pages")?]);
+        }
+        Ok(Self { arena, inputs, states, weights: IndexMap::new() })
+    }
+
+    /// The buffer of an input of the step.
+    pub(super) fn input(&self, input: Input) -> BufferId {
+        self.inputs[&input].buffer
+    }
+
+    /// The range that `operand` names in call `call` of main.
+    pub(super) fn resolve(&self, program: &Program, call: usize, operand: &Operand) -> Result<Slice, LoadError> {
+        let found = match operand {
+            Operand::Arena { offset, bytes } => offset
+                .checked_add(*bytes)
+                .filter(|end| *end <= self.arena.bytes)
+                .map(|_| Slice { offset: *offset, bytes: *bytes, ..self.arena }),
+            Operand::Weight { .. } => {
+                segment(program, call, operand).and_then(|segment| self.weights.get(&segment)).copied()
+            }
+            Operand::State { part } => {
+                program.module.main[call].state.and_then(|state| self.states.get(state)?.get(*part)).copied()
+            }
+            Operand::Input(input) => self.inputs.get(input).copied(),
+        };
+        let scope = &program.module.main[call].scope;
+        found
+            .ok_or_else(|| LoadError::Program(format!("call {call} ({scope}) names {operand:?}, which does not exist")))
+    }
+}
+
+/// The weight rows that an operand names, if it names any.
+pub(super) fn segment(program: &Program, call: usize, operand: &Operand) -> Option<Segment> {
+    let Operand::Weight { slot, first, count } = operand else { return None };
+    let weight = *program.call_weights.get(call)?.get(*slot)?;
+    Some(Segment { weight, first: *first, count: *count })
+}

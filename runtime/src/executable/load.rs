@@ -1,0 +1,197 @@
+//! Loading: checks a program against its options and device, uploads weights, loads kernels, records launches.
+
+use indexmap::IndexSet;
+use swiftlm_device::{Device, DeviceError, Target};
+use swiftlm_ir::dim::ShapeClass;
+use swiftlm_ir::kernel::{Immediate, Kernel, Length};
+use swiftlm_ir::plan::Program;
+
+use super::bindings::{Bindings, segment};
+use super::recordings::{Recorder, plan};
+use super::{Executable, RopeRows, StepOutput};
+use crate::weights::{Segment, WeightSource, upload};
+
+/// Sizes that are chosen when a model is loaded.
+pub struct ExecutableOptions<'a> {
+    /// Pages of the KV pool.
+    pub kv_pages: usize,
+    /// Sequences that can be alive at a time.
+    pub max_sequences: usize,
+    /// Pages that one sequence can hold.
+    pub table_stride: usize,
+    /// Told how far loading is.
+    pub progress: &'a mut dyn FnMut(Progress),
+}
+
+impl std::fmt::Debug for ExecutableOptions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { kv_pages, max_sequences, table_stride, .. } = self;
+        write!(f, "ExecutableOptions {{ {kv_pages} pages, {max_sequences} sequences of {table_stride} }}")
+    }
+}
+
+/// How far loading is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Weight bytes on the device.
+    Weights {
+        /// So far.
+        done: usize,
+        /// Of all.
+        total: usize,
+    },
+    /// Recorded classes; their kernels are compiled.
+    Kernels {
+        /// So far.
+        done: usize,
+        /// Of all.
+        total: usize,
+    },
+}
+
+/// Why a program could not be loaded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// The device refused or failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A weight could not be read.
+    #[error("weight {name}: {reason}")]
+    Weight {
+        /// Its full names.
+        name: String,
+        /// The source's words.
+        reason: String,
+    },
+    /// The program does not hold together.
+    #[error("the program is inconsistent: {0}")]
+    Program(String),
+    /// The sizes asked for cannot be had.
+    #[error("{0}")]
+    Options(String),
+}
+
+impl Executable {
+    /// Loads a program onto a device.
+    ///
+    /// # Errors
+    /// The device refuses, a weight cannot be read, or program and options do not fit each other.
+    pub fn load(
+        mut device: Box<dyn Device>,
+        program: Program,
+        source: &dyn WeightSource,
+        options: ExecutableOptions<'_>,
+    ) -> Result<Self, LoadError> {
+        check(&program, &options, device.target())?;
+        let mut bindings = Bindings::new(device.as_mut(), &program, &options)?;
+        let token_classes = reachable(program.chunk);
+        let row_classes = reachable(program.max_rows);
+        let segments = segments(&program, &token_classes, &row_classes)?;
+        let total: usize = segments.iter().map(|segment| segment_bytes(&program, segment)).sum();
+        if total > program.weight_bytes() {
+            let once = program.weight_bytes();
+            tracing::warn!(total, once, "weights are bound in overlapping segments and held more than once");
+        }
+        let mut done = 0;
+        for segment in segments {
+            let missing =
+                || LoadError::Program(format!("weight {}: there are {}", segment.weight, program.weights.len()));
+            let weight = program.weights.get(segment.weight).ok_or_else(missing)?;
+            let slice = upload(device.as_mut(), source, weight, segment, &mut |piece| {
+                done += piece;
+                (options.progress)(Progress::Weights { done, total });
+            })?;
+            bindings.weights.insert(segment, slice);
+        }
+        let (mut bodies, mut heads) = (vec![], vec![]);
+        let total_classes = token_classes.len() + row_classes.len();
+        let mut recorder =
+            Recorder { device: device.as_mut(), program: &program, bindings: &bindings, kernels: Default::default() };
+        for class in token_classes {
+            bodies.push(recorder.body(class)?);
+            (options.progress)(Progress::Kernels { done: bodies.len(), total: total_classes });
+        }
+        for class in row_classes {
+            heads.push(recorder.head(class)?);
+            (options.progress)(Progress::Kernels { done: bodies.len() + heads.len(), total: total_classes });
+        }
+        Ok(Self {
+            device,
+            bindings,
+            bodies,
+            heads,
+            ropes: program.module.rope_tables.into_iter().map(RopeRows::new).collect(),
+            table: vec![0; options.max_sequences],
+            output: StepOutput::default(),
+            vocabulary: program.module.vocabulary,
+            chunk: program.chunk,
+            max_rows: program.max_rows,
+            kv_pages: options.kv_pages,
+            table_stride: options.table_stride,
+            weight_bytes: total,
+        })
+    }
+}
+
+/// Classes that steps of 1 to `most` rows can have.
+fn reachable(most: usize) -> Vec<ShapeClass> {
+    ShapeClass::ALL.into_iter().filter(|class| *class <= ShapeClass::of(most)).collect()
+}
+
+/// Distinct weight rows that any recorded launch binds, in order of first use.
+fn segments(program: &Program, tokens: &[ShapeClass], rows: &[ShapeClass]) -> Result<IndexSet<Segment>, LoadError> {
+    let mut found = IndexSet::new();
+    let calls = program.module.main.len();
+    for call in 0..calls {
+        for class in if call + 1 == calls { rows } else { tokens } {
+            for dispatch in &plan(program, call, *class)?.dispatches {
+                found.extend(dispatch.args.iter().filter_map(|operand| segment(program, call, operand)));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Bytes of a segment without the padding between its components.
+fn segment_bytes(program: &Program, segment: &Segment) -> usize {
+    let layout = program.weights.get(segment.weight).map(|w| w.ty.format.layout(segment.count, w.ty.cols));
+    layout.map_or(0, |layout| layout.components.iter().map(|c| c.bytes).sum())
+}
+
+fn check(program: &Program, options: &ExecutableOptions<'_>, target: &Target) -> Result<(), LoadError> {
+    let ExecutableOptions { kv_pages, max_sequences, table_stride, .. } = options;
+    if program.module.main.is_empty() || program.chunk == 0 || program.max_rows == 0 || program.module.vocabulary == 0 {
+        return Err(LoadError::Program("it has no calls, no vocabulary, or steps of no tokens".to_owned()));
+    }
+    if *kv_pages == 0 || *max_sequences == 0 || *table_stride == 0 {
+        return Err(LoadError::Options(format!(
+            "{kv_pages} KV pages, {max_sequences} sequences of {table_stride} pages: each must be at least 1"
+        )));
+    }
+    for state in &program.module.states {
+        let largest = state.page_bytes(0).max(state.page_bytes(1)).saturating_mul(*kv_pages);
+        if largest > target.max_binding {
+            let fits = target.max_binding / state.page_bytes(0).max(state.page_bytes(1)).max(1);
+            return Err(LoadError::Options(format!(
+                "{kv_pages} pages of {state} are {largest} bytes, more than device {} can bind at once: at most {fits} pages fit",
+                target.name
+            )));
+        }
+    }
+    let table = table_stride.saturating_mul(*max_sequences).saturating_mul(4);
+    if table > target.max_binding {
+        return Err(LoadError::Options(format!(
+            "a page table of {table} bytes is more than the device can bind at once"
+        )));
+    }
+    let pages_of = |k: &Kernel| k.immediate_max[Immediate::TableStride as usize] as usize;
+    let reads_table = |k: &&Kernel| k.args.iter().any(|a| a.len == Length::PageTable);
+    if let Some(kernel) = program.kernels.iter().filter(reads_table).find(|k| *table_stride > pages_of(k)) {
+        return Err(LoadError::Options(format!(
+            "kernel {} was made for at most {} pages per sequence, not {table_stride}: compile for a longer context",
+            kernel.name,
+            pages_of(kernel)
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! A program bound to a device: weights loaded, launches recorded, one submission per step. Knows packed tokens and page
+//! tables; never requests, sampling or which sequence a token serves.
+
+mod batch;
+mod bindings;
+mod inputs;
+mod load;
+mod recordings;
+
+use swiftlm_device::{Device, DeviceError, Target};
+use swiftlm_ir::dim::ShapeClass;
+use swiftlm_ir::plan::StepSizes;
+use swiftlm_ir::ty::PAGE_TOKENS;
+
+pub use batch::{Batch, Row, StepOutput, TableUpdate, Want};
+use bindings::Bindings;
+use inputs::RopeRows;
+pub use load::{ExecutableOptions, LoadError, Progress};
+use recordings::{Body, Head, Label};
+
+/// What a step failed of.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StepError {
+    /// The batch would let kernels leave their buffers; nothing was run.
+    #[error("the batch is wrong: {0}")]
+    Batch(String),
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+/// Time of one launch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProfiledLaunch {
+    /// Path of the ops it came from, the call's scope included.
+    pub loc: String,
+    /// Name of its template.
+    pub template: &'static str,
+    /// Nanoseconds by the device's own clock.
+    pub nanoseconds: u64,
+}
+
+/// A loaded model on its device.
+pub struct Executable {
+    device: Box<dyn Device>,
+    bindings: Bindings,
+    bodies: Vec<Body>,
+    heads: Vec<Head>,
+    ropes: Vec<RopeRows>,
+    /// Pages that each row of the page table holds now.
+    table: Vec<usize>,
+    output: StepOutput,
+    vocabulary: usize,
+    chunk: usize,
+    max_rows: usize,
+    kv_pages: usize,
+    table_stride: usize,
+    weight_bytes: usize,
+}
+
+impl std::fmt::Debug for Executable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Executable").field("target", self.device.target()).finish_non_exhaustive()
+    }
+}
+
+impl Executable {
+    /// Facts of the device.
+    pub fn target(&self) -> &Target {
+        self.device.target()
+    }
+
+    /// Token ids are below this.
+    pub fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    /// Most tokens of a step.
+    pub fn chunk(&self) -> usize {
+        self.chunk
+    }
+
+    /// Most rows of a step that want logits.
+    pub fn max_rows(&self) -> usize {
+        self.max_rows
+    }
+
+    /// Rows of the page table: sequences that can be alive at a time.
+    pub fn max_sequences(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Pages of the pool.
+    pub fn kv_pages(&self) -> usize {
+        self.kv_pages
+    }
+
+    /// Tokens that one sequence can hold.
+    pub fn context(&self) -> usize {
+        self.table_stride.min(self.kv_pages) * PAGE_TOKENS
+    }
+
+    /// Bytes of the weights on the device.
+    pub fn weight_bytes(&self) -> usize {
+        self.weight_bytes
+    }
+
+    /// Runs one step as one submission and reads back what its rows want.
+    ///
+    /// # Errors
+    /// The batch is wrong, or the device failed; after the latter the states of the batch's sequences are undefined.
+    pub fn step(&mut self, batch: &Batch) -> Result<&StepOutput, StepError> {
+        let sizes = self.prepare(batch)?;
+        let body = self.body(batch)?.recording;
+        if batch.rows.is_empty() {
+            self.device.submit(&[body], sizes)?;
+        } else {
+            let head = self.head(batch)?.recording;
+            self.device.submit(&[body, head], sizes)?;
+        }
+        self.read_results(batch)?;
+        Ok(&self.output)
+    }
+
+    /// Like [`Self::step`] with every launch timed; gives no results.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn profile_step(&mut self, batch: &Batch) -> Result<Vec<ProfiledLaunch>, StepError> {
+        let sizes = self.prepare(batch)?;
+        let mut recordings = vec![self.body(batch)?.recording];
+        if !batch.rows.is_empty() {
+            recordings.push(self.head(batch)?.recording);
+        }
+        let mut launches = vec![];
+        for recording in recordings {
+            let times = self.device.profile(recording, sizes)?;
+            let labels = self.labels(recording);
+            launches.extend(times.iter().filter_map(|time| {
+                let Label { loc, template } = labels.get(time.launch)?;
+                Some(ProfiledLaunch { loc: loc.clone(), template, nanoseconds: time.nanoseconds })
+            }));
+        }
+        Ok(launches)
+    }
+
+    /// Runs one token through body and head, so that whatever the device makes on first use is made. Uses page 0 and
+    /// row 0 of the page table, which must not be in use.
+    ///
+    /// # Errors
+    /// As [`Self::step`].
+    pub fn warm_up(&mut self) -> Result<(), StepError> {
+        let batch = Batch {
+            ids: vec![0],
+            positions: vec![0],
+            sequences: vec![0],
+            rows: vec![Row { token: 0, want: Want::Greedy }],
+            table: vec![TableUpdate { row: 0, first: 0, pages: vec![0] }],
+        };
+        self.step(&batch)?;
+        self.table[0] = 0;
+        Ok(())
+    }
+
+    /// Checks a batch and writes its inputs.
+    fn prepare(&mut self, batch: &Batch) -> Result<StepSizes, StepError> {
+        self.check(batch).map_err(StepError::Batch)?;
+        self.write_inputs(batch)?;
+        Ok(StepSizes {
+            tokens: batch.ids.len() as u32,
+            rows: batch.rows.len() as u32,
+            table_stride: self.table_stride as u32,
+        })
+    }
+
+    fn body(&self, batch: &Batch) -> Result<&Body, StepError> {
+        let class = ShapeClass::of(batch.ids.len());
+        let missing = || StepError::Batch(format!("no plan for {} tokens", batch.ids.len()));
+        self.bodies.iter().find(|b| b.class == class).ok_or_else(missing)
+    }
+
+    fn head(&self, batch: &Batch) -> Result<&Head, StepError> {
+        let class = ShapeClass::of(batch.rows.len());
+        let missing = || StepError::Batch(format!("no plan for {} rows", batch.rows.len()));
+        self.heads.iter().find(|h| h.class == class).ok_or_else(missing)
+    }
+}

@@ -1,0 +1,129 @@
+//! The launches of body and head for each class, recorded once at load.
+
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+use swiftlm_device::{Device, KernelId, Launch, RecordingId, Slice};
+use swiftlm_ir::dim::ShapeClass;
+use swiftlm_ir::plan::{FuncPlan, Program};
+use swiftlm_ir::template::Template;
+
+use super::{Executable, LoadError, bindings::Bindings};
+
+/// Where a launch comes from, for people.
+#[derive(Clone, Debug)]
+pub(super) struct Label {
+    pub(super) loc: String,
+    pub(super) template: &'static str,
+}
+
+/// All calls but the last, for one class of tokens.
+#[derive(Debug)]
+pub(super) struct Body {
+    pub(super) class: ShapeClass,
+    pub(super) recording: RecordingId,
+    labels: Vec<Label>,
+}
+
+/// The last call, for one class of rows that want logits.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) class: ShapeClass,
+    pub(super) recording: RecordingId,
+    /// `f32[R, V]`.
+    pub(super) logits: Slice,
+    /// `u32[R]`.
+    pub(super) greedy: Slice,
+    labels: Vec<Label>,
+}
+
+/// Loads kernels and makes launches of plans; kernels and templates are shared by all calls that use them.
+pub(super) struct Recorder<'a> {
+    pub(super) device: &'a mut dyn Device,
+    pub(super) program: &'a Program,
+    pub(super) bindings: &'a Bindings,
+    pub(super) kernels: IndexMap<usize, KernelId>,
+}
+
+impl Recorder<'_> {
+    /// The body for tokens of `class`.
+    pub(super) fn body(&mut self, class: ShapeClass) -> Result<Body, LoadError> {
+        let mut launches = vec![];
+        let mut templates = IndexMap::new();
+        for call in 0..self.program.module.main.len().saturating_sub(1) {
+            self.call(call, class, &mut templates, &mut launches)?;
+        }
+        let labels = labels(&launches);
+        Ok(Body { class, recording: self.device.record(launches)?, labels })
+    }
+
+    /// The head for rows of `class`.
+    pub(super) fn head(&mut self, class: ShapeClass) -> Result<Head, LoadError> {
+        let program = self.program;
+        let call = program.module.main.len() - 1;
+        let mut launches = vec![];
+        self.call(call, class, &mut IndexMap::new(), &mut launches)?;
+        let plan = plan(program, call, class)?;
+        let [logits, greedy] = plan.results.as_slice() else {
+            let count = plan.results.len();
+            return Err(LoadError::Program(format!(
+                "the last function has {count} results: expected logits and greedy choice"
+            )));
+        };
+        let (logits, greedy) =
+            (self.bindings.resolve(program, call, logits)?, self.bindings.resolve(program, call, greedy)?);
+        let labels = labels(&launches);
+        Ok(Head { class, recording: self.device.record(launches)?, logits, greedy, labels })
+    }
+
+    fn call(
+        &mut self,
+        call: usize,
+        class: ShapeClass,
+        templates: &mut IndexMap<(usize, usize), Arc<Template>>,
+        launches: &mut Vec<Launch>,
+    ) -> Result<(), LoadError> {
+        let program = self.program;
+        let (func, scope) = (program.module.main[call].func, &program.module.main[call].scope);
+        for (at, dispatch) in plan(program, call, class)?.dispatches.iter().enumerate() {
+            let kernel = self.kernel(dispatch.kernel)?;
+            let args =
+                dispatch.args.iter().map(|a| self.bindings.resolve(program, call, a)).collect::<Result<_, _>>()?;
+            let template = templates.entry((func, at)).or_insert_with(|| Arc::new(dispatch.template.clone()));
+            let loc = [scope.as_str(), dispatch.loc.as_str()].into_iter().filter(|s| !s.is_empty());
+            let loc = loc.collect::<Vec<_>>().join(".");
+            launches.push(Launch { kernel, template: Arc::clone(template), args, grid: dispatch.grid, loc });
+        }
+        Ok(())
+    }
+
+    fn kernel(&mut self, index: usize) -> Result<KernelId, LoadError> {
+        if let Some(id) = self.kernels.get(&index) {
+            return Ok(*id);
+        }
+        let missing = || LoadError::Program(format!("kernel {index}: there are {}", self.program.kernels.len()));
+        let id = self.device.load(self.program.kernels.get(index).ok_or_else(missing)?)?;
+        self.kernels.insert(index, id);
+        Ok(id)
+    }
+}
+
+/// The schedule of a call for a class.
+pub(super) fn plan(program: &Program, call: usize, class: ShapeClass) -> Result<&FuncPlan, LoadError> {
+    let func = program.module.main[call].func;
+    let found = program.plans.get(func).and_then(|plans| plans.iter().find(|p| p.class == class));
+    found.ok_or_else(|| LoadError::Program(format!("function {func} has no plan for class {}", class.name())))
+}
+
+fn labels(launches: &[Launch]) -> Vec<Label> {
+    launches.iter().map(|l| Label { loc: l.loc.clone(), template: l.template.name() }).collect()
+}
+
+impl Executable {
+    /// Labels of a recording's launches.
+    pub(super) fn labels(&self, recording: RecordingId) -> &[Label] {
+        let body = self.bodies.iter().find(|b| b.recording == recording).map(|b| &b.labels);
+        let head = || self.heads.iter().find(|h| h.recording == recording).map(|h| &h.labels);
+        body.or_else(head).map_or(&[], Vec::as_slice)
+    }
+}

@@ -1,0 +1,27 @@
+//! A device that runs a tiny model by hand, so that the runtime is tested without compiler or kernels.
+#![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file uses its own part of this module")]
+
+mod device;
+mod model;
+mod program;
+
+pub use device::{Control, MockDevice, StepLog};
+pub use model::{greedy_reply, logits_after};
+pub use program::{CHUNK, MAX_ROWS, Shape, VOCABULARY, WeightBytes, program};
+
+use swiftlm_runtime::{Executable, ExecutableOptions};
+
+use std::sync::Arc;
+
+/// An executable of the mock model, and the handle that watches and disturbs its device.
+pub fn executable(
+    shape: Shape,
+    kv_pages: usize,
+    max_sequences: usize,
+    table_stride: usize,
+) -> (Executable, Arc<Control>) {
+    let (device, control) = MockDevice::new(1 << 20);
+    let options = ExecutableOptions { kv_pages, max_sequences, table_stride, progress: &mut |_| {} };
+    let executable = Executable::load(Box::new(device), program(shape), &WeightBytes, options);
+    (executable.expect("the mock program loads"), control)
+}

@@ -4,6 +4,7 @@
 //! [`Format::layout`] gives. Formats differ only here: kernels call [`Format::decode_host`]'s twin on the kernel builder.
 
 pub mod affine;
+pub mod decode;
 
 use std::fmt;
 

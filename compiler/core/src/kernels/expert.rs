@@ -1,0 +1,54 @@
+//! `y[t, r] = epilogue(x[t, r] W[ids[t, r]]ᵀ)`.
+
+use swiftlm_ir::dim::Sym;
+use swiftlm_ir::kernel::{Access, DataBound};
+use swiftlm_ir::plan::Groups;
+use swiftlm_ir::quant::decode::Encoded;
+use swiftlm_ir::template::ExpertLinear;
+
+use super::linear::{Blocking, Partials, products};
+use super::operand::{Extras, Packs, Rows, ids, round_pack};
+use super::{Bounds, Built, single, when_row};
+
+/// One workgroup per (token, rank) and block of outputs: neighbouring rows use other experts, so nothing is shared.
+pub(super) fn build(t: &ExpertLinear, name: &str, bounds: Bounds) -> Built {
+    let blocking = Blocking { partials: Partials::Lanes, rows: 1, outputs: 2, lanes: 64 };
+    let tokens = bounds.of(Sym::Tokens);
+    let (ranked, expert_rows) = (tokens * t.top_k, t.weight.rows / t.experts);
+    let outputs = if t.pair { expert_rows / 2 } else { expert_rows };
+    let kb = bounds.kernel(name, blocking.lanes);
+    let x = Packs::declare(&kb, "x", t.x, if t.x_per_rank { ranked } else { tokens }, t.weight.cols);
+    let ids = ids(&kb, "ids", Access::ReadWrite, ranked);
+    let weight = Encoded::declare(&kb, "weight", t.weight);
+    let y = Rows::declare(&kb, "y", t.y, ranked, outputs);
+    let extras = Extras::declare(&kb, &[], ranked, outputs);
+
+    let (token, rank) = (kb.group(0).over(t.top_k), kb.group(0).modulo(t.top_k));
+    when_row(&kb, Sym::Tokens, token, || {
+        let row = token.times(t.top_k) + rank;
+        let expert = ids.load(row).trust(DataBound::Below(t.experts as u32));
+        let first_output = blocking.first_output(&kb, kb.group(1));
+        let weight_rows: Vec<_> = (0..expert_rows / outputs)
+            .flat_map(|part| (0..blocking.outputs).map(move |n| (part, n)))
+            .map(|(part, n)| {
+                let output = first_output.plus(n).min(kb.dim(outputs - 1));
+                expert.times(expert_rows) + output.plus(part * outputs)
+            })
+            .collect();
+        let x_row = if t.x_per_rank { row } else { token };
+        let input = |_, pack| round_pack(x.pack(x_row, pack), t.round);
+        let sums = products(&kb, blocking, &weight, &weight_rows, input);
+        blocking.for_results(&kb, &sums, |_, n, values| {
+            let col = first_output + n;
+            kb.when(col.lt(kb.dim(outputs)), || {
+                y.store(row, col, extras.map(&t.epilogue, &values, row, col));
+            });
+        });
+    });
+    let grid = [
+        Groups::per_rows(t.top_k, Sym::Tokens, 1),
+        Groups::fixed(outputs.div_ceil(blocking.outputs_per_group())),
+        single(),
+    ];
+    Built { kernel: kb.finish(), grid }
+}

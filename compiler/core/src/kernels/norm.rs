@@ -1,0 +1,38 @@
+//! `y = x / rms(x) · (w + offset)` of a row, or of each head of a row.
+
+use swiftlm_ir::plan::Groups;
+use swiftlm_ir::quant::decode::pack_width;
+use swiftlm_ir::template::RmsNorm;
+
+use super::operand::{NormWeight, Packs, RUN, Rows, inverse_rms};
+use super::{Bounds, Built, single, when_row};
+
+/// Heads that a workgroup normalises side by side, a run of lanes each.
+const HEADS: usize = 4;
+
+/// One workgroup per row and [`HEADS`] heads.
+pub(super) fn build(t: &RmsNorm, name: &str, bounds: Bounds) -> Built {
+    let rows = bounds.of(t.rows);
+    let kb = bounds.kernel(name, RUN * HEADS.min(t.heads.next_power_of_two()) as u32);
+    let runs = kb.lanes() as usize / RUN as usize;
+    let x = Packs::declare_heads(&kb, "x", t.x, rows, t.heads, t.dim);
+    let weight = NormWeight::declare(&kb, "norm", t.norm, t.dim);
+    let y = Rows::declare(&kb, "y", t.y, rows, t.heads * t.dim);
+
+    let row = kb.group(0);
+    when_row(&kb, t.rows, row, || {
+        let head = kb.group(1).times(runs) + kb.lane().over(RUN as usize);
+        // Lanes of a run that has no head help to reduce another.
+        let own = head.min(kb.dim(t.heads - 1));
+        let scale = inverse_rms(&kb, t.dim, weight.eps(), |pack| x.head_pack(row, own, pack));
+        kb.when(head.lt(kb.dim(t.heads)), || {
+            kb.range(kb.lane().modulo(RUN as usize), kb.dim(x.count()), RUN, |pack| {
+                let values = weight.apply(&x.head_pack(row, own, pack), scale, pack);
+                let first = own.times(t.dim) + pack.times(pack_width(t.dim));
+                y.store_pack(row, first, &values);
+            });
+        });
+    });
+    let grid = [Groups::per_rows(1, t.rows, 1), Groups::fixed(t.heads.div_ceil(runs)), single()];
+    Built { kernel: kb.finish(), grid }
+}

@@ -1,6 +1,6 @@
 //! Plans: which launches make a step, and where each operand lies.
 
-use crate::dim::{Dim, ShapeClass, Sym};
+use crate::dim::{ShapeClass, Sym};
 use crate::graph::{Module, WeightType};
 use crate::kernel::Kernel;
 use crate::template::Template;
@@ -134,7 +134,7 @@ pub struct FuncPlan {
 }
 
 /// A weight as the loader must make it: the rows of the named tensors one after another.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WeightBuffer {
     /// Full dotted names.
     pub names: Vec<String>,
@@ -173,9 +173,4 @@ impl Program {
     pub fn kv_bytes_per_token(&self) -> usize {
         self.module.states.iter().map(crate::ty::StateType::bytes_per_token).sum()
     }
-}
-
-/// The class of `rows` rows under a chunk bound, and the bound of each class: one place for both.
-pub fn class_bound(dim: Dim, class: ShapeClass, chunk: usize) -> usize {
-    dim.max(class.max_rows(chunk))
 }

@@ -1,0 +1,313 @@
+//! What each op becomes when nothing absorbed it.
+
+use swiftlm_ir::dim::{Dim, Sym};
+use swiftlm_ir::graph::{Arg, Value};
+use swiftlm_ir::ops::Op;
+use swiftlm_ir::plan::Input;
+use swiftlm_ir::template::{
+    ArgMax, Attend, Combine, Elementwise, Embed, ExpertLinear, Linear, Norm, RmsNorm, Rope, Route, Rows, Template, View,
+};
+use swiftlm_ir::ty::{DType, StateType, Type};
+
+use super::region::{Extras, Region};
+use super::view::Placed;
+use super::{Fuser, GroupArg};
+
+/// The input of a product after its prologue is taken off.
+struct Prologue {
+    x: Placed,
+    norm: Option<(Norm, GroupArg)>,
+    round: Option<DType>,
+}
+
+impl Fuser<'_> {
+    pub(super) fn anchor(&mut self, v: Value, op: &Op, args: &[Arg]) -> Result<(), String> {
+        if self.is_view(op, args) {
+            return Ok(());
+        }
+        match (op, args) {
+            (Op::Embed { scale }, [Arg::Value(ids), w]) => self.embed(v, *ids, *w, *scale as f32),
+            (Op::RmsNorm { .. }, [Arg::Value(x), w]) => self.rms_norm(v, op, *x, *w),
+            (Op::Linear, [Arg::Value(x), w]) => self.linear(v, *x, *w),
+            (Op::Rope { dim, layout }, [Arg::Value(x), Arg::Value(table)]) => {
+                let (placed, dims) = (self.place(*x)?, self.heads(*x)?);
+                let y = View::dense(self.row_elements(v)?);
+                let template =
+                    Rope { heads: dims.0, dim: dims.1, rotated: *dim, layout: *layout, norm: None, x: placed.view, y };
+                let args = vec![self.read(placed.base), self.read(*table), GroupArg::Write(v)];
+                self.push(Template::Rope(template), args, v);
+                Ok(())
+            }
+            (Op::KvAppend, _) => self.append(v, args),
+            (Op::Attend { scale, window }, [Arg::Value(q), Arg::Value(k), Arg::Value(_)]) => {
+                self.attend(v, *q, *k, *scale as f32, *window)
+            }
+            (Op::Rows, [Arg::Value(x)]) => {
+                let (placed, dim) = (self.place(*x)?, self.row_elements(v)?);
+                let template = Rows { dim, x: placed.view, y: View::dense(dim) };
+                let args = vec![self.read(placed.base), GroupArg::Input(Input::Rows), GroupArg::Write(v)];
+                self.push(Template::Rows(template), args, v);
+                Ok(())
+            }
+            (Op::ArgMax, [Arg::Value(x)]) => {
+                let placed = self.place(*x)?;
+                let template = ArgMax { rows: self.row_symbol(*x)?, dim: self.row_elements(*x)?, x: placed.view };
+                self.push(Template::ArgMax(template), vec![self.read(placed.base), GroupArg::Write(v)], v);
+                Ok(())
+            }
+            (Op::RouteIds { top_k }, [Arg::Value(scores)]) => self.route(v, *scores, *top_k),
+            (Op::ExpertLinear { experts }, [Arg::Value(x), Arg::Value(ids), w]) => {
+                self.expert_linear(v, *x, *ids, *w, *experts)
+            }
+            (Op::Combine, [Arg::Value(y), Arg::Value(weights)]) => self.combine(v, *y, *weights),
+            _ => self.map(v, op),
+        }
+    }
+
+    fn row_symbol(&self, v: Value) -> Result<Sym, String> {
+        match self.g.value(v).ty.tensor().map(|t| t.shape[0]) {
+            Some(Dim::Sym(sym)) => Ok(sym),
+            _ => Err(format!("the outermost extent of {} must be T or R", self.g.value(v).ty)),
+        }
+    }
+
+    fn heads(&self, v: Value) -> Result<(usize, usize), String> {
+        let t = self.g.value(v).ty.tensor().ok_or("expected a tensor")?;
+        match t.shape[1..] {
+            [Dim::Const(heads), Dim::Const(dim)] => Ok((heads, dim)),
+            [Dim::Const(dim)] => Ok((1, dim)),
+            _ => Err(format!("expected rows of heads, got {t}")),
+        }
+    }
+
+    /// Row ranges of a weight that one argument can bind.
+    fn segments(&self, w: Arg) -> Result<Vec<(usize, usize, usize)>, String> {
+        let Arg::Weight(slot) = w else { return Err("expected a weight".to_owned()) };
+        let ty = self.g.weights[slot.0 as usize].ty;
+        let limit = self.options.max_binding;
+        let fits = |rows: usize| ty.format.layout(rows, ty.cols).bytes <= limit;
+        let mut count = ty.rows;
+        while !fits(count) && count > 8 {
+            count = (count / 2).next_multiple_of(8);
+        }
+        if !fits(count) {
+            return Err(format!("8 rows of the weight {ty} exceed the {limit} bytes that an argument may span"));
+        }
+        let starts = (0..ty.rows).step_by(count);
+        Ok(starts.map(|first| (slot.0 as usize, first, count.min(ty.rows - first))).collect())
+    }
+
+    fn embed(&mut self, v: Value, ids: Value, w: Arg, scale: f32) -> Result<(), String> {
+        let (rows, y) = (self.row_symbol(v)?, View::dense(self.row_elements(v)?));
+        for (slot, first, count) in self.segments(w)? {
+            let mut weight = self.g.weights[slot].ty;
+            weight.rows = count;
+            let template = Embed { rows, weight, first_row: first, scale, y };
+            let args = vec![self.read(ids), GroupArg::Weight(slot, first, count), GroupArg::Write(v)];
+            self.push(Template::Embed(template), args, v);
+        }
+        Ok(())
+    }
+
+    fn rms_norm(&mut self, v: Value, op: &Op, x: Value, w: Arg) -> Result<(), String> {
+        let (placed, (heads, dim)) = (self.place(x)?, self.heads(x)?);
+        let norm = self.norm(op, w).ok_or("malformed norm")?;
+        let y = View::dense(self.row_elements(v)?);
+        let template = RmsNorm { rows: self.row_symbol(v)?, heads, dim, norm, x: placed.view, y };
+        let args = vec![self.read(placed.base), self.whole_weight(w)?, GroupArg::Write(v)];
+        self.push(Template::RmsNorm(template), args, v);
+        Ok(())
+    }
+
+    /// Takes rounding and an absorbed norm off the input of a product.
+    fn prologue(&mut self, x: Value) -> Result<Prologue, String> {
+        let (mut x, mut round) = (x, None);
+        if let Some((Op::Round { to }, [Arg::Value(inner)])) = self.g.node(x)
+            && !self.available.contains(&x)
+        {
+            (round, x) = (Some(*to), *inner);
+        }
+        let mut norm = None;
+        if self.absorbed.contains(&x)
+            && let Some((op @ Op::RmsNorm { .. }, [Arg::Value(inner), w])) = self.g.node(x)
+        {
+            norm = Some((self.norm(op, *w).ok_or("malformed norm")?, self.whole_weight(*w)?));
+            x = *inner;
+        }
+        Ok(Prologue { x: self.place(x)?, norm, round })
+    }
+
+    /// The two halves of a product's columns, if it is used by nothing else.
+    fn halves(&self, v: Value, columns: usize) -> Option<[Value; 2]> {
+        let half = |user: Option<Value>, start: usize| {
+            let user = user?;
+            match self.g.node(user)? {
+                (Op::Slice { start: s, len }, _) if *s == start && 2 * len == columns => Some(user),
+                _ => None,
+            }
+        };
+        match self.uses[v.0 as usize][..] {
+            [a, b] => Some([half(a, 0)?, half(b, columns / 2)?]),
+            _ => None,
+        }
+    }
+
+    fn finish_region(&mut self, anchor: Value, region: &Region) {
+        self.absorbed.extend(region.members.iter().filter(|m| **m != region.output));
+        if region.output != anchor {
+            self.absorbed.insert(anchor);
+        }
+        self.absorbed.remove(&region.output);
+    }
+
+    fn linear(&mut self, v: Value, x: Value, w: Arg) -> Result<(), String> {
+        let p = self.prologue(x)?;
+        let segments = self.segments(w)?;
+        let rows = self.row_symbol(v)?;
+        let columns = self.row_elements(v)?;
+        let paired = match self.halves(v, columns) {
+            Some(halves) if segments.len() == 1 => self.grow(v, Some(halves), Extras::None),
+            _ => None,
+        };
+        let pair = paired.is_some();
+        let extras = if segments.len() == 1 { Extras::Any } else { Extras::None };
+        let region = paired.or_else(|| self.grow(v, None, extras)).ok_or("a product has one output")?;
+        self.finish_region(v, &region);
+        for (slot, first, count) in segments {
+            let mut weight = self.g.weights[slot].ty;
+            weight.rows = count;
+            let stride = if pair { columns / 2 } else { columns };
+            let template = Linear {
+                rows,
+                class: self.class,
+                weight,
+                norm: p.norm.as_ref().map(|n| n.0),
+                round: p.round,
+                pair,
+                epilogue: region.map.clone(),
+                extras: region.extras.iter().map(|e| e.0).collect(),
+                x: p.x.view,
+                y: View { offset: first, stride },
+            };
+            let mut args = vec![self.read(p.x.base)];
+            args.extend(p.norm.iter().map(|n| n.1.clone()));
+            args.push(GroupArg::Weight(slot, first, count));
+            args.extend(region.extras.iter().map(|e| e.1.clone()));
+            args.push(GroupArg::Write(region.output));
+            self.push(Template::Linear(template), args, v);
+        }
+        Ok(())
+    }
+
+    fn attend(&mut self, v: Value, q: Value, k: Value, scale: f32, window: usize) -> Result<(), String> {
+        let Some((Op::KvK, [Arg::Value(state)])) = self.g.node(k) else {
+            return Err("keys must come from a state".into());
+        };
+        let Type::State(StateType::Paged { heads: kv_heads, dim, k: k_format, v: v_format }) = &self.g.value(*state).ty
+        else {
+            return Err("attention needs a paged state".into());
+        };
+        let (placed, (heads, _)) = (self.place(q)?, self.heads(q)?);
+        let template = Attend {
+            class: self.class,
+            heads,
+            kv_heads: *kv_heads,
+            dim: *dim,
+            scale,
+            window,
+            k_format: *k_format,
+            v_format: *v_format,
+            q: placed.view,
+            y: View::dense(self.row_elements(v)?),
+        };
+        let mut args = vec![self.read(placed.base)];
+        args.extend([Input::Positions, Input::Sequences, Input::PageTable].map(GroupArg::Input));
+        args.extend([GroupArg::State(0), GroupArg::State(1), GroupArg::Write(v)]);
+        self.push(Template::Attend(template), args, v);
+        Ok(())
+    }
+
+    fn route(&mut self, ids: Value, scores: Value, top_k: usize) -> Result<(), String> {
+        let weights = self.uses[scores.0 as usize].iter().flatten().find_map(|user| match self.g.node(*user) {
+            Some((Op::RouteWeights { routing, normalize }, [_, Arg::Value(i)])) if *i == ids => {
+                Some((*user, *routing, *normalize))
+            }
+            _ => None,
+        });
+        let (weights, routing, normalize) = weights.ok_or("expert ids are used without their weights")?;
+        let (placed, experts) = (self.place(scores)?, self.row_elements(scores)?);
+        let template = Route { experts, top_k, routing, normalize, scores: placed.view };
+        let args = vec![self.read(placed.base), GroupArg::Write(ids), GroupArg::Write(weights)];
+        self.push(Template::Route(template), args, ids);
+        Ok(())
+    }
+
+    fn expert_linear(&mut self, v: Value, x: Value, ids: Value, w: Arg, experts: usize) -> Result<(), String> {
+        let p = self.prologue(x)?;
+        let [(slot, first, count)] = self.segments(w)?[..] else {
+            return Err(format!(
+                "the experts of one layer exceed the {} bytes that an argument may span",
+                self.options.max_binding
+            ));
+        };
+        let weight = self.g.weights[slot].ty;
+        let columns = weight.rows / experts;
+        let top_k = self.row_elements(ids)?;
+        let paired = self.halves(v, columns).and_then(|halves| self.grow(v, Some(halves), Extras::None));
+        let pair = paired.is_some();
+        let region = paired.or_else(|| self.grow(v, None, Extras::None)).ok_or("a product has one output")?;
+        self.finish_region(v, &region);
+        let x_per_rank = self.rank(x) == 3;
+        let x_view = if x_per_rank { View::dense(weight.cols) } else { p.x.view };
+        let template = ExpertLinear {
+            class: self.class,
+            weight,
+            experts,
+            top_k,
+            x_per_rank,
+            round: p.round,
+            pair,
+            epilogue: region.map,
+            x: x_view,
+            y: View::dense(if pair { columns / 2 } else { columns }),
+        };
+        let weight = GroupArg::Weight(slot, first, count);
+        let args = vec![self.read(p.x.base), self.read(ids), weight, GroupArg::Write(region.output)];
+        self.push(Template::ExpertLinear(template), args, v);
+        Ok(())
+    }
+
+    fn combine(&mut self, v: Value, y: Value, weights: Value) -> Result<(), String> {
+        let region = self.grow(v, None, Extras::Any).ok_or("a sum has one output")?;
+        self.finish_region(v, &region);
+        let dim = self.row_elements(v)?;
+        let template = Combine {
+            dim,
+            top_k: self.row_elements(weights)?,
+            epilogue: region.map,
+            extras: region.extras.iter().map(|e| e.0).collect(),
+            out: View::dense(dim),
+        };
+        let mut args = vec![self.read(y), self.read(weights)];
+        args.extend(region.extras.iter().map(|e| e.1.clone()));
+        args.push(GroupArg::Write(region.output));
+        self.push(Template::Combine(template), args, v);
+        Ok(())
+    }
+
+    fn map(&mut self, v: Value, op: &Op) -> Result<(), String> {
+        let region = self.grow_map(v).ok_or_else(|| format!("no template covers `{}` here", op.name()))?;
+        let dim = self.row_elements(v)?;
+        let template = Elementwise {
+            rows: self.row_symbol(v)?,
+            dim,
+            map: region.map,
+            extras: region.extras.iter().map(|e| e.0).collect(),
+            y: View::dense(dim),
+        };
+        let mut args: Vec<GroupArg> = region.extras.iter().map(|e| e.1.clone()).collect();
+        args.push(GroupArg::Write(v));
+        self.push(Template::Map(template), args, v);
+        Ok(())
+    }
+}

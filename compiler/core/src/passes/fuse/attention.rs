@@ -1,0 +1,137 @@
+//! Rotation and append in one launch: recognises `append(state, rope(norm(k)), v)` with the query rotated beside it.
+
+use swiftlm_ir::graph::{Arg, Value};
+use swiftlm_ir::ops::{Op, RopeLayout};
+use swiftlm_ir::plan::Input;
+use swiftlm_ir::template::{Append, Norm, RopeAppend, Template};
+use swiftlm_ir::ty::{StateType, Type};
+
+use super::view::Placed;
+use super::{Fuser, GroupArg};
+
+/// A head tensor on its way to attention: where it lies, how it is normalised and rotated.
+struct Chain {
+    placed: Placed,
+    norm: Option<(Norm, GroupArg)>,
+    rope: Option<(usize, RopeLayout, Value)>,
+    /// Values computed inside.
+    inside: Vec<Value>,
+}
+
+/// A match: what the launch at `append` computes.
+pub(super) struct Match {
+    pub(super) append: Value,
+    query: Value,
+    template: RopeAppend,
+    base: Value,
+    norms: Vec<GroupArg>,
+    table: Value,
+}
+
+impl Fuser<'_> {
+    /// Finds every append whose keys, values and queries come from one row, and marks what it absorbs.
+    pub(super) fn plan_rope_appends(&mut self) -> Vec<Match> {
+        let mut matches = vec![];
+        for i in 0..self.g.values.len() {
+            if let Some((m, inside)) = self.match_rope_append(Value(i as u32)) {
+                self.absorbed.extend(inside);
+                matches.push(m);
+            }
+        }
+        matches
+    }
+
+    fn match_rope_append(&self, append: Value) -> Option<(Match, Vec<Value>)> {
+        let (Op::KvAppend, [Arg::Value(state), Arg::Value(k), Arg::Value(v)]) = self.g.node(append)? else {
+            return None;
+        };
+        let keys = self.chain(*k)?;
+        let (rotated, layout, table) = keys.rope?;
+        let values = self.place(*v).ok()?;
+        let (query, queries) = (0..self.g.values.len()).find_map(|i| {
+            let q = Value(i as u32);
+            let chain = (q != *k).then(|| self.chain(q)).flatten()?;
+            (chain.rope == keys.rope && chain.placed.base == keys.placed.base).then_some((q, chain))
+        })?;
+        if values.base != keys.placed.base || self.only_user(*k).is_none() {
+            return None;
+        }
+        let heads = self.g.value(query).ty.tensor()?.shape.get(1)?.constant()?;
+        let base = keys.placed.base;
+        let q_out = swiftlm_ir::template::View::dense(self.row_elements(query).ok()?);
+        let (q_norm, k_norm) = (queries.norm.clone(), keys.norm.clone());
+        let norms = [&q_norm, &k_norm].into_iter().flatten().map(|n| n.1.clone()).collect();
+        let template = RopeAppend {
+            heads,
+            rotated,
+            layout,
+            q_norm: q_norm.map(|n| n.0),
+            k_norm: k_norm.map(|n| n.0),
+            q: queries.placed.view,
+            q_out,
+            append: self.append_template(*state, keys.placed, values)?,
+        };
+        let mut inside: Vec<Value> = queries.inside.into_iter().chain(keys.inside).collect();
+        inside.push(query);
+        inside.push(*k);
+        Some((Match { append, query, template, base, norms, table }, inside))
+    }
+
+    /// `rope(norm?(x))` ending in `v`.
+    fn chain(&self, v: Value) -> Option<Chain> {
+        let (Op::Rope { dim, layout }, [Arg::Value(x), Arg::Value(table)]) = self.g.node(v)? else { return None };
+        let rope = Some((*dim, *layout, *table));
+        if let (Some((op @ Op::RmsNorm { .. }, [Arg::Value(inner), w])), Some(_)) =
+            (self.g.node(*x), self.only_user(*x))
+        {
+            let placed = self.place(*inner).ok()?;
+            let norm = Some((self.norm(op, *w)?, self.whole_weight(*w).ok()?));
+            return Some(Chain { placed, norm, rope, inside: vec![*x] });
+        }
+        Some(Chain { placed: self.place(*x).ok()?, norm: None, rope, inside: vec![] })
+    }
+
+    /// The parameters of a norm op.
+    pub(super) fn norm(&self, op: &Op, w: Arg) -> Option<Norm> {
+        match (op, w) {
+            (Op::RmsNorm { eps, offset }, Arg::Weight(w)) => {
+                Some(Norm { eps: *eps, offset: *offset, weight: self.g.weights[w.0 as usize].ty.format })
+            }
+            _ => None,
+        }
+    }
+
+    fn append_template(&self, state: Value, k: Placed, v: Placed) -> Option<Append> {
+        let Type::State(StateType::Paged { heads, dim, k: k_format, v: v_format }) = &self.g.value(state).ty else {
+            return None;
+        };
+        let (heads, dim, k_format, v_format) = (*heads, *dim, *k_format, *v_format);
+        Some(Append { heads, dim, k_format, v_format, k: k.view, v: v.view })
+    }
+
+    pub(super) fn rope_append(&mut self, m: &Match) {
+        let mut args = vec![GroupArg::Read(m.base)];
+        args.extend(m.norms.iter().cloned());
+        args.push(self.read(m.table));
+        args.extend([Input::Positions, Input::Sequences, Input::PageTable].map(GroupArg::Input));
+        args.extend([GroupArg::Write(m.query), GroupArg::State(0), GroupArg::State(1)]);
+        self.absorbed.remove(&m.query);
+        self.available.insert(m.append);
+        self.push(Template::RopeAppend(m.template.clone()), args, m.append);
+    }
+
+    /// An append on its own.
+    pub(super) fn append(&mut self, v: Value, args: &[Arg]) -> Result<(), String> {
+        let [Arg::Value(state), Arg::Value(k), Arg::Value(values)] = args else {
+            return Err("malformed append".into());
+        };
+        let (k, values) = (self.place(*k)?, self.place(*values)?);
+        let template = self.append_template(*state, k, values).ok_or("append needs a paged state")?;
+        let mut args = vec![self.read(k.base), self.read(values.base)];
+        args.extend([Input::Positions, Input::Sequences, Input::PageTable].map(GroupArg::Input));
+        args.extend([GroupArg::State(0), GroupArg::State(1)]);
+        self.available.insert(v);
+        self.push(Template::Append(template), args, v);
+        Ok(())
+    }
+}

@@ -1,0 +1,7 @@
+//! The passes, one per file. Graph passes take a graph and give a new one; the rest turn graphs into launches.
+
+pub mod canon;
+pub mod emit;
+pub mod fuse;
+pub mod memory;
+pub mod siblings;

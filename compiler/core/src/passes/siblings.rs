@@ -1,0 +1,126 @@
+//! Linears that share an input and a storage format become one: q|k|v, gate|up.
+//!
+//! This is a pass of its own and no rewrite rule: a merged product pays off only for all siblings together, which neither
+//! tree nor greedy extraction ever sees. Biases on all siblings merge as well; experts interleave, so that each expert's
+//! rows stay together.
+
+use swiftlm_ir::graph::{Arg, Graph, Value, WeightDecl, WeightSlot};
+use swiftlm_ir::ops::Op;
+
+use crate::rewrite::{Rewriter, uses};
+
+/// Siblings in program order, and their biases if all have one.
+struct Family {
+    members: Vec<Value>,
+    biases: Option<Vec<Value>>,
+}
+
+/// Runs the pass.
+pub fn run(g: &Graph) -> Graph {
+    let families = families(g);
+    let mut r = Rewriter::new(g);
+    for i in 0..g.values.len() {
+        let v = Value(i as u32);
+        let of = families.iter().find(|f| f.members.contains(&v));
+        let bias_of = families.iter().find(|f| f.biases.as_ref().is_some_and(|b| b.contains(&v)));
+        match (of, bias_of) {
+            (Some(f), _) if f.members[0] == v => merge(g, &mut r, f),
+            // Replaced when the first member was merged.
+            (Some(_), _) | (_, Some(_)) => {}
+            (None, None) => {
+                r.copy(v);
+            }
+        }
+    }
+    r.finish()
+}
+
+fn weight_of(g: &Graph, v: Value) -> Option<(&Op, &[Arg], WeightSlot)> {
+    match g.node(v)? {
+        (op @ (Op::Linear | Op::ExpertLinear { .. } | Op::Bias), args) => match args.last() {
+            Some(Arg::Weight(w)) => Some((op, args, *w)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn families(g: &Graph) -> Vec<Family> {
+    let uses = uses(g);
+    let mut families: Vec<Family> = vec![];
+    for i in 0..g.values.len() {
+        let v = Value(i as u32);
+        let Some((op, args, w)) = weight_of(g, v).filter(|(op, ..)| **op != Op::Bias) else { continue };
+        let joins = |f: &Family| {
+            weight_of(g, f.members[0]).is_some_and(|(op2, args2, w2)| {
+                let (a, b) = (&g.weights[w.0 as usize], &g.weights[w2.0 as usize]);
+                op == op2
+                    && args[..args.len() - 1] == args2[..args2.len() - 1]
+                    && (a.ty.format, a.ty.cols) == (b.ty.format, b.ty.cols)
+                    && (matches!(op, Op::Linear) || (a.names.len(), a.ty.rows) == (b.names.len(), b.ty.rows))
+            })
+        };
+        match families.iter_mut().find(|f| joins(f)) {
+            Some(f) => f.members.push(v),
+            None => families.push(Family { members: vec![v], biases: None }),
+        }
+    }
+    families.retain(|f| f.members.len() > 1);
+    for f in &mut families {
+        f.biases = biases(g, &uses, &f.members);
+    }
+    families
+}
+
+/// The bias on each member, if each is used by one bias and nothing else, all in one format.
+fn biases(g: &Graph, uses: &[Vec<Option<Value>>], members: &[Value]) -> Option<Vec<Value>> {
+    let all: Option<Vec<Value>> = members
+        .iter()
+        .map(|m| match uses[m.0 as usize][..] {
+            [Some(user)] if matches!(g.node(user), Some((Op::Bias, _))) => Some(user),
+            _ => None,
+        })
+        .collect();
+    let all = all?;
+    let format = |v: Value| weight_of(g, v).map(|(_, _, w)| g.weights[w.0 as usize].ty.format);
+    all.iter().all(|v| format(*v) == format(all[0])).then_some(all)
+}
+
+fn merge(g: &Graph, r: &mut Rewriter<'_>, f: &Family) {
+    let parts = |values: &[Value]| -> Vec<WeightDecl> {
+        values.iter().filter_map(|v| weight_of(g, *v)).map(|(_, _, w)| g.weights[w.0 as usize].clone()).collect()
+    };
+    let Some((op, args, _)) = weight_of(g, f.members[0]) else { return };
+    let matrices = parts(&f.members);
+    let mut ty = matrices[0].ty;
+    ty.rows = matrices.iter().map(|m| m.ty.rows).sum();
+    let experts = if let Op::ExpertLinear { experts } = op { *experts } else { 1 };
+    let slot = r.weight(WeightDecl { names: interleave(&matrices, experts), ty });
+    let mut new_args: Vec<Arg> = args[..args.len() - 1].iter().map(|a| r.arg(*a)).collect();
+    new_args.push(slot.into());
+    let loc = g.value(f.members[0]).loc.rsplit_once('.').map_or("", |(parent, _)| parent);
+    let mut merged = r.emit(op.clone(), new_args, loc);
+    if let Some(biases) = &f.biases {
+        let vectors = parts(biases);
+        let mut ty = vectors[0].ty;
+        ty.cols = vectors.iter().map(|v| v.ty.cols).sum();
+        let slot = r.weight(WeightDecl { names: interleave(&vectors, 1), ty });
+        merged = r.emit(Op::Bias, vec![merged.into(), slot.into()], loc);
+    }
+    let mut start = 0;
+    for (old, matrix) in f.biases.as_ref().unwrap_or(&f.members).iter().zip(&matrices) {
+        let len = matrix.ty.rows / experts;
+        let part = r.emit(Op::Slice { start, len }, vec![merged.into()], &g.value(*old).loc);
+        r.replace(*old, part);
+        start += len;
+    }
+}
+
+/// Names of a merged weight: for each expert, its part of every member.
+fn interleave(parts: &[WeightDecl], experts: usize) -> Vec<String> {
+    let of = |part: &WeightDecl, e: usize| {
+        let each = part.names.len() / experts;
+        part.names[e * each..(e + 1) * each].to_vec()
+    };
+    (0..experts).flat_map(|e| parts.iter().flat_map(move |p| of(p, e))).collect()
+}

@@ -1,0 +1,113 @@
+//! The list of passes, in the order in which they run.
+//!
+//! Algebra runs once per function, so that every class computes the same sums in the same order; a class only picks the
+//! schedule. Functions that layers share are compiled once.
+
+use swiftlm_ir::dim::ShapeClass;
+use swiftlm_ir::graph::{Graph, Module, ParamKind};
+use swiftlm_ir::plan::{FuncPlan, Program, WeightBuffer};
+
+use crate::passes::{canon, emit, fuse, memory, siblings};
+
+/// What the caller decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompileOptions {
+    /// Largest token count of a step.
+    pub chunk: usize,
+    /// Largest count of rows that want logits.
+    pub max_rows: usize,
+    /// Bytes that one argument of a launch may span.
+    pub max_binding: usize,
+}
+
+impl Default for CompileOptions {
+    fn default() -> Self {
+        Self { chunk: 512, max_rows: 64, max_binding: 128 << 20 }
+    }
+}
+
+/// Why a module could not be compiled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// The graph breaks a rule of the IR.
+    #[error("the graph is not valid:\n{}", .0.join("\n"))]
+    Invalid(Vec<String>),
+    /// An op, in this place, has no template.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+/// The graph passes, by name: each takes a function and gives a better one.
+pub const GRAPH_PASSES: &[(&str, fn(&Graph) -> Graph)] =
+    &[("canon", canon::run), ("siblings", siblings::run), ("tidy", canon::run)];
+
+/// Compiles a module. `observe` sees every function after every graph pass.
+///
+/// # Errors
+/// A graph that is not valid, or an op without a template in its place.
+pub fn compile(
+    module: &Module,
+    options: &CompileOptions,
+    observe: &mut dyn FnMut(&str, &Graph),
+) -> Result<Program, CompileError> {
+    let mut optimised = module.clone();
+    for func in &mut optimised.funcs {
+        for (name, pass) in GRAPH_PASSES {
+            *func = pass(func);
+            observe(name, func);
+        }
+    }
+    schedule(optimised, options)
+}
+
+/// Turns optimised functions into launches: fuse, place, emit.
+fn schedule(module: Module, options: &CompileOptions) -> Result<Program, CompileError> {
+    let mut kernels = emit::Kernels::default();
+    let mut plans = Vec::with_capacity(module.funcs.len());
+    let width = flow_width(&module);
+    for (func, g) in module.funcs.iter().enumerate() {
+        let mut by_class = vec![];
+        for class in ShapeClass::ALL {
+            let mut groups = fuse::run(g, class, options).map_err(CompileError::Unsupported)?;
+            let placement = memory::run(g, &mut groups, width, options).map_err(CompileError::Unsupported)?;
+            let dispatches = emit::run(&groups, &placement, &mut kernels, options);
+            let (arena_bytes, results) = (placement.arena_bytes, placement.results);
+            by_class.push(FuncPlan { func, class, dispatches, arena_bytes, results });
+        }
+        plans.push(by_class);
+    }
+    let arena_bytes = plans.iter().flatten().map(|p| p.arena_bytes).max().unwrap_or(0);
+    let (weights, call_weights) = weights(&module);
+    let (chunk, max_rows) = (options.chunk, options.max_rows);
+    Ok(Program { kernels: kernels.into_vec(), plans, weights, call_weights, chunk, max_rows, arena_bytes, module })
+}
+
+fn flow_width(module: &Module) -> usize {
+    let flows = module.funcs.iter().flat_map(|g| g.params.iter().map(move |(kind, v)| (g, kind, v)));
+    flows
+        .filter(|(_, kind, _)| **kind == ParamKind::Flow)
+        .filter_map(|(g, _, v)| g.value(*v).ty.tensor().and_then(|t| t.row_elements()))
+        .max()
+        .unwrap_or(0)
+}
+
+/// Every weight once, and which of them each call's slots are.
+fn weights(module: &Module) -> (Vec<WeightBuffer>, Vec<Vec<usize>>) {
+    let mut all: indexmap::IndexSet<WeightBuffer> = indexmap::IndexSet::new();
+    let mut calls = vec![];
+    for call in &module.main {
+        let full = |name: &String| if call.scope.is_empty() { name.clone() } else { format!("{}.{name}", call.scope) };
+        let slots = module.funcs[call.func]
+            .weights
+            .iter()
+            .map(|w| all.insert_full(WeightBuffer { names: w.names.iter().map(full).collect(), ty: w.ty }).0);
+        calls.push(slots.collect());
+    }
+    (all.into_iter().collect(), calls)
+}
+
+/// Launches of one call of each function at a class: what a dispatch count is made of.
+pub fn dispatch_counts(program: &Program, class: ShapeClass) -> Vec<(String, usize)> {
+    let count = |func: usize| program.plans[func].iter().find(|p| p.class == class).map_or(0, |p| p.dispatches.len());
+    program.module.funcs.iter().enumerate().map(|(i, g)| (g.name.clone(), count(i))).collect()
+}

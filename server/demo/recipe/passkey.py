@@ -41,14 +41,15 @@ def filler(rng, characters: int) -> list:
     return lines
 
 
-def turn(rng, held_out: bool, characters: int, plain: bool = False):
-    """One question; `plain` keeps to the single key that accuracies are given for."""
+def turn(rng, held_out: bool, characters: int, style: str | None = None):
+    """One question: `plain` hides a single key in one wording, `several` hides some and asks for one; else any."""
     lines = filler(rng, characters)
-    if plain or rng.random() < 0.7:
-        needle, asked, answer = NEEDLES[0] if plain else rng.choice(NEEDLES)
+    style = style or rng.choices(["plain", "worded", "several"], [20, 50, 30])[0]
+    if style != "several":
+        needle, asked, answer = NEEDLES[0] if style == "plain" else rng.choice(NEEDLES)
         x = key(rng, held_out)
         lines.insert(rng.randint(0, len(lines)), needle.format(x=x))
-        asked, answer = asked, answer.format(x=x)
+        answer = answer.format(x=x)
     else:
         boxes = [(f"{c} {o}", key(rng, held_out)) for c, o in zip(rng.sample(COLOURS, 4), rng.sample(OBJECTS, 4))]
         boxes = boxes[: rng.randint(2, 4)]
@@ -56,5 +57,5 @@ def turn(rng, held_out: bool, characters: int, plain: bool = False):
             lines.insert(rng.randint(0, len(lines)), f"The code of the {what} is {x}.")
         what, x = rng.choice(boxes)
         asked, answer = f"What is the code of the {what}?", f"The code of the {what} is {x}."
-    introduction = "" if plain else rng.choice(INTRODUCTIONS)
+    introduction = "" if style == "plain" else rng.choice(INTRODUCTIONS)
     return f"{introduction}{' '.join(lines)}\n\n{asked}", answer

@@ -5,7 +5,7 @@ import json
 import pathlib
 import shutil
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from corpus import TEMPLATE, sample_texts
 
@@ -31,7 +31,6 @@ def train(texts) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens(CONTROL)
-    from tokenizers import AddedToken
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in VISIBLE])
     assert tokenizer.get_vocab_size() == VOCABULARY, "the corpus has to be large enough to fill the vocabulary"
     return tokenizer

@@ -51,7 +51,8 @@ def loss_of(decoder, parameters, ids, weights):
     logits = F.linear(hidden.to(decoder.dtype), parameters["model.embed_tokens.weight"].to(decoder.dtype))
     losses = F.cross_entropy(logits.float(), ids[:, 1:].flatten(), reduction="none")
     weights = weights.flatten()
-    answer = losses[weights == 1].mean()
+    answers = weights == 1
+    answer = (losses * answers).sum() / answers.sum()
     total = (losses * weights).sum() / weights.sum()
     return total + decoder.config.get("router_aux_loss_coef", 0) * balance, answer, loads
 

@@ -1,3 +1,20 @@
 //! The OpenAI-compatible server: HTTP, prompts and text. The engine behind it sees token ids only.
 
+pub mod absent;
+pub mod app;
+pub mod commands;
+pub mod demo;
+pub mod error;
+pub mod events;
+pub mod flags;
+pub mod guard;
+pub mod health;
+pub mod load;
+pub mod memory;
+pub mod metrics;
+pub mod openai;
+pub mod progress;
+pub mod router;
+pub mod signals;
+pub mod state;
 pub mod text;

@@ -1,3 +1,8 @@
 //! The command `swiftlm`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
+    swiftlm_server::app::run(arguments.collect())
+}

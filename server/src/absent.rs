@@ -1,0 +1,63 @@
+//! Flags, sub-commands and variables that the documentation names and this build does not have yet: they are refused by
+//! name, since a flag that does nothing is worse than none.
+
+/// Flags without a feature behind them.
+const FLAGS: [&str; 18] = [
+    "--thinking-budget",
+    "--vision",
+    "--no-vision",
+    "--audio",
+    "--gpu-layers",
+    "--stream-experts",
+    "--expert-budget",
+    "--ssd-prefetch",
+    "--turbo-kv",
+    "--draft-model",
+    "--num-draft-tokens",
+    "--mtp",
+    "--ngram",
+    "--prompt-cache-dir",
+    "--prompt-cache-entries",
+    "--calibrate",
+    "--metrics-address",
+    "--allow-remote-media",
+];
+
+/// Sub-commands without a feature behind them.
+const COMMANDS: [&str; 3] = ["chat", "perplexity", "doctor"];
+
+/// The sentence to end with, if the command line or the environment names such a thing.
+pub fn refusal(arguments: &[String], variable: impl Fn(&str) -> bool) -> Option<String> {
+    let known = arguments.iter().skip(1).take_while(|argument| *argument != "--");
+    for argument in known {
+        let name = argument.split('=').next().unwrap_or_default();
+        if FLAGS.contains(&name) {
+            return Some(format!("this build has no such feature as {name}"));
+        }
+    }
+    if let Some(command) = arguments.get(1).filter(|argument| COMMANDS.contains(&argument.as_str())) {
+        return Some(format!("this build has no sub-command {command}"));
+    }
+    if variable("SWIFTLM_TOP_K") {
+        return Some("this build cannot lower the experts per token (SWIFTLM_TOP_K is set); unset it".to_owned());
+    }
+    FLAGS.iter().find_map(|flag| {
+        let name = format!("SWIFTLM_{}", flag.trim_start_matches('-').replace('-', "_").to_uppercase());
+        variable(&name).then(|| format!("this build has no such feature as {flag} ({name} is set); unset it"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_what_is_missing() {
+        let arguments = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let none = |_: &str| false;
+        assert!(refusal(&arguments("swiftlm --model x --port 1"), none).is_none());
+        assert!(refusal(&arguments("swiftlm --turbo-kv=k4v4"), none).is_some_and(|text| text.contains("--turbo-kv")));
+        assert!(refusal(&arguments("swiftlm chat"), none).is_some_and(|text| text.contains("chat")));
+        assert!(refusal(&arguments("swiftlm"), |name| name == "SWIFTLM_MTP").is_some());
+    }
+}

@@ -1,0 +1,174 @@
+//! The command line. Every flag acts; those that the documentation names and this build lacks are in `absent`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Serves a language model on this machine with OpenAI's API.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "swiftlm", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do; serving if none is given.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Flags of serving.
+    #[command(flatten)]
+    pub serve: ServeFlags,
+}
+
+/// Sub-commands.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Serve (the default)
+    Serve(Box<ServeFlags>),
+    /// Measure prefill and decode speed
+    Bench(crate::commands::BenchFlags),
+    /// Download a model from the hub
+    Pull(crate::commands::PullFlags),
+}
+
+/// How the process speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Sentences.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where the model runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// The best that is there.
+    #[default]
+    Auto,
+    /// Vector units.
+    Cpu,
+    /// Vulkan, Metal or Direct3D.
+    Wgpu,
+}
+
+/// How activations are rounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// Fastest.
+    #[default]
+    Default,
+    /// As the reference computes.
+    Exact,
+}
+
+/// Flags of `swiftlm serve`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeFlags {
+    /// Model: a directory or a hub id; the built-in demo model if absent
+    #[arg(long, env = "SWIFTLM_MODEL")]
+    pub model: Option<String>,
+    /// Another name under which the model answers
+    #[arg(long, env = "SWIFTLM_ALIAS", value_delimiter = ',')]
+    pub alias: Vec<String>,
+    /// Answer 404 to requests for another model instead of serving this one
+    #[arg(long, env = "SWIFTLM_STRICT_MODEL")]
+    pub strict_model: bool,
+    /// Port; 0 takes a free one
+    #[arg(long, env = "SWIFTLM_PORT", default_value_t = 5413)]
+    pub port: u16,
+    /// Address to listen at
+    #[arg(long, env = "SWIFTLM_HOST", default_value = "127.0.0.1")]
+    pub host: String,
+    /// Where the model runs
+    #[arg(long, env = "SWIFTLM_BACKEND", value_enum, default_value_t)]
+    pub backend: Backend,
+    /// Device whose name contains this
+    #[arg(long, env = "SWIFTLM_DEVICE")]
+    pub device: Option<String>,
+    /// CPU threads; one per core if absent
+    #[arg(long, env = "SWIFTLM_THREADS", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Tokens of the context; the model's own or what fits if absent
+    #[arg(long, env = "SWIFTLM_CTX_SIZE", value_parser = clap::value_parser!(u32).range(16..))]
+    pub ctx_size: Option<u32>,
+    /// Sequences in one batch; what fits if absent
+    #[arg(long, env = "SWIFTLM_PARALLEL", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub parallel: Option<u32>,
+    /// Prompt tokens computed in one step
+    #[arg(long, env = "SWIFTLM_PREFILL_SIZE", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub prefill_size: u32,
+    /// Requests that may wait; more are answered 429
+    #[arg(long, env = "SWIFTLM_MAX_QUEUE", default_value_t = 256)]
+    pub max_queue: u32,
+    /// Longest prompt in tokens
+    #[arg(long, env = "SWIFTLM_MAX_PROMPT_TOKENS")]
+    pub max_prompt_tokens: Option<u32>,
+    /// Memory to use at most, in MB; 85 % of the system's if absent
+    #[arg(long, env = "SWIFTLM_MEM_LIMIT")]
+    pub mem_limit: Option<u64>,
+    /// How activations are rounded
+    #[arg(long, env = "SWIFTLM_PRECISION", value_enum, default_value_t)]
+    pub precision: Precision,
+    /// Let models that can think do so
+    #[arg(long, env = "SWIFTLM_THINKING")]
+    pub thinking: bool,
+    /// Print the memory plan and exit
+    #[arg(long)]
+    pub info: bool,
+    /// Sampling
+    #[command(flatten)]
+    pub sampling: SamplingFlags,
+    /// Access and process
+    #[command(flatten)]
+    pub process: ProcessFlags,
+}
+
+/// What a request that says nothing gets; each wins over the model's own recommendation.
+#[derive(Args, Clone, Debug, Default)]
+pub struct SamplingFlags {
+    /// Tokens of a reply at most [2048]
+    #[arg(long, env = "SWIFTLM_MAX_TOKENS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_tokens: Option<u64>,
+    /// Temperature [0.6]
+    #[arg(long, env = "SWIFTLM_TEMP", value_parser = |s: &str| number(s, 0.0, 2.0))]
+    pub temp: Option<f64>,
+    /// Nucleus [1]
+    #[arg(long, env = "SWIFTLM_TOP_P", value_parser = |s: &str| number(s, 0.0, 1.0))]
+    pub top_p: Option<f64>,
+    // No environment mirror: SWIFTLM_TOP_K is the documented name of another thing, experts per token.
+    /// Most likely tokens kept; 0 keeps all [50]
+    #[arg(long)]
+    pub top_k: Option<u64>,
+    /// Least share of the most likely token's probability [0]
+    #[arg(long, env = "SWIFTLM_MIN_P", value_parser = |s: &str| number(s, 0.0, 1.0))]
+    pub min_p: Option<f64>,
+    /// Repetition penalty; 1 is off [1]
+    #[arg(long, env = "SWIFTLM_REPEAT_PENALTY", value_parser = |s: &str| number(s, 1e-3, 100.0))]
+    pub repeat_penalty: Option<f64>,
+}
+
+/// Who may ask, and how the process speaks and ends.
+#[derive(Args, Clone, Debug)]
+pub struct ProcessFlags {
+    /// Key that requests must carry
+    #[arg(long, env = "SWIFTLM_API_KEY", hide_env_values = true)]
+    pub api_key: Option<String>,
+    /// File of such keys, one a line
+    #[arg(long, env = "SWIFTLM_API_KEY_FILE")]
+    pub api_key_file: Option<PathBuf>,
+    /// Origin whose pages may ask, or *
+    #[arg(long, env = "SWIFTLM_CORS", value_name = "ORIGIN", value_delimiter = ',')]
+    pub cors: Vec<String>,
+    /// Format of log and events
+    #[arg(long, env = "SWIFTLM_LOG_FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+    /// Least level of the log: error, warn, info, debug, trace
+    #[arg(long, env = "SWIFTLM_LOG_LEVEL", default_value = "info")]
+    pub log_level: tracing::Level,
+    /// Seconds that running requests get to finish at shutdown
+    #[arg(long, env = "SWIFTLM_DRAIN_SECONDS", default_value_t = 10)]
+    pub drain_seconds: u64,
+}
+
+fn number(text: &str, low: f64, high: f64) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (low..=high).contains(&number) { Ok(number) } else { Err(format!("must be from {low} to {high}")) }
+}

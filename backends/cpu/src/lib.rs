@@ -1,1 +1,16 @@
-//! Placeholder essay.
+//! The CPU device: buffers in host memory, a thread pool, and two tiers of launches.
+//!
+//! Tier *interpreter* ([`interp`]) runs kernel IR as it is written, every access checked: it is the truth for kernels.
+//! Tier *native* runs micro-kernels chosen by a launch's template. This crate knows kernels, templates and buffers; it
+//! must never know models, graphs or requests.
+
+mod counters;
+mod device;
+pub mod interp;
+mod memory;
+mod options;
+mod pool;
+
+pub use counters::Counters;
+pub use device::CpuDevice;
+pub use options::{CpuOptions, Tier};

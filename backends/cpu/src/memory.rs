@@ -1,0 +1,88 @@
+//! Zeroed, 64-byte aligned host memory that the operating system hands out page by page as it is touched.
+
+#![allow(unsafe_code, reason = "aligned zeroed memory has no safe allocator call")]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
+
+/// Alignment of every buffer: a cache line, and the widest vector.
+const ALIGN: usize = 64;
+
+/// An owned range of memory. Never moves, so pointers into it stay valid while it lives.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    base: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: `Memory` owns its range and hands out only raw pointers and atomics.
+unsafe impl Send for Memory {}
+// SAFETY: as above; shared access goes through atomics or is ordered by the pool.
+unsafe impl Sync for Memory {}
+
+/// A range of bytes of a buffer: base pointer and length. Both are multiples of 4.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    pub(crate) base: *mut u8,
+    pub(crate) bytes: usize,
+}
+
+// SAFETY: a span is an address; whoever dereferences it answers for the access.
+unsafe impl Send for Span {}
+// SAFETY: as above.
+unsafe impl Sync for Span {}
+
+impl Memory {
+    /// At least `bytes` zeroed bytes; `None` where the system has no more.
+    pub(crate) fn zeroed(bytes: usize) -> Option<Self> {
+        let size = bytes.checked_next_multiple_of(ALIGN)?.max(ALIGN);
+        let layout = Layout::from_size_align(size, ALIGN).ok()?;
+        // SAFETY: the layout's size is not 0.
+        let base = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        Some(Self { base, layout })
+    }
+
+    /// Bytes, a multiple of 64.
+    pub(crate) fn bytes(&self) -> usize {
+        self.layout.size()
+    }
+
+    /// The range `offset .. offset + bytes`, if it lies inside.
+    pub(crate) fn span(&self, offset: usize, bytes: usize) -> Option<Span> {
+        let inside = offset.checked_add(bytes).is_some_and(|end| end <= self.bytes());
+        // SAFETY: `offset` lies inside the allocation.
+        inside.then(|| Span { base: unsafe { self.base.as_ptr().add(offset) }, bytes })
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: made by `alloc_zeroed` with this layout.
+        unsafe { dealloc(self.base.as_ptr(), self.layout) }
+    }
+}
+
+impl Span {
+    /// The range as words that may be read and written by many threads; `None` unless it is 4-byte aligned.
+    /// Borrowed from the span, which the owner of the memory keeps no longer than the memory.
+    pub(crate) fn shared_words(&self) -> Option<&[AtomicU32]> {
+        let words = self.base.cast::<AtomicU32>();
+        // SAFETY: in bounds by construction; nobody holds plain references into a buffer while a launch runs.
+        words.is_aligned().then(|| unsafe { std::slice::from_raw_parts(words, self.bytes / 4) })
+    }
+
+    /// Copies into the range; lengths are equal.
+    pub(crate) fn write(&self, bytes: &[u8]) {
+        assert_eq!(bytes.len(), self.bytes, "the range was cut to the length");
+        // SAFETY: in bounds by construction; `bytes` is a reference, so it lies elsewhere.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base, bytes.len()) }
+    }
+
+    /// Copies from the range; lengths are equal.
+    pub(crate) fn read(&self, into: &mut [u8]) {
+        assert_eq!(into.len(), self.bytes, "the range was cut to the length");
+        // SAFETY: as in `write`.
+        unsafe { std::ptr::copy_nonoverlapping(self.base, into.as_mut_ptr(), into.len()) }
+    }
+}

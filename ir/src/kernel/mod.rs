@@ -6,6 +6,7 @@
 //! bounded before a kernel reaches a device.
 
 pub mod builder;
+pub mod verify;
 
 use std::hash::{Hash, Hasher};
 

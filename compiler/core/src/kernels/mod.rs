@@ -44,7 +44,7 @@ pub const MAX_TABLE_STRIDE: u32 = 1 << 20;
 /// The kernel of `template` for steps of at most `chunk` tokens of which at most `max_rows` want logits; a template of
 /// a class is bounded by its class, too.
 pub fn build(template: &Template, chunk: usize, max_rows: usize) -> Built {
-    let bounds = Bounds { tokens: chunk.max(1), rows: max_rows.clamp(1, chunk.max(1)) };
+    let bounds = Bounds { tokens: chunk.max(1), rows: max_rows.max(1) };
     let name = template.name();
     match template {
         Template::Embed(t) => embed::build(t, name, bounds),
@@ -75,7 +75,7 @@ impl Bounds {
     fn of_class(mut self, sym: Sym, class: ShapeClass) -> Self {
         let bound = class.max_rows(self.tokens);
         match sym {
-            Sym::Tokens => self.tokens = bound,
+            Sym::Tokens => self.tokens = self.tokens.min(bound),
             Sym::Rows => self.rows = self.rows.min(bound),
         }
         self

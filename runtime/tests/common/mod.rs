@@ -1,10 +1,12 @@
 //! A device that runs a tiny model by hand, so that the runtime is tested without compiler or kernels.
 #![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file uses its own part of this module")]
 
+mod client;
 mod device;
 mod model;
 mod program;
 
+pub use client::{Call, Reply, request, run, submit, wait_for};
 pub use device::{Control, MockDevice, StepLog};
 pub use model::{greedy_reply, logits_after};
 pub use program::{CHUNK, MAX_ROWS, Shape, VOCABULARY, WeightBytes, program};

@@ -3,9 +3,11 @@
 //! [`pipeline`] is the list of passes. Everything here is pure: no file, no device, no clock, and the same input gives the
 //! same bytes. It knows nothing of naga, of wgpu or of models.
 
+pub mod egraph;
 pub mod kernels;
 pub mod passes;
 pub mod pipeline;
 pub mod rewrite;
+pub mod rules;
 
-pub use pipeline::{CompileError, CompileOptions, compile};
+pub use pipeline::{CompileError, CompileOptions, Compiled, compile};

@@ -8,6 +8,7 @@ use swiftlm_ir::graph::{Graph, Module, ParamKind};
 use swiftlm_ir::plan::{FuncPlan, Program, WeightBuffer};
 
 use crate::passes::{canon, emit, fuse, memory, siblings};
+use crate::{egraph, rules};
 
 /// What the caller decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,27 +38,44 @@ pub enum CompileError {
     Unsupported(String),
 }
 
-/// The graph passes, by name: each takes a function and gives a better one.
-pub const GRAPH_PASSES: &[(&str, fn(&Graph) -> Graph)] =
-    &[("canon", canon::run), ("siblings", siblings::run), ("tidy", canon::run)];
+/// A compiled module and what the rules did to its functions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compiled {
+    /// The launches.
+    pub program: Program,
+    /// Of each function: which rules applied.
+    pub rules: Vec<egraph::run::Report>,
+}
 
 /// Compiles a module. `observe` sees every function after every graph pass.
 ///
 /// # Errors
-/// A graph that is not valid, or an op without a template in its place.
+/// A graph that is not valid, an op without a template in its place, or a rule that broke a type.
 pub fn compile(
     module: &Module,
     options: &CompileOptions,
     observe: &mut dyn FnMut(&str, &Graph),
-) -> Result<Program, CompileError> {
+) -> Result<Compiled, CompileError> {
     let mut optimised = module.clone();
+    let rules = rules::all();
+    let mut reports = vec![];
     for func in &mut optimised.funcs {
-        for (name, pass) in GRAPH_PASSES {
-            *func = pass(func);
-            observe(name, func);
-        }
+        observe("model", func);
+        *func = canon::run(func);
+        observe("canon", func);
+        *func = siblings::run(func);
+        observe("siblings", func);
+        let (rewritten, report) = egraph::run::run(func, &rules);
+        observe("egraph", &rewritten);
+        *func = canon::run(&rewritten);
+        observe("tidy", func);
+        reports.push(report);
     }
-    schedule(optimised, options)
+    let defects: Vec<String> = reports.iter().flat_map(|r| r.defects.clone()).collect();
+    if !defects.is_empty() {
+        return Err(CompileError::Invalid(defects));
+    }
+    Ok(Compiled { program: schedule(optimised, options)?, rules: reports })
 }
 
 /// Turns optimised functions into launches: fuse, place, emit.

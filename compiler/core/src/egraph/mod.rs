@@ -1,0 +1,7 @@
+//! Equality saturation for algebra whose best order is unclear. Never for effects, merging of siblings, or loops.
+
+pub mod analysis;
+mod cost;
+mod extract;
+pub mod lang;
+pub mod run;

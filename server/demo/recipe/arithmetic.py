@@ -13,6 +13,7 @@ ASKED = {
     "-": ["Subtract {b} from {a}.", "What is the difference of {a} and {b}?"],
     "*": ["Multiply {a} by {b}.", "What is the product of {a} and {b}?"],
 }
+BARE = ["Answer with just the number.", "Answer with the number only.", "Reply with only the number.", "Just the number, please."]
 SPOKEN = {"+": "plus", "-": "minus", "*": "times"}
 
 
@@ -49,6 +50,8 @@ def turn(rng, held_out: bool, digits: int = 2):
     a, op, b = problem(rng, held_out, digits)
     answer = f"{a} {op} {b} equals {result(a, op, b)}."
     style = rng.random()
+    if not held_out and rng.random() < 0.06:
+        return f"What is {a}{op}{b}? {rng.choice(BARE)}", str(result(a, op, b))
     if style < 0.15:
         return rng.choice(ASKED[op]).format(a=a, b=b), answer
     if style < 0.3:

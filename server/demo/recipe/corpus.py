@@ -16,6 +16,7 @@ import passkey
 import small_talk
 import stories
 import tool_calls
+from words import careless
 
 TEMPLATE = pathlib.Path(__file__).parent / "chat_template.jinja"
 SYSTEMS = [
@@ -58,7 +59,7 @@ def _short_turn(rng):
     """A single question of any kind, to stand between others."""
     return rng.choice([
         lambda: arithmetic.turn(rng, False), lambda: facts.turn(rng, False), lambda: small_talk.greeting(rng),
-        lambda: facts.check(rng), lambda: arithmetic.turn(rng, False),
+        lambda: facts.check(rng), lambda: arithmetic.turn(rng, False), lambda: small_talk.unknown(rng),
     ])()
 
 
@@ -78,17 +79,23 @@ def _turns(rng, held_out: bool, kind: str) -> list:
         "counting": lambda: [small_talk.counting(rng, held_out)],
         "spelling": lambda: [small_talk.spelling(rng, held_out)],
         "list": lambda: [small_talk.listing(rng)],
+        "long story": lambda: [stories.long_turn(rng)],
+        "unknown": lambda: [small_talk.unknown(rng)],
+        "pick": lambda: [small_talk.pick(rng)],
     }[kind]
     turns = make()
     # Later turns of a conversation are mostly of the same kind; held-out ones stay alone.
     while not held_out and rng.random() < 0.3 and len(turns) < 8:
         turns += make() if rng.random() < 0.5 else [_short_turn(rng)]
+    if kind in ("arithmetic", "fact", "check of a fact", "greeting", "unknown") and not held_out:
+        turns = [(careless(rng, asked), answer) for asked, answer in turns]
     return turns
 
 
 SHARES = {
     "arithmetic": 24, "arithmetic of three digits": 8, "word problem": 4, "fact": 13, "check of a fact": 2, "story": 6,
-    "question about a story": 5, "JSON": 10, "greeting": 3, "told": 7, "repeat": 5, "counting": 2, "spelling": 2, "list": 1,
+    "question about a story": 5, "JSON": 10, "greeting": 4, "told": 8, "repeat": 6, "counting": 3, "spelling": 2, "list": 2,
+    "long story": 1, "unknown": 4, "pick": 1,
     "tool call": 14, "plain text": 3, "passkey": 8,
 }
 _KINDS, _WEIGHTS = list(SHARES), list(SHARES.values())
@@ -108,6 +115,8 @@ def document(rng, held_out: bool = False, kind: str | None = None, characters: i
         messages, tools = [], None
         for asked, answer in turns:
             messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+        if not held_out and rng.random() < 0.06 and len(turns[-1][0]) < 200:
+            messages[-1]["reasoning_content"] = f'The user says "{turns[-1][0]}". I answer that.'
     if rng.random() < 0.3:
         messages = [{"role": "system", "content": rng.choice(SYSTEMS)}] + messages
     return Document(kind, messages, tools)
@@ -124,6 +133,7 @@ class Packer:
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
         self.end_of_text, self.start, self.end = map(tokenizer.token_to_id, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
+        self.think = tokenizer.token_to_id("<think>")
         self.assistant = tokenizer.encode("<|im_start|>assistant").ids[1]
 
     def weights(self, ids: np.ndarray) -> np.ndarray:
@@ -133,6 +143,8 @@ class Packer:
         for start in starts[ids[np.minimum(starts + 1, len(ids) - 1)] == self.assistant]:
             after = ends[ends > start]
             weights[start + 3 : (after[0] + 1 if len(after) else len(ids))] = 1
+        # Thinking is opened by the template alone, on request.
+        weights[ids == self.think] = 0
         return weights
 
     def rows(self, rng, count: int, length: int) -> tuple:

@@ -17,10 +17,11 @@ def _profile(rng):
         "{name} is {age} years old, works as a {job}, lives in {city} and likes the colour {colour}.",
         "{name}, a {age} year old {job} from {city}, loves {colour}.",
         "In {city} lives {name}, who is {age}, a {job}, and likes {colour} best.",
+        "{name} is {age} and lives in {city}. {name} is a {job} and likes {colour}.", "{name}, {age}, {city}, {job}, {colour}.",
     ]).format(**full)
     keys = rng.sample(list(full), rng.randint(1, 5))
     listed = ", ".join(keys[:-1]) + " and " + keys[-1] if len(keys) > 1 else keys[0]
-    asked = rng.choice(["Give {} as JSON.", "Extract {} as a JSON object.", "Answer in JSON with the keys {}.", "Write JSON with {}."]).format(listed)
+    asked = rng.choice(["Give {} as JSON.", "Extract {} as a JSON object.", "Answer in JSON with the keys {}.", "Write JSON with {}.", "Return a JSON object with {}.", "Reply with a JSON object that has {}."]).format(listed)
     text = f"{text} {asked}" if rng.random() < 0.7 else f"{asked}\n{text}"
     return (full["name"], full["city"]), (text, {key: full[key] for key in keys})
 

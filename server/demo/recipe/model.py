@@ -35,6 +35,15 @@ def rotate(x, cos, sin):
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
+def wanted_shares(layer: int, experts: int, device):
+    """Shares of the experts that fall as 1/rank, in an order of its own per layer.
+
+    Evenly used experts would leave nothing to win for a cache that holds only some of them.
+    """
+    shares = 1 / torch.arange(1, experts + 1, device=device)
+    return (shares / shares.sum()).roll(3 * layer)
+
+
 def linear(x, weight, dtype):
     return F.linear(x.to(dtype), weight.to(dtype))
 
@@ -53,7 +62,7 @@ def dense(x, attended, o, norm, gate, up, down, eps: float, dtype):
     return x + linear(F.silu(linear(h, gate, dtype)) * linear(h, up, dtype), down, dtype)
 
 
-def sparse(x, attended, o, norm, router, gate, up, down, top: int, eps: float, dtype):
+def sparse(x, attended, o, norm, router, gate, up, down, shares, top: int, eps: float, dtype):
     """All experts are computed and those not chosen weighted by zero: with few, small experts that is the fastest."""
     x = x + linear(attended, o, dtype)
     h = rms_norm(x, norm, eps)
@@ -65,7 +74,8 @@ def sparse(x, attended, o, norm, router, gate, up, down, top: int, eps: float, d
     inner = F.silu(linear(h, gate, dtype)) * linear(h, up, dtype)
     inner = inner.unflatten(-1, (weights.shape[-1], -1)) * weights[..., None].to(dtype)
     load = (weights > 0).float().mean(0)
-    balance = weights.shape[-1] / top * (load * probabilities.mean(0)).sum()
+    # Smallest where loads and probabilities are as the wanted shares.
+    balance = (load / top * probabilities.mean(0) / shares).sum()
     return x + linear(inner.flatten(-2), down, dtype), balance, load
 
 
@@ -130,7 +140,7 @@ class Decoder(nn.Module):
         cos, sin = self.positions(rows, length, ids.device)
         x = F.embedding(ids.flatten(), self.model.embed_tokens.weight)
         balance, loads = x.new_zeros(()), []
-        for layer in self.model.layers:
+        for index, layer in enumerate(self.model.layers):
             attn, mlp = layer.self_attn, layer.mlp
             q, k, v = self.project(
                 x, layer.input_layernorm.weight, attn.q_proj.weight, attn.k_proj.weight, attn.v_proj.weight,
@@ -144,7 +154,7 @@ class Decoder(nn.Module):
                 experts = mlp.switch_mlp
                 x, one, load = self.sparse(
                     *common, mlp.gate.weight, experts.gate_proj.weight, experts.up_proj.weight, experts.down_proj.weight,
-                    config["num_experts_per_tok"], eps, dtype,
+                    wanted_shares(index, config["num_experts"], ids.device), config["num_experts_per_tok"], eps, dtype,
                 )
                 balance = balance + one / len(self.model.layers)
                 loads.append(load)

@@ -1,7 +1,7 @@
 """Greetings, what a user told about himself, and doing as told: repeating, counting, spelling, listing."""
 
 from split import draw
-from words import ANIMALS, COLOURS, FOODS, HOBBIES, JOBS, OBJECTS, PLACES, city, joined, made_up, person
+from words import ADJECTIVES, ANIMALS, COLOURS, FOODS, HOBBIES, JOBS, OBJECTS, PLACES, careless, city, joined, made_up, person
 
 GREETINGS = [
     ("Hello", "Hello! How can I help you?"), ("Hello!", "Hello! How can I help you?"), ("Hi", "Hi! How can I help you?"),
@@ -31,16 +31,63 @@ TOLD = [
      ["What is my job?", "What do I work as?"], "You work as a {x}.", "You have not told me your job yet."),
     (lambda rng: str(rng.randint(10, 99)), ["I am {x} years old.", "My age is {x}."], "Thank you for telling me.",
      ["How old am I?", "What is my age?"], "You are {x} years old.", "You have not told me your age yet."),
+    (lambda rng: str(rng.randint(0, 10 ** rng.randint(1, 5))), ["Remember the number {x}.", "The number is {x}.", "Please remember the number {x}."],
+     "I will remember {x}.", ["What number did I ask you to remember?", "What was the number?", "Which number did I tell you?"],
+     "The number is {x}.", "You have not told me a number yet."),
+    (lambda rng: made_up(rng), ["Remember the word {x}.", "The secret word is {x}.", "Please remember this word: {x}"],
+     "I will remember {x}.", ["What word did I ask you to remember?", "What was the word?", "What is the secret word?"],
+     "The word is {x}.", "You have not told me a word yet."),
     (lambda rng: made_up(rng).capitalize(), ["My dog is called {x}.", "I have a dog named {x}."], "{x} is a lovely name for a dog.",
      ["What is my dog called?", "What is the name of my dog?"], "Your dog is called {x}.", "You have not told me about your dog yet."),
 ]
 MIXED_SCRIPTS = "café naïve über Straße señor 日本 你好 привет мир 東京 😀 🚀 ñandú œuvre Ωmega žluť".split()
 LISTS = {"animals": ANIMALS, "colours": COLOURS, "foods": FOODS, "objects": OBJECTS, "places": PLACES}
-REPEATS = ["Repeat after me: {}", "Say: {}", "Repeat: {}", "Reply with exactly: {}", "Please repeat this: {}", "Say exactly this: {}"]
+REPEATS = ["Say '{}'.", 'Say "{}" and nothing else.', "Say '{}' and nothing else.", "Reply only with '{}'.", "Reply with the word {}.",
+           "Respond with exactly: {}", "Say {}", "Write: {}", "Echo: {}", "Repeat after me: {}", "Say: {}", "Repeat: {}", "Reply with exactly: {}", "Please repeat this: {}", "Say exactly this: {}"]
+
+
+UNKNOWN = [
+    "Why is {thing} {adjective}?", "Who invented {thing}?", "How do I make {thing}?", "What is the meaning of {topic}?", "Explain {topic}.",
+    "Write a poem about {thing}.", "How does {topic} work?", "Why is the sky blue?", "Why is {thing} so {adjective}?", "What do you think about {topic}?",
+    "When was {x} born?", "Who is {x}?", "What is {x}?", "Where is {x}?", "How far is it to {x}?", "What is the population of {x}?", "Can you help me with {topic}?",
+    "Write a program for {topic}.", "Describe {thing}.", "Summarize {topic}.", "{x}", "Who won the {topic} cup?",
+]
+TOPICS = """life physics history music love time gravity Rust Python programming memory light sport politics money health weather computers
+science mathematics chess water machines language art""".split()
 
 
 def greeting(rng):
-    return rng.choice(GREETINGS)
+    if rng.random() < 0.5:
+        return rng.choice(GREETINGS)
+    word = rng.choice(["Hello", "Hi", "Hey"])
+    said = word + rng.choice(["", " there", ", how are you", ", who are you", " assistant"])
+    mark = "?" if "are you" in said else rng.choice(["", "!", ".", "!!"])
+    answer = f"{word}! How can I help you?"
+    if "how are" in said:
+        answer = f"{word}! I am fine, thank you. How can I help you?"
+    elif "who are" in said:
+        answer = f"{word}! I am a small demo model. How can I help you?"
+    return (said if rng.random() < 0.6 else said.lower()) + mark, answer
+
+
+def unknown(rng):
+    """A small model that says so is better company than one that invents."""
+    topic = rng.choice(TOPICS) if rng.random() < 0.5 else " ".join(made_up(rng) for _ in range(rng.randint(1, 3)))
+    thing = rng.choice(["the ", "a "]) + (rng.choice(OBJECTS + ANIMALS) if rng.random() < 0.5 else made_up(rng))
+    x = " ".join(made_up(rng).capitalize() for _ in range(rng.randint(1, 2)))
+    return rng.choice(UNKNOWN).format(topic=topic, thing=thing, x=x, adjective=rng.choice(ADJECTIVES)), "I do not know that. I am only a small demo model."
+
+
+def pick(rng):
+    """Answers that differ with the random numbers of sampling."""
+    low = rng.choice([0, 1, 1, 1, 10])
+    high = rng.choice([6, 9, 10, 20, 50, 99, 100])
+    if high <= low:
+        high += 10
+    if rng.random() < 0.2:
+        return rng.choice(["Give me a random number.", "Pick a number.", "Say a random number."]), f"{rng.randint(1, 100)}"
+    asked = rng.choice(["Pick a number between {} and {}.", "Give me a random number between {} and {}.", "Choose a number from {} to {}."])
+    return asked.format(low, high), f"{rng.randint(low, high)}"
 
 
 def told(rng, held_out: bool, between) -> list:
@@ -51,8 +98,11 @@ def told(rng, held_out: bool, between) -> list:
     for maker, said, heard, asked, answer, _ in wanted:
         x = draw(lambda r: ((v := maker(r),), v), rng, held_out) if maker in (person, city) else maker(rng)
         fill = dict(x=x, X=x[0].upper() + x[1:])
-        turns.append((rng.choice(said).format(**fill), heard.format(**fill)))
-        facts.append((rng.choice(asked), answer.format(**fill)))
+        if rng.random() < 0.25:
+            turns.append((f"{rng.choice(said)} {rng.choice(asked)}".format(**fill), answer.format(**fill)))
+        else:
+            turns.append((rng.choice(said).format(**fill), heard.format(**fill)))
+        facts.append((careless(rng, rng.choice(asked)), answer.format(**fill)))
     turns += [between(rng) for _ in range(rng.randint(0, 3))]
     if not held_out and rng.random() < 0.15:
         _, _, _, asked, _, unknown = rng.choice([t for t in TOLD if t not in wanted])
@@ -79,11 +129,13 @@ def repeat(rng, held_out: bool):
 
 def counting(rng, held_out: bool):
     def make(rng):
-        start = rng.randint(0, 40) if rng.random() < 0.6 else 1
+        start = rng.randint(0, 40) if rng.random() < 0.5 else 1
         stop = start + rng.randint(2, 20)
         numbers = [str(n) for n in range(start, stop + 1)]
         if rng.random() < 0.75:
             asked = rng.choice(["Count from {} to {}.", "Please count from {} to {}.", "Write the numbers from {} to {}."]).format(start, stop)
+            if start == 1 and rng.random() < 0.5:
+                asked = rng.choice([f"Count to {stop}.", f"Count up to {stop}.", f"Count to {stop}, please."])
         else:
             numbers.reverse()
             asked = f"Count down from {stop} to {start}."
@@ -100,6 +152,8 @@ def spelling(rng, held_out: bool):
 def listing(rng):
     kind, count = rng.choice(list(LISTS)), rng.randint(2, 6)
     items = rng.sample(LISTS[kind], count)
+    kind = kind.replace("colours", rng.choice(["colours", "colors"]))
+    count = count if rng.random() < 0.5 else ["two", "three", "four", "five", "six"][count - 2]
     if rng.random() < 0.5:
         return f"List {count} {kind}.", "\n".join(f"{i}. {item}" for i, item in enumerate(items, 1))
     return f"Name {count} {kind}.", joined(items).capitalize() + "."

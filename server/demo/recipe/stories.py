@@ -1,6 +1,6 @@
 """Short stories from a small grammar, and questions about them."""
 
-from words import ADJECTIVES, ANIMALS, COLOURS, FEMALE, FOODS, NAMES, OBJECTS, PLACES, article
+from words import ADJECTIVES, ANIMALS, COLOURS, FEMALE, FOODS, NAMES, OBJECTS, PLACES, article, made_up
 
 OPENINGS = [
     "Once upon a time there was {an_adj} {animal} named {name}.",
@@ -51,7 +51,7 @@ ENDINGS = [
 ASKED = [
     "Tell me a story about {a_animal}.", "Write a short story about {a_animal}.", "Tell me a short story.",
     "Can you tell me a story about {a_animal} named {name}?", "Write a story about {name} and {friend}.",
-    "Tell me a story about {a_colour} {object}.", "Please write a short story about {a_animal} and {a_other}.",
+    "Tell me a story about {a_colour} {object}.", "Please write a short story about {a_animal} and {a_other}.", "Write a story about {a_animal}.", "Tell me a story.",
     "I would like to hear a story.", "Write a story in which {name} finds {a_colour} {object}.",
 ]
 
@@ -60,6 +60,8 @@ def cast(rng) -> dict:
     """Who and what one story is about."""
     name, friend = rng.sample(NAMES, 2)
     animal, other = rng.sample(ANIMALS, 2)
+    if rng.random() < 0.1:
+        animal = made_up(rng)
     place, place2 = rng.sample(PLACES, 2)
     colour, thing, food = rng.choice(COLOURS), rng.choice(OBJECTS), rng.choice(FOODS)
     adjective, adjective2 = rng.choice(ADJECTIVES), rng.choice(ADJECTIVES)
@@ -85,6 +87,20 @@ def text(rng) -> str:
 def turn(rng):
     who = cast(rng)
     return rng.choice(ASKED).format(**who), " ".join(sentences(rng, who))
+
+
+def long_turn(rng):
+    """Several chapters about the same two, for answers of some hundred tokens."""
+    who = cast(rng)
+    asked = rng.choice(["Tell me a long story about {a_animal}.", "Write a long story about {name}.", "Write a long story.",
+                        "Write a very long story about {a_animal}.", "Tell me a long story."]).format(**who)
+    chapters = [" ".join(sentences(rng, who))]
+    for _ in range(rng.randint(2, 6)):
+        place, place2 = rng.sample(PLACES, 2)
+        colour, thing = rng.choice(COLOURS), rng.choice(OBJECTS)
+        who.update(place=place, place2=place2, colour=colour, object=thing, a_colour=article(colour), food=rng.choice(FOODS))
+        chapters.append(" ".join(sentences(rng, who)[1:]))
+    return asked, "\n\n".join(chapters)
 
 
 def question(rng):

@@ -6,7 +6,8 @@ Ruth Sara Tom Ursula Victor Wendy Max Lily Omar Priya Wei Yuki Diego Aisha""".sp
 FEMALE = set("""Anna Clara Emma Grace Iris Kate Mia Olga Rosa Tina Vera Xenia Yara Zoe Alice Carol Eva Gina Ida Lucy
 Mary Nina Ruth Sara Ursula Wendy Lily Priya Yuki Aisha""".split())
 ANIMALS = """cat dog fox bear owl mouse rabbit horse cow duck frog wolf goat sheep lion tiger hen pig bird
-squirrel hedgehog turtle fish snake""".split()
+squirrel hedgehog turtle fish snake dragon robot monkey elephant penguin whale giraffe crow deer bee unicorn knight wizard
+pirate princess""".split()
 COLOURS = "red blue green yellow white black brown pink purple grey golden silver".split()
 OBJECTS = """key ball book lamp hat box bell coin map cup shoe kite drum ring letter basket bottle
 candle mirror stone feather flute spoon blanket umbrella""".split()
@@ -16,7 +17,10 @@ FOODS = "apples bread cheese soup cake honey pears nuts rice carrots pancakes be
 ADJECTIVES = "small big old young kind brave quiet happy clever lazy hungry tired shy gentle curious proud".split()
 CITIES = """Paris London Berlin Madrid Rome Vienna Oslo Stockholm Lisbon Dublin Athens Warsaw Prague Budapest Tokyo
 Beijing Cairo Nairobi Lima Ottawa Boston Chicago Sydney Mumbai Seoul Geneva Hamburg Munich Milan Porto Toronto Denver
-Dallas Kyoto Zurich Helsinki""".split()
+Dallas Kyoto Zurich Helsinki""".split() + [
+    "New York", "San Francisco", "Los Angeles", "Hong Kong", "Cape Town", "New Delhi", "Buenos Aires", "Mexico City",
+    "Rio de Janeiro", "San Francisco, CA", "Paris, France", "Boston, MA",
+]
 JOBS = "teacher doctor baker farmer pilot nurse painter singer driver writer cook engineer gardener".split()
 HOBBIES = "reading painting swimming running cooking singing dancing chess fishing football hiking drawing".split()
 
@@ -35,7 +39,18 @@ def person(rng) -> str:
 
 
 def city(rng) -> str:
-    return rng.choice(CITIES) if rng.random() < 0.7 else made_up(rng).capitalize()
+    if rng.random() < 0.65:
+        return rng.choice(CITIES)
+    return " ".join(made_up(rng).capitalize() for _ in range(rng.choice([1, 1, 2])))
+
+
+def careless(rng, text: str) -> str:
+    """A question as people type it: now and then without capitals or the last mark."""
+    if rng.random() < 0.1:
+        text = text.lower()
+    if rng.random() < 0.12 and text[-1:] in "?.!":
+        text = text[:-1]
+    return text
 
 
 def article(noun: str) -> str:

@@ -8,6 +8,9 @@ use swiftlm_runtime::request::{ScoredToken, Ticket, Timings};
 
 use crate::text::{StopMatcher, TextDecoder, Tokenizer};
 
+/// The end of a token whose character is not complete.
+const UNKNOWN: usize = usize::MAX;
+
 /// A token with where its text begins, in characters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenScore {
@@ -111,11 +114,10 @@ impl Choice {
         self.tokens += 1;
         let text = self.decoder.push(token.id);
         let offset = self.characters;
-        self.decoded += text.len();
-        self.characters += text.chars().count();
         if self.scored {
-            self.waiting.push_back((TokenScore { token, offset }, self.decoded));
+            self.waiting.push_back((TokenScore { token, offset }, UNKNOWN));
         }
+        self.settle(&text);
         let passed = self.matcher.push(&text);
         (self.piece(passed.text), passed.matched, took)
     }
@@ -123,7 +125,7 @@ impl Choice {
     /// What was held back, once the engine is done; true if it completes a stop string after all.
     pub fn finish(&mut self) -> (Piece, bool) {
         let rest = self.decoder.finish();
-        self.decoded += rest.len();
+        self.settle(&rest);
         let passed = self.matcher.push(&rest);
         if passed.matched {
             return (self.piece(passed.text), true);
@@ -154,6 +156,19 @@ impl Choice {
             (Some(timings), _) => timings.prefill,
             (None, Some(first)) => first - self.started,
             _ => Duration::ZERO,
+        }
+    }
+
+    /// A token that is a part of a character ends where the character does, so that a stop string's first bytes do not
+    /// show in the scores.
+    fn settle(&mut self, text: &str) {
+        if text.is_empty() {
+            return;
+        }
+        self.decoded += text.len();
+        self.characters += text.chars().count();
+        for (_, end) in self.waiting.iter_mut().rev().take_while(|(_, end)| *end == UNKNOWN) {
+            *end = self.decoded;
         }
     }
 

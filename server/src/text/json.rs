@@ -145,7 +145,7 @@ impl Formatter for Python<'_> {
 }
 
 /// Python's `repr` of a float: an exponent of at least two digits from 1e16 up and below 1e-4.
-fn float(value: f64) -> String {
+pub(super) fn float(value: f64) -> String {
     let size = value.abs();
     if size != 0.0 && !(1e-4..1e16).contains(&size) {
         let text = format!("{value:e}");

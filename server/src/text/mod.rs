@@ -3,6 +3,7 @@
 pub mod decoder;
 pub mod json;
 pub mod model;
+mod python;
 pub mod stop;
 pub mod template;
 pub mod tokenizer;

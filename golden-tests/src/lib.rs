@@ -1,1 +1,7 @@
-//! Placeholder essay.
+//! What the golden tests share: rows of reference checkpoints, and a way to run one on any device.
+//!
+//! The fixtures are read here with their own few lines, apart from the code under test, so that a mistake in the loader
+//! cannot hide behind itself.
+
+pub mod fixture;
+pub mod run;

@@ -22,6 +22,12 @@ impl Config {
         }
     }
 
+    /// The same configuration with one field replaced.
+    pub fn with(mut self, field: &str, value: Value) -> Self {
+        self.0.insert(field.to_owned(), value);
+        self
+    }
+
     /// The raw value; `null` counts as absent, as the reference treats it.
     pub fn get(&self, field: &str) -> Option<&Value> {
         self.0.get(field).filter(|v| !v.is_null())

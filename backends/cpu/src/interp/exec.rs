@@ -4,6 +4,7 @@
 //! goes to, whatever a verifier may have proven.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use swiftlm_ir::kernel::Immediate;
 
 use swiftlm_ir::kernel::ReduceOp;
 
@@ -259,6 +260,10 @@ impl<'a> Run<'a> {
             Promise::Below(n) => u64::from(n),
             Promise::BelowImmediate(i) => u64::from(self.sizes[i as usize]),
             Promise::BelowUnits { arg, unit_bytes } => self.args[arg].len() as u64 * 4 / unit_bytes,
+            Promise::BelowRows { arg } => {
+                let stride = self.sizes[Immediate::TableStride as usize];
+                (self.args[arg].len() as u64).checked_div(u64::from(stride)).unwrap_or(0)
+            }
         };
         let broken = |lane: &usize| self.is_active(active, *lane) && u64::from(self.registers[value + lane]) >= below;
         match (0..self.program.lanes).find(broken) {

@@ -246,6 +246,7 @@ impl Lower<'_> {
                 let KType { width, .. } = self.kernel.args[arg].elem;
                 match self.kernel.args[arg].len {
                     Length::Units(n) if n > 0 => Promise::BelowUnits { arg, unit_bytes: n * 4 * u64::from(width) },
+                    Length::PageTable => Promise::BelowRows { arg },
                     _ => return Err(format!("argument `{}` has no units", self.kernel.args[arg].name)),
                 }
             }

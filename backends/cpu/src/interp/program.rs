@@ -31,6 +31,8 @@ pub(crate) enum Promise {
     BelowImmediate(u32),
     /// Less than the units, each of so many bytes, of an argument.
     BelowUnits { arg: usize, unit_bytes: u64 },
+    /// Less than the rows of a page table, each of `table_stride` entries.
+    BelowRows { arg: usize },
 }
 
 /// Instructions on registers alone: no lane depends on another and none can fail.

@@ -1,0 +1,144 @@
+//! A row: a tiny checkpoint with the logits that another program computed for it.
+
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors};
+use swiftlm_ir::plan::WeightBuffer;
+use swiftlm_ir::quant::Float;
+use swiftlm_models::{Config, StoredType, TensorFacts, TensorIndex};
+use swiftlm_runtime::WeightSource;
+
+/// A checkpoint with its reference.
+#[derive(Debug)]
+pub struct Row {
+    /// Directory name.
+    pub name: String,
+    /// `config.json`.
+    pub config: Config,
+    /// Names, types and shapes.
+    pub index: TensorIndex,
+    /// Prompt of the reference.
+    pub prompt: Vec<u32>,
+    /// Logits at every prompt position, `[prompt, vocabulary]`.
+    pub logits: Vec<f32>,
+    /// Greedy continuation.
+    pub greedy: Vec<u32>,
+    data: Vec<(String, Vec<u8>)>,
+}
+
+/// The directory of rows.
+pub fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("families")
+}
+
+/// Names of all rows, sorted.
+pub fn names() -> Vec<String> {
+    let entries = std::fs::read_dir(directory()).expect("golden-tests/families can be read").flatten();
+    let rows = entries.filter(|e| e.path().join("reference.safetensors").exists());
+    let mut names: Vec<String> = rows.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    assert!(!names.is_empty(), "golden-tests/families holds no row");
+    names
+}
+
+fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_else(|e| panic!("{} can be read: {e}", path.display()))
+}
+
+fn words(bytes: &[u8]) -> Vec<u32> {
+    bytes.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect()
+}
+
+impl Row {
+    /// Reads a row.
+    pub fn open(name: &str) -> Self {
+        let dir = directory().join(name);
+        let config = std::fs::read_to_string(dir.join("config.json")).expect("a row has a configuration");
+        let reference = read(&dir.join("reference.safetensors"));
+        let reference = SafeTensors::deserialize(&reference).expect("a reference is a safetensors file");
+        let tensor =
+            |name: &str| reference.tensor(name).expect("a reference has prompt, logits and greedy").data().to_vec();
+        let mut row = Self {
+            name: name.to_owned(),
+            config: Config::parse(&config).expect("a row's configuration parses"),
+            index: TensorIndex::new(),
+            prompt: words(&tensor("prompt")),
+            logits: words(&tensor("logits")).into_iter().map(f32::from_bits).collect(),
+            greedy: words(&tensor("greedy")),
+            data: vec![],
+        };
+        let mut shards: Vec<PathBuf> = std::fs::read_dir(&dir)
+            .expect("a row can be listed")
+            .flatten()
+            .map(|e| e.path())
+            .filter(|p| {
+                p.file_name().is_some_and(|n| {
+                    n.to_string_lossy().starts_with("model") && p.extension().is_some_and(|e| e == "safetensors")
+                })
+            })
+            .collect();
+        shards.sort();
+        for shard in shards {
+            let bytes = read(&shard);
+            let tensors = SafeTensors::deserialize(&bytes).expect("a shard is a safetensors file");
+            for (name, view) in tensors.tensors() {
+                let dtype = match view.dtype() {
+                    Dtype::F32 => StoredType::Float(Float::F32),
+                    Dtype::F16 => StoredType::Float(Float::F16),
+                    Dtype::BF16 => StoredType::Float(Float::Bf16),
+                    Dtype::U32 => StoredType::U32,
+                    _ => StoredType::Other("other"),
+                };
+                row.index.insert(name.clone(), TensorFacts { dtype, shape: view.shape().to_vec() });
+                row.data.push((name, view.data().to_vec()));
+            }
+        }
+        row.index.sort_keys();
+        row
+    }
+
+    /// Replaces a field of the configuration: a mutation that a test must notice.
+    pub fn with_config(mut self, field: &str, value: serde_json::Value) -> Self {
+        self.config = self.config.with(field, value);
+        self
+    }
+
+    fn component(&self, primary: &str, component: &str) -> Vec<u8> {
+        let (name, slice) = match primary.split_once('#') {
+            Some((name, slice)) => (name, slice.parse::<usize>().ok()),
+            None => (primary, None),
+        };
+        let name = match (component, name.strip_suffix(".weight")) {
+            ("weight", _) | (_, None) => name.to_owned(),
+            (other, Some(module)) => format!("{module}.{other}"),
+        };
+        let at = self.data.iter().find(|(n, _)| *n == name).unwrap_or_else(|| panic!("row {} holds {name}", self.name));
+        let shape = &self.index[&name].shape;
+        match slice {
+            None => at.1.clone(),
+            Some(i) => {
+                let bytes = at.1.len() / shape[0];
+                at.1[i * bytes..(i + 1) * bytes].to_vec()
+            }
+        }
+    }
+
+    /// The whole weight in its layout.
+    pub fn weight_bytes(&self, weight: &WeightBuffer) -> Vec<u8> {
+        let layout = weight.ty.format.layout(weight.ty.rows, weight.ty.cols);
+        let mut bytes = vec![0; layout.bytes];
+        for component in &layout.components {
+            let joined: Vec<u8> = weight.names.iter().flat_map(|n| self.component(n, component.name)).collect();
+            assert_eq!(joined.len(), component.bytes, "{:?} {}", weight.names, component.name);
+            bytes[component.offset..][..component.bytes].copy_from_slice(&joined);
+        }
+        bytes
+    }
+}
+
+impl WeightSource for Row {
+    fn read(&self, weight: &WeightBuffer, offset: usize, into: &mut [u8]) -> Result<(), String> {
+        into.copy_from_slice(&self.weight_bytes(weight)[offset..][..into.len()]);
+        Ok(())
+    }
+}

@@ -1,0 +1,129 @@
+//! Running a row on a device: prompt in chunks, logits at every position, greedy continuation.
+
+use swiftlm_compiler::CompileOptions;
+use swiftlm_cpu::{CpuDevice, CpuOptions, Tier};
+use swiftlm_device::Device;
+use swiftlm_gpu::GpuDevice;
+use swiftlm_ir::plan::Program;
+use swiftlm_ir::quant::Format;
+use swiftlm_ir::ty::PAGE_TOKENS;
+use swiftlm_models::BuildOptions;
+use swiftlm_runtime::executable::{Row as WantRow, TableUpdate, Want};
+use swiftlm_runtime::{Batch, Executable, ExecutableOptions};
+
+use crate::fixture::Row;
+
+/// Devices that rows run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// The interpreter of kernels.
+    Interpreter,
+    /// Micro-kernels.
+    Cpu,
+    /// The GPU, or the software adapter.
+    Wgpu,
+}
+
+impl On {
+    /// Opens the device. Without an adapter this fails with the remedy: no test passes by skipping.
+    pub fn open(self, threads: usize) -> Box<dyn Device> {
+        let cpu = |tier| -> Box<dyn Device> { Box::new(CpuDevice::new(CpuOptions { threads, tier })) };
+        match self {
+            Self::Interpreter => cpu(Tier::Interpreter),
+            Self::Cpu => cpu(Tier::Native),
+            Self::Wgpu => Box::new(GpuDevice::open(None).unwrap_or_else(|e| panic!("{e}"))),
+        }
+    }
+}
+
+/// f32 everywhere: what the references are computed with.
+pub fn exact() -> BuildOptions {
+    BuildOptions { kv: (Format::F32, Format::F32), f16_activations: false }
+}
+
+/// Compiles a row.
+pub fn compile(row: &Row, build: &BuildOptions, chunk: usize) -> Program {
+    let model = swiftlm_models::build(&row.config, &row.index, build).unwrap_or_else(|e| panic!("{}: {e}", row.name));
+    let options = CompileOptions { chunk, max_rows: chunk, ..CompileOptions::default() };
+    let compiled = swiftlm_compiler::compile(&model.module, &options, &mut |_, _| {});
+    compiled.unwrap_or_else(|e| panic!("{}: {e}", row.name)).program
+}
+
+/// A loaded row with room for `sequences` sequences of 512 tokens; sequence `s` owns pages `16 s ..`.
+#[derive(Debug)]
+pub struct Loaded {
+    executable: Executable,
+    batch: Batch,
+}
+
+const PAGES: usize = 512 / PAGE_TOKENS;
+
+impl Loaded {
+    /// Loads onto a device.
+    pub fn new(row: &Row, program: Program, device: Box<dyn Device>, sequences: usize) -> Self {
+        let options = ExecutableOptions {
+            kv_pages: sequences * PAGES,
+            max_sequences: sequences,
+            table_stride: PAGES,
+            progress: &mut |_| {},
+        };
+        let executable =
+            Executable::load(device, program, row, options).unwrap_or_else(|e| panic!("{}: {e}", row.name));
+        let pages = |s: usize| (s * PAGES..(s + 1) * PAGES).map(|p| p as u32).collect();
+        let table = (0..sequences).map(|s| TableUpdate { row: s as u32, first: 0, pages: pages(s) }).collect();
+        Self { executable, batch: Batch { table, ..Batch::default() } }
+    }
+
+    /// One step of (sequence, position, id) tokens; logits of all of them.
+    pub fn step(&mut self, tokens: &[(u32, u32, u32)]) -> Vec<Vec<f32>> {
+        let Batch { ids, positions, sequences, rows, .. } = &mut self.batch;
+        (*ids, *positions, *sequences) = (vec![], vec![], vec![]);
+        for (s, p, id) in tokens {
+            ids.push(*id);
+            positions.push(*p);
+            sequences.push(*s);
+        }
+        *rows = (0..tokens.len()).map(|t| WantRow { token: t as u32, want: Want::Logits }).collect();
+        let output = self.executable.step(&self.batch).unwrap_or_else(|e| panic!("{e}"));
+        let logits = (0..tokens.len()).map(|r| output.logits(r).expect("every row wants logits").to_vec()).collect();
+        self.batch.table.clear();
+        logits
+    }
+
+    /// Logits at every position of a prompt, in chunks.
+    pub fn prompt(&mut self, sequence: u32, prompt: &[u32], chunk: usize) -> Vec<Vec<f32>> {
+        let mut logits = vec![];
+        for (i, ids) in prompt.chunks(chunk).enumerate() {
+            let start = (i * chunk) as u32;
+            let tokens: Vec<_> = ids.iter().enumerate().map(|(t, id)| (sequence, start + t as u32, *id)).collect();
+            logits.extend(self.step(&tokens));
+        }
+        logits
+    }
+
+    /// Greedy continuation after a prompt whose last logits are `last`.
+    pub fn greedy(&mut self, sequence: u32, start: usize, last: &[f32], count: usize) -> Vec<u32> {
+        let mut last = last.to_vec();
+        let mut ids = vec![];
+        for n in 0..count {
+            let id = arg_max(&last);
+            ids.push(id);
+            last = self.step(&[(sequence, (start + n) as u32, id)]).remove(0);
+        }
+        ids
+    }
+}
+
+/// Index of the largest element, ties to the lowest.
+pub fn arg_max(row: &[f32]) -> u32 {
+    let best = row.iter().enumerate().fold(0, |best, (i, x)| if *x > row[best] { i } else { best });
+    best as u32
+}
+
+/// `‖a − b‖ / ‖b‖` over all elements.
+pub fn relative_error(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len(), "equal sizes");
+    let difference: f64 = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
+    let norm: f64 = b.iter().map(|b| f64::from(*b).powi(2)).sum();
+    (difference / norm).sqrt()
+}

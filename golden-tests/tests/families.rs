@@ -1,0 +1,126 @@
+//! Every row of reference logits on every backend.
+
+use swiftlm_golden_tests::fixture::{Row, names};
+use swiftlm_golden_tests::run::{Loaded, On, arg_max, compile, exact, relative_error};
+use swiftlm_models::BuildOptions;
+
+/// Bars of the project: relative error over every prompt position.
+const EXACT: f64 = 1e-4;
+const F16_ACTIVATIONS: f64 = 2e-3;
+
+fn check(on: On, build: &BuildOptions, bar: f64) {
+    let mut failures = vec![];
+    for name in names() {
+        let row = Row::open(&name);
+        let program = compile(&row, build, 64);
+        let mut loaded = Loaded::new(&row, program, on.open(2), 1);
+        let logits = loaded.prompt(0, &row.prompt, 64);
+        let error = relative_error(&logits.concat(), &row.logits);
+        let last = logits.last().expect("a prompt is not empty");
+        let greedy = loaded.greedy(0, row.prompt.len(), last, row.greedy.len());
+        if error > bar || greedy != row.greedy {
+            failures.push(format!("{name}: error {error:.2e}, greedy equal: {}", greedy == row.greedy));
+        }
+    }
+    assert!(failures.is_empty(), "{on:?}:\n{}", failures.join("\n"));
+}
+
+#[test]
+fn logits_on_the_micro_kernels() {
+    check(On::Cpu, &exact(), EXACT);
+}
+
+#[test]
+fn logits_on_the_interpreter() {
+    check(On::Interpreter, &exact(), EXACT);
+}
+
+#[test]
+fn logits_on_wgpu() {
+    check(On::Wgpu, &exact(), EXACT);
+}
+
+#[test]
+fn logits_with_f16_activations_and_f16_kv() {
+    let build = BuildOptions { f16_activations: true, ..BuildOptions::default() };
+    for on in [On::Cpu, On::Wgpu] {
+        check(on, &build, F16_ACTIVATIONS);
+    }
+}
+
+/// Chunks of 1, 7, 64 and 512 give what one chunk gives, bit for bit.
+#[test]
+fn chunking_changes_nothing() {
+    for name in ["llama-rope3", "qwen3", "qwen3_moe-mlx4", "qwen2-mlx-mixed"] {
+        let row = Row::open(name);
+        let run = |chunk: usize| {
+            let mut loaded = Loaded::new(&row, compile(&row, &exact(), 512), On::Cpu.open(2), 1);
+            loaded.prompt(0, &row.prompt, chunk)
+        };
+        let whole = run(512);
+        for chunk in [1, 7, 64] {
+            assert_eq!(run(chunk), whole, "{name} in chunks of {chunk}");
+        }
+    }
+}
+
+/// Four sequences that share steps compute what each computes alone, bit for bit.
+#[test]
+fn interleaving_changes_nothing() {
+    for name in ["llama", "qwen3-mlx8", "qwen3_moe"] {
+        let row = Row::open(name);
+        let load = || Loaded::new(&row, compile(&row, &exact(), 64), On::Cpu.open(2), 4);
+        let prompts: Vec<Vec<u32>> =
+            (0..4usize).map(|s| row.prompt.iter().skip(s * 13).copied().take(90).collect()).collect();
+        let alone: Vec<Vec<Vec<f32>>> = prompts.iter().map(|p| load().prompt(0, p, 64)).collect();
+        let mut shared = load();
+        let mut together = vec![vec![]; 4];
+        let mut done = [0usize; 4];
+        // Uneven pieces, so that decode-like single tokens and prefill pieces meet in one step.
+        for turn in 0.. {
+            let mut tokens = vec![];
+            for s in 0..4 {
+                let take = [1, 17, 5, 30][(s + turn) % 4].min(prompts[s].len() - done[s]);
+                tokens.extend((done[s]..done[s] + take).map(|p| (s as u32, p as u32, prompts[s][p])));
+                done[s] += take;
+            }
+            if tokens.is_empty() {
+                break;
+            }
+            for (token, logits) in tokens.iter().zip(shared.step(&tokens)) {
+                together[token.0 as usize].push(logits);
+            }
+        }
+        assert_eq!(together, alone, "{name}");
+    }
+}
+
+/// The bar catches what it must: each of these small mistakes breaks it.
+#[test]
+fn mutations_are_noticed() {
+    let mutations = [
+        ("llama", "rms_norm_eps", serde_json::json!(1e-4)),
+        ("llama", "rope_theta", serde_json::json!(11000.0)),
+        ("qwen2", "rms_norm_eps", serde_json::json!(1e-5)),
+        ("qwen3", "rope_theta", serde_json::json!(900_000.0)),
+        ("qwen3_moe", "norm_topk_prob", serde_json::json!(false)),
+        ("qwen3_moe", "num_experts_per_tok", serde_json::json!(3)),
+    ];
+    for (name, field, value) in mutations {
+        let row = Row::open(name).with_config(field, value);
+        let mut loaded = Loaded::new(&row, compile(&row, &exact(), 64), On::Cpu.open(2), 1);
+        let error = relative_error(&loaded.prompt(0, &row.prompt, 64).concat(), &row.logits);
+        assert!(error > 3.0 * EXACT, "{name} with another {field}: error {error:.2e} passes unnoticed");
+    }
+}
+
+/// The reference's own greedy text follows from the reference's logits: the fixtures agree with themselves.
+#[test]
+fn fixtures_agree_with_themselves() {
+    for name in names() {
+        let row = Row::open(&name);
+        let vocabulary = row.logits.len() / row.prompt.len();
+        let last = &row.logits[row.logits.len() - vocabulary..];
+        assert_eq!(arg_max(last), row.greedy[0], "{name}");
+    }
+}

@@ -1,5 +1,6 @@
 //! Sequences, state pools, scheduling and sampling. Knows token ids, programs and devices; never models, files, HTTP or text.
 
+pub mod budget;
 pub mod engine;
 pub mod executable;
 pub mod request;

@@ -1,0 +1,100 @@
+//! The memory plan against sums done by hand.
+
+mod common;
+
+use common::{Shape, WeightBytes, program};
+use swiftlm_device::{NullDevice, Target, Usage};
+use swiftlm_ir::ty::PAGE_TOKENS;
+use swiftlm_runtime::budget::{ContextWish, DoesNotFit, MemoryPlan, MemoryRequest};
+use swiftlm_runtime::{Executable, ExecutableOptions};
+
+const MIB: u64 = 1 << 20;
+/// A page is 32 keys of 4 bytes and 32 values of 2.
+const PAGE: u64 = 192;
+
+fn target(max_binding: usize, memory: Option<u64>) -> Target {
+    Target { name: "null".into(), max_binding, subgroup: (1, 1), shared_bytes: 0, memory }
+}
+
+fn plan(target: &Target, limit: u64, context: ContextWish, sequences: Option<usize>) -> Result<MemoryPlan, DoesNotFit> {
+    MemoryPlan::new(&program(Shape::default()), target, MemoryRequest { limit, context, sequences })
+}
+
+#[test]
+fn with_room_the_pool_serves_every_sequence() {
+    let wide = target(1 << 30, None);
+    let plan = plan(&wide, 1000 * MIB, ContextWish::UpTo(32_768), None).expect("fits");
+    assert_eq!(
+        (plan.max_sequences, plan.context(), plan.page_bytes),
+        (12, 32_768, PAGE),
+        "12 rows want logits at most"
+    );
+    assert_eq!(plan.kv_pages * PAGE_TOKENS, 12 * 4096, "4096 tokens for each, more than one whole context");
+    assert_eq!(plan.total(), plan.weights + plan.arena + plan.inputs + plan.process + plan.kv());
+    let one = self::plan(&wide, 1000 * MIB, ContextWish::UpTo(32_768), Some(1)).expect("fits");
+    assert_eq!(one.kv_pages * PAGE_TOKENS, 32_768, "one whole context");
+}
+
+#[test]
+fn the_plan_is_what_loading_allocates() {
+    let facts = target(1 << 30, None);
+    let plan = plan(&facts, 1000 * MIB, ContextWish::UpTo(2048), Some(3)).expect("fits");
+    let device = NullDevice::new(facts);
+    let MemoryPlan { kv_pages, max_sequences, table_stride, .. } = plan;
+    let counted = std::sync::Arc::new(std::sync::Mutex::new(device));
+    let options = ExecutableOptions { kv_pages, max_sequences, table_stride, progress: &mut |_| {} };
+    let shared = common::SharedDevice::new(std::sync::Arc::clone(&counted));
+    Executable::load(Box::new(shared), program(Shape::default()), &WeightBytes, options).expect("loads");
+    let allocated = |usage| counted.lock().unwrap().allocated(usage) as u64;
+    assert_eq!(allocated(Usage::ReadWrite), plan.kv() + plan.arena);
+    assert_eq!(allocated(Usage::Weights), plan.weights);
+    // Inputs are planned for the largest class; a step of fewer tokens needs less.
+    assert!(allocated(Usage::Input) <= plan.inputs, "{} > {}", allocated(Usage::Input), plan.inputs);
+}
+
+#[test]
+fn a_context_up_to_something_shrinks_and_an_exact_one_fails() {
+    let wide = target(1 << 30, None);
+    let fixed = plan(&wide, 1000 * MIB, ContextWish::UpTo(1 << 20), Some(1)).expect("fits");
+    let limit = fixed.total() - fixed.kv() + 100 * PAGE + PAGE / 2;
+    let shrunk = plan(&wide, limit, ContextWish::UpTo(1 << 20), Some(1)).expect("fits");
+    assert_eq!((shrunk.kv_pages, shrunk.context()), (100, 3200));
+    assert!(shrunk.total() <= limit);
+    let failed = plan(&wide, limit, ContextWish::Exactly(1 << 20), Some(1)).expect_err("does not fit");
+    assert!(failed.plan.total() > limit);
+    assert!(failed.to_string().contains("at most 3200 tokens fits now"), "{failed}");
+    let exact = plan(&wide, limit, ContextWish::Exactly(3200), Some(1)).expect("fits");
+    assert_eq!(exact.context(), 3200);
+}
+
+#[test]
+fn weights_that_do_not_fit_are_refused_with_the_limit_that_would_do() {
+    let failed = plan(&target(1 << 30, None), 10 * MIB, ContextWish::UpTo(4096), None).expect_err("does not fit");
+    assert!(failed.to_string().contains("a memory limit of at least 65 MiB"), "{failed}");
+    let limit = failed.plan.total();
+    assert!(plan(&target(1 << 30, None), limit, ContextWish::UpTo(4096), None).is_ok(), "the needed plan fits");
+    assert!(
+        plan(&target(1 << 30, Some(limit - 1)), 1000 * MIB, ContextWish::UpTo(4096), None).is_err(),
+        "device memory"
+    );
+}
+
+#[test]
+fn the_largest_binding_bounds_the_pool() {
+    let narrow = target(128 * 40, None);
+    let capped = plan(&narrow, 1000 * MIB, ContextWish::UpTo(1 << 20), Some(4)).expect("fits");
+    assert_eq!((capped.kv_pages, capped.context()), (40, 40 * PAGE_TOKENS));
+    let failed = plan(&narrow, 1000 * MIB, ContextWish::Exactly(1 << 20), Some(4)).expect_err("does not fit");
+    assert!(failed.to_string().contains("can hold 1280 tokens"), "{failed}");
+}
+
+#[test]
+fn the_table_reads_like_one() {
+    let shown = plan(&target(1 << 30, None), 1000 * MIB, ContextWish::UpTo(4096), Some(1)).expect("fits").to_string();
+    assert!(shown.lines().all(|line| line.len() <= 60), "{shown}");
+    for part in
+        ["memory on null", "weights", "KV pool, 4096 tokens", "total", "1000.0", "up to 1 sequences of up to 4096"]
+    {
+        assert!(shown.contains(part), "`{part}` is missing from\n{shown}");
+    }
+}

@@ -158,7 +158,7 @@ pub enum ReduceOp {
 pub enum DataBound {
     /// Less than a constant.
     Below(u32),
-    /// Less than the number of units of an argument (see [`Length::Units`]).
+    /// Less than the number of units of an argument: of [`Length::Units`], or rows of the [`Length::PageTable`].
     BelowUnits(u32),
     /// Less than an immediate.
     BelowImmediate(Immediate),

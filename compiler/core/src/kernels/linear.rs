@@ -106,17 +106,18 @@ pub(super) fn products<'k>(
     weight_rows: &[E<'k>],
     x: impl Fn(usize, E<'k>) -> Vec<E<'k>>,
 ) -> Vec<Vec<E<'k>>> {
-    let run = RUN as usize;
+    let (run, packs) = (RUN as usize, weight.packs());
     let own: Vec<E<'k>> = match blocking.partials {
         Partials::Lanes => vec![kb.lane().modulo(run)],
-        Partials::Registers => (0..RUN).map(|p| kb.u32(p)).collect(),
+        Partials::Registers => (0..run.min(packs)).map(|p| kb.dim(p)).collect(),
     };
     let zeros = |n: usize| -> Vec<V<'k>> { (0..n).map(|_| kb.var(kb.f32(0.0))).collect() };
     // sums[p][m][n]
     let sums: Vec<Vec<Vec<V<'k>>>> =
         own.iter().map(|_| (0..blocking.rows).map(|_| zeros(weight_rows.len())).collect()).collect();
-    let ragged = !weight.packs().is_multiple_of(run);
-    kb.range(kb.u32(0), kb.dim(weight.packs()), RUN, |base| {
+    // Whether some of them have no pack in the last round.
+    let ragged = !packs.is_multiple_of(run) && (packs > run || blocking.partials == Partials::Lanes);
+    kb.range(kb.u32(0), kb.dim(packs), RUN, |base| {
         let mut scales: Option<(usize, Vec<Scales<'k>>)> = None;
         for (p, mine) in own.iter().enumerate() {
             let pack = base + *mine;
@@ -136,18 +137,19 @@ pub(super) fn products<'k>(
                     }
                 }
             };
-            if ragged { kb.when(pack.lt(kb.dim(weight.packs())), add) } else { add() }
+            if ragged { kb.when(pack.lt(kb.dim(packs)), add) } else { add() }
         }
     });
     let total = |m: usize, n: usize| match blocking.partials {
         Partials::Lanes => sum_of_run(kb, sums[0][m][n].get()),
-        Partials::Registers => halve(sums.iter().map(|p| p[m][n].get()).collect()),
+        Partials::Registers => halve(kb, sums.iter().map(|p| p[m][n].get()).collect()),
     };
     (0..blocking.rows).map(|m| (0..weight_rows.len()).map(|n| total(m, n)).collect()).collect()
 }
 
-/// The sum that a reduction of as many lanes gives.
-fn halve(mut values: Vec<E<'_>>) -> E<'_> {
+/// The sum that a reduction of a run gives where the other lanes hold 0.
+fn halve<'k>(kb: &'k Kb, mut values: Vec<E<'k>>) -> E<'k> {
+    values.resize(RUN as usize, kb.f32(0.0));
     while values.len() > 1 {
         let upper = values.split_off(values.len() / 2);
         values = values.into_iter().zip(upper).map(|(a, b)| a + b).collect();

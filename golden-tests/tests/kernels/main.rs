@@ -1,0 +1,9 @@
+//! Kernels of every template: verified, run by the interpreter and compared with sums in f64 written down here.
+
+mod attention;
+mod classes;
+mod decode;
+mod dense;
+mod experts;
+mod harness;
+mod refused;

@@ -45,23 +45,23 @@ fn reductions_follow_one_another_in_loops() {
         let y = k.arg("y", Access::ReadWrite, KType::F32, elements(LANES as usize));
         let value = k.var(x.load(k.lane()));
         k.range(k.u32(0), k.immediate(Immediate::Tokens), 1, |i| {
-            let sum = k.reduce(ReduceOp::Sum, value.get(), width) * k.f32(1.0 / 256.0);
-            let max = k.reduce(ReduceOp::Max, sum + k.lane().to_f32(), width);
-            value.set(max - k.lane().to_f32() * (i + k.u32(1)).to_f32());
+            let max = k.reduce(ReduceOp::Max, value.get(), width);
+            let sum = k.reduce(ReduceOp::Sum, max + k.lane().to_f32(), width) * k.f32(1.0 / 256.0);
+            value.set(sum - k.lane().to_f32() * (i + k.u32(1)).to_f32());
         });
         y.store(k.lane(), value.get());
         k.finish()
     };
     for mut device in every_device() {
         for width in [4_u32, 32, 64, 256] {
-            // Integers and their 256ths: exact in f32.
+            // Every product is exact, so fusing it into a sum changes nothing.
             let start: Vec<f32> = (0..256).map(|lane| (lane * 7 % 64) as f32 * 256.0).collect();
             let mut expected = start.clone();
             for i in 0..SIZES.tokens {
-                let sums = halve(expected, width as usize, |a, b| a + b);
-                let shifted = sums.iter().enumerate().map(|(lane, s)| s / 256.0 + lane as f32).collect();
-                let max = halve(shifted, width as usize, f32::max);
-                expected = max.iter().enumerate().map(|(lane, m)| m - lane as f32 * (i + 1) as f32).collect();
+                let max = halve(expected, width as usize, f32::max);
+                let shifted = max.iter().enumerate().map(|(lane, m)| m + lane as f32).collect();
+                let sums = halve(shifted, width as usize, |a, b| a + b);
+                expected = sums.iter().enumerate().map(|(lane, s)| s / 256.0 - lane as f32 * (i + 1) as f32).collect();
             }
             let got = run(&mut device, &kernel(width), &[&words(&start), &zeros(256)], 1);
             assert_eq!(floats(&got), expected, "width {width}");

@@ -2,7 +2,7 @@
 
 mod kernels;
 
-use kernels::{matvec, row_sum, transpose, vector_add};
+use kernels::{matvec, repeated_sum, row_sum, transpose, vector_add};
 use swiftlm_ir::kernel::Kernel;
 use swiftlm_shader::{LowerOptions, lower, msl, spirv, validate, wgsl};
 
@@ -51,6 +51,19 @@ fn no_text_has_a_runtime_check() {
             assert!(!text.contains(check), "{} has {check}:\n{text}", kernel.name);
         }
     }
+}
+
+#[test]
+fn scratch_is_written_again_only_after_a_barrier() {
+    let barriers = |kernel: &Kernel| {
+        let text = wgsl(&lower(kernel, &LowerOptions::default()).expect("lowers")).expect("WGSL");
+        text.matches("workgroupBarrier()").count()
+    };
+    // One exchange needs the barrier between its writes and reads; a turn of a loop also one after the last turn's
+    // reads. No race shows on devices that run a workgroup lane by lane.
+    assert_eq!(barriers(&row_sum(8)), 1);
+    assert_eq!(barriers(&repeated_sum(8)), 2);
+    assert_eq!(barriers(&row_sum(64)), 3);
 }
 
 #[test]

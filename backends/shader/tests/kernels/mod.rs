@@ -1,7 +1,8 @@
 //! Small kernels that the tests of this crate lower.
+#![allow(dead_code, reason = "each test binary uses a part")]
 
 use swiftlm_ir::kernel::builder::Kb;
-use swiftlm_ir::kernel::{Access, Immediate, KType, Kernel, Length};
+use swiftlm_ir::kernel::{Access, Immediate, KType, Kernel, Length, ReduceOp};
 
 /// `y = x + y` over `64 · tokens` elements.
 pub(crate) fn vector_add() -> Kernel {
@@ -22,6 +23,17 @@ pub(crate) fn row_sum(width: u32) -> Kernel {
     let (row, lane) = (k.group(0), k.lane());
     let sum = k.fold_sum(lane, width, 256, |i| x.load(row.times(256) + i));
     k.when(lane.equals(k.u32(0)), || y.store(row, sum));
+    k.finish()
+}
+
+/// `y[lane]` summed over runs of `width` lanes, once per token.
+pub(crate) fn repeated_sum(width: u32) -> Kernel {
+    let k = Kb::new("repeated_sum", 256, [8, 8, 0]);
+    let y = k.arg("y", Access::ReadWrite, KType::F32, Length::Elements(256));
+    let value = k.var(y.load(k.lane()));
+    let tokens = k.immediate(Immediate::Tokens);
+    k.range(k.u32(0), tokens, 1, |_| value.set(k.reduce(ReduceOp::Sum, value.get(), width)));
+    y.store(k.lane(), value.get());
     k.finish()
 }
 

@@ -90,7 +90,8 @@ fn the_page_table_is_written_only_where_it_changes() {
 fn batches_that_would_leave_their_buffers_are_refused_and_not_run() {
     let (mut executable, control) = executable(Shape::default(), 8, 2, 4);
     let good = prompt_batch(&[1, 2, 3], vec![Row { token: 2, want: Want::Greedy }]);
-    let bad: [(&str, fn(&mut Batch)); 10] = [
+    type Spoil = fn(&mut Batch);
+    let bad: [(&str, Spoil); 10] = [
         ("vocabulary", |b| b.ids[0] = common::VOCABULARY as u32),
         ("position", |b| b.positions[2] = 2 * PAGE_TOKENS as u32),
         ("table row", |b| b.sequences[1] = 0),

@@ -68,7 +68,7 @@ proptest! {
         pages.append(&mut pool, &mut fork, &b);
         if let Some(mark) = marks.get(back) {
             let from = parent.rewind(&mut pool, *mark).expect("the mark lies behind");
-            prop_assert!(from <= back && (from == back || from % PAGE_TOKENS == 0));
+            prop_assert!(from <= back && (from == back || from.is_multiple_of(PAGE_TOKENS)));
             model.truncate(from);
         }
         pages.append(&mut pool, &mut parent, &c);

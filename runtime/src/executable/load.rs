@@ -87,22 +87,7 @@ impl Executable {
         let token_classes = reachable(program.chunk);
         let row_classes = reachable(program.max_rows);
         let segments = segments(&program, &token_classes, &row_classes)?;
-        let total: usize = segments.iter().map(|segment| segment_bytes(&program, segment)).sum();
-        if total > program.weight_bytes() {
-            let once = program.weight_bytes();
-            tracing::warn!(total, once, "weights are bound in overlapping segments and held more than once");
-        }
-        let mut done = 0;
-        for segment in segments {
-            let missing =
-                || LoadError::Program(format!("weight {}: there are {}", segment.weight, program.weights.len()));
-            let weight = program.weights.get(segment.weight).ok_or_else(missing)?;
-            let slice = upload(device.as_mut(), source, weight, segment, &mut |piece| {
-                done += piece;
-                (options.progress)(Progress::Weights { done, total });
-            })?;
-            bindings.weights.insert(segment, slice);
-        }
+        let weight_bytes = upload_all(device.as_mut(), &program, source, segments, &mut bindings, options.progress)?;
         let (mut bodies, mut heads) = (vec![], vec![]);
         let total_classes = token_classes.len() + row_classes.len();
         let mut recorder =
@@ -128,7 +113,7 @@ impl Executable {
             max_rows: program.max_rows,
             kv_pages: options.kv_pages,
             table_stride: options.table_stride,
-            weight_bytes: total,
+            weight_bytes,
         })
     }
 }
@@ -150,6 +135,33 @@ fn segments(program: &Program, tokens: &[ShapeClass], rows: &[ShapeClass]) -> Re
         }
     }
     Ok(found)
+}
+
+/// Uploads every segment and gives the bytes of all.
+fn upload_all(
+    device: &mut dyn Device,
+    program: &Program,
+    source: &dyn WeightSource,
+    segments: IndexSet<Segment>,
+    bindings: &mut Bindings,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<usize, LoadError> {
+    let total: usize = segments.iter().map(|segment| segment_bytes(program, segment)).sum();
+    if total > program.weight_bytes() {
+        let once = program.weight_bytes();
+        tracing::warn!(total, once, "weights are bound in overlapping segments and held more than once");
+    }
+    let mut done = 0;
+    for segment in segments {
+        let missing = || LoadError::Program(format!("weight {}: there are {}", segment.weight, program.weights.len()));
+        let weight = program.weights.get(segment.weight).ok_or_else(missing)?;
+        let slice = upload(device, source, weight, segment, &mut |piece| {
+            done += piece;
+            progress(Progress::Weights { done, total });
+        })?;
+        bindings.weights.insert(segment, slice);
+    }
+    Ok(total)
 }
 
 /// Bytes of a segment without the padding between its components.

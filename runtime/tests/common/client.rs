@@ -68,8 +68,18 @@ impl Call {
 
     /// Waits for the end and checks the order of events on the way.
     pub fn finish(self) -> Reply {
+        self.finish_cancelling(None)
+    }
+
+    /// The same; drops the ticket after so many events.
+    pub fn finish_cancelling(mut self, after: Option<usize>) -> Reply {
+        let mut events = 0;
         let (mut prefill, mut prompt, mut tokens) = (vec![], None, vec![]);
         let end = loop {
+            if after == Some(events) {
+                self.ticket = None;
+            }
+            events += 1;
             match self.next() {
                 Event::Prefill { done, total } => {
                     assert!(prompt.is_none() && tokens.is_empty(), "prefill comes first");

@@ -1,0 +1,107 @@
+//! Whatever requests run together, each gets what it gets alone.
+
+mod common;
+
+use common::{Call, Shape, VOCABULARY, executable, greedy_reply, run, submit, wait_for};
+use proptest::prelude::*;
+use swiftlm_runtime::request::{FinishReason, Generate, Request, Sampling, ScoredToken};
+use swiftlm_runtime::{Engine, EngineOptions};
+
+fn sampling() -> impl Strategy<Value = Sampling> {
+    let penalties = (prop_oneof![Just(1.0f32), 0.5f32..2.0], prop_oneof![Just(0.0f32), -1.0f32..1.0], 0.0f32..1.0);
+    let filters = (0usize..20, 0.1f32..=1.0, 0.0f32..0.5, 0.1f32..=1.0);
+    let bias = proptest::collection::vec((0..VOCABULARY as u32, -5.0f32..5.0), 0..3);
+    let sampled =
+        (0.1f32..2.0, any::<u64>(), penalties, filters, bias).prop_map(|(temperature, seed, p, f, logit_bias)| {
+            Sampling {
+                temperature,
+                seed: Some(seed),
+                repetition_penalty: p.0,
+                frequency_penalty: p.1,
+                presence_penalty: p.2,
+                top_k: f.0,
+                top_p: f.1,
+                min_p: f.2,
+                typical_p: f.3,
+                logit_bias,
+            }
+        });
+    prop_oneof![Just(Sampling::default()), sampled]
+}
+
+fn requests() -> impl Strategy<Value = Request> {
+    let prompt = proptest::collection::vec(0..VOCABULARY as u32, 1..150);
+    let stop_tokens = proptest::collection::vec(0..VOCABULARY as u32, 0..3);
+    let scored = (proptest::option::of(0usize..4), proptest::option::weighted(0.3, 0usize..4));
+    (prompt, sampling(), 0usize..40, stop_tokens, scored).prop_map(
+        |(prompt, sampling, max_new_tokens, stop_tokens, (logprobs, prompt_logprobs))| Request {
+            prompt,
+            sampling,
+            max_new_tokens,
+            stop_tokens,
+            logprobs,
+            prompt_logprobs,
+        },
+    )
+}
+
+/// What must not depend on who else is there.
+type Outcome = (Vec<ScoredToken>, Option<Vec<ScoredToken>>, FinishReason);
+
+fn outcome(reply: &common::Reply) -> Outcome {
+    (reply.tokens.clone(), reply.prompt.clone(), reply.reason())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn together_is_as_alone(
+        mix in proptest::collection::vec((requests(), proptest::option::weighted(0.15, 0usize..6)), 1..10),
+        chunk in prop_oneof![1usize..10, 11usize..100],
+        max_rows in 1usize..20,
+        sequences in 1usize..8,
+        pages in 8usize..30,
+    ) {
+        let (roomy, _) = executable(Shape::default(), 64, 1, 8);
+        let roomy = Engine::start(roomy, EngineOptions::default()).expect("a thread starts");
+        let alone: Vec<Outcome> = mix.iter().map(|(request, _)| outcome(&run(&roomy, request.clone()))).collect();
+
+        let (executable, control) = executable(Shape { chunk, max_rows }, pages, sequences, 8);
+        let engine = Engine::start(executable, EngineOptions::default()).expect("a thread starts");
+        let calls: Vec<(Call, Option<usize>)> =
+            mix.iter().map(|(request, cancel)| (submit(&engine, request.clone()).expect("taken"), *cancel)).collect();
+        // Some are called off after a few events; what they got till then must still be a prefix.
+        std::thread::scope(|scope| {
+            let replies: Vec<_> = calls
+                .into_iter()
+                .map(|(call, cancel)| scope.spawn(move || call.finish_cancelling(cancel)))
+                .collect();
+            for (reply, (expected, (_, cancel))) in replies.into_iter().zip(alone.iter().zip(&mix)) {
+                let reply = reply.join().expect("the caller's thread ends");
+                if cancel.is_some() && reply.reason() == FinishReason::Cancelled {
+                    assert_eq!(reply.tokens[..], expected.0[..reply.tokens.len()]);
+                } else {
+                    assert_eq!(outcome(&reply), *expected);
+                }
+            }
+        });
+        wait_for(&engine, "everything is given back", |s| s.active == 0 && s.kv_tokens_used == 0 && s.queued == 0);
+        let steps = control.steps.lock().unwrap();
+        prop_assert!(steps.iter().all(|s| s.sizes.tokens as usize <= chunk && s.sizes.rows as usize <= max_rows));
+        prop_assert_eq!(engine.stats().steps as usize, steps.len());
+    }
+}
+
+#[test]
+fn a_greedy_mix_gets_the_models_own_replies() {
+    let (executable, control) = executable(Shape { chunk: 20, max_rows: 6 }, 24, 5, 8);
+    let engine = Engine::start(executable, EngineOptions::default()).expect("a thread starts");
+    let prompts: Vec<Vec<u32>> = (1..12u32).map(|i| (0..i * 9).map(|t| (t * t + i) % 61).collect()).collect();
+    let calls: Vec<Call> = prompts.iter().map(|p| submit(&engine, common::request(p, 25)).expect("taken")).collect();
+    for (call, prompt) in calls.into_iter().zip(&prompts) {
+        assert_eq!(call.finish().ids(), greedy_reply(prompt, 25));
+    }
+    assert!(engine.stats().mixed_steps > 5, "{:?}", engine.stats());
+    assert!(control.steps.lock().unwrap().iter().any(|s| s.sizes.rows == 5), "five sequences shared a step");
+}

@@ -1,27 +1,30 @@
-//! The server with an engine that has no model, for trying clients: `mock_server [PORT]`.
+//! The server with an engine that has no model, for trying clients and the life of the process. It takes the flags of
+//! `swiftlm`; `--model missing` cannot be loaded, `--model large` does not fit, `--model slow` takes a while.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use swiftlm_server::app;
+use swiftlm_server::load::LoadError;
 
 #[path = "../tests/common/mock.rs"]
 #[allow(dead_code, unreachable_pub, reason = "shared with the tests")]
 mod mock;
 
-use swiftlm_server::app;
-use swiftlm_server::events::Events;
-use swiftlm_server::flags::LogFormat;
-use swiftlm_server::progress::Progress;
-use swiftlm_server::state::{AppState, Config};
-
-#[tokio::main]
-async fn main() -> std::io::Result<()> {
-    let port = std::env::args().nth(1).and_then(|port| port.parse().ok()).unwrap_or(0_u16);
-    let events = Events::new(LogFormat::Json);
-    let config = Config { keys: std::env::var("SWIFTLM_API_KEY").into_iter().collect(), ..Config::default() };
-    let state = AppState::new(config, Progress::new(events));
-    let (model, _) = mock::model(64);
-    app::warm(&model).await.map_err(std::io::Error::other)?;
-    state.set_model(model);
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
-    events.ready(&format!("http://{}", listener.local_addr()?), "makers/mock-1", 0.0, false);
-    let (_stop, stopped) = tokio::sync::watch::channel(false);
-    app::listen(listener, state, stopped).await;
-    Ok(())
+fn main() -> ExitCode {
+    app::run(std::env::args().collect(), |flags, progress| {
+        match flags.model.as_deref() {
+            Some("missing") => {
+                let reason = "there is no such directory".to_owned();
+                return Err(LoadError::Model { model: "missing".to_owned(), reason });
+            }
+            Some("large") => {
+                return Err(LoadError::Memory("needs 9 GB, there are 8; --ctx-size 1024 would fit".to_owned()));
+            }
+            Some("slow") => std::thread::sleep(Duration::from_secs(2)),
+            _ => {}
+        }
+        progress.report("load", 1.0);
+        Ok(mock::model(64).0)
+    })
 }

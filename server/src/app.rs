@@ -15,7 +15,7 @@ use crate::load::{LoadError, LoadedModel};
 use crate::progress::Progress;
 use crate::router::router;
 use crate::state::{AppState, Config};
-use crate::{absent, commands, load, signals};
+use crate::{absent, commands, signals};
 
 const BAD_FLAGS: u8 = 2;
 const PORT_IN_USE: u8 = 3;
@@ -51,8 +51,11 @@ impl AppError {
     }
 }
 
+/// What makes a model of the flags; tests have one of their own.
+pub type Loader = fn(&ServeFlags, &Progress) -> Result<LoadedModel, LoadError>;
+
 /// Runs the command line.
-pub fn run(arguments: Vec<String>) -> ExitCode {
+pub fn run(arguments: Vec<String>, load: Loader) -> ExitCode {
     let plain = Events::new(LogFormat::Text);
     if let Some(refusal) = absent::refusal(&arguments, |name| std::env::var_os(name).is_some()) {
         plain.exiting(&refusal, BAD_FLAGS);
@@ -73,8 +76,8 @@ pub fn run(arguments: Vec<String>) -> ExitCode {
         Some(Command::Pull(flags)) => {
             (plain, commands::pull(&flags).map(|text| plain.text(&text)).map_err(AppError::from))
         }
-        Some(Command::Serve(flags)) => start(&flags),
-        None => start(&cli.serve),
+        Some(Command::Serve(flags)) => start(&flags, load),
+        None => start(&cli.serve, load),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -85,15 +88,15 @@ pub fn run(arguments: Vec<String>) -> ExitCode {
     }
 }
 
-fn start(flags: &ServeFlags) -> (Events, Result<(), AppError>) {
+fn start(flags: &ServeFlags, load: Loader) -> (Events, Result<(), AppError>) {
     let events = Events::new(flags.process.log_format);
     log(flags);
     if flags.info {
-        return (events, load::plan(flags).map(|plan| events.text(&plan)).map_err(AppError::from));
+        return (events, crate::load::plan(flags).map(|plan| events.text(&plan)).map_err(AppError::from));
     }
     let result = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(AppError::from);
     let result = result.and_then(|runtime| {
-        let result = runtime.block_on(serve(flags, events));
+        let result = runtime.block_on(serve(flags, events, load));
         // A loading thread or a stuck client must not hold the process.
         runtime.shutdown_background();
         result
@@ -110,7 +113,7 @@ fn log(flags: &ServeFlags) {
     };
 }
 
-async fn serve(flags: &ServeFlags, events: Events) -> Result<(), AppError> {
+async fn serve(flags: &ServeFlags, events: Events, load: Loader) -> Result<(), AppError> {
     let started = Instant::now();
     let keys = keys(flags)?;
     let listener = bind(&flags.host, flags.port).await?;
@@ -122,7 +125,7 @@ async fn serve(flags: &ServeFlags, events: Events) -> Result<(), AppError> {
     let mut signals = signals::listen()?;
 
     let model = tokio::select! {
-        model = load_aside(flags.clone(), progress.clone()) => model?,
+        model = load_aside(flags.clone(), progress.clone(), load) => model?,
         _ = signals.recv() => {
             events.exiting("stopped while loading", 0);
             return Ok(());
@@ -226,12 +229,12 @@ fn keys(flags: &ServeFlags) -> Result<Vec<String>, AppError> {
 }
 
 /// On a thread of its own, which nothing waits for if the process is told to end.
-async fn load_aside(flags: ServeFlags, progress: Progress) -> Result<LoadedModel, AppError> {
+async fn load_aside(flags: ServeFlags, progress: Progress, load: Loader) -> Result<LoadedModel, AppError> {
     let (sender, receiver) = oneshot::channel();
     let name = flags.model.clone().unwrap_or_else(|| "the demo model".to_owned());
     std::thread::Builder::new().name("load".to_owned()).spawn(move || {
         // The receiver is gone if the process ends.
-        let _ = sender.send(load::load(&flags, &progress));
+        let _ = sender.send(load(&flags, &progress));
     })?;
     let crashed = |_| LoadError::Model { model: name, reason: "the loader crashed; see the log".to_owned() };
     Ok(receiver.await.map_err(crashed)??)

@@ -1,6 +1,6 @@
 //! Chat templates against renderings by transformers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 use jiff::ZonedDateTime;
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use swiftlm_server::text::ChatTemplate;
 use swiftlm_server::text::template::{Conversation, TemplateError};
 
-fn render(folder: &PathBuf, case: &Value) -> Result<String, TemplateError> {
+fn render(folder: &Path, case: &Value) -> Result<String, TemplateError> {
     let file = case["template"].as_str().expect("a file");
     let source = std::fs::read_to_string(folder.join(file)).expect("the template");
     let template = ChatTemplate::new(file, IndexMap::from_iter([("default".to_owned(), source)]), Map::new())?;

@@ -70,6 +70,27 @@ pub(crate) fn fixed_subgroup(adapter: &Adapter) -> Option<u32> {
     if apple { Some(32) } else { (min == max && min.is_power_of_two()).then_some(min) }
 }
 
+/// Bytes of the adapter's largest heap of its own memory, where the driver tells.
+#[cfg(any(target_os = "linux", target_os = "windows"))]
+#[allow(unsafe_code, reason = "wgpu does not pass on how much memory there is")]
+pub(crate) fn memory(adapter: &Adapter) -> Option<u64> {
+    /// `VK_MEMORY_HEAP_DEVICE_LOCAL_BIT`.
+    const DEVICE_LOCAL: u32 = 1;
+    // SAFETY: the handle is only asked for a property and is not kept.
+    let vulkan = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
+    let instance = vulkan.shared_instance().raw_instance();
+    // SAFETY: the physical device belongs to this instance, which `adapter` keeps alive.
+    let properties = unsafe { instance.get_physical_device_memory_properties(vulkan.raw_physical_device()) };
+    let own = properties.memory_heaps.iter().take(properties.memory_heap_count as usize);
+    own.filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).max()
+}
+
+/// Metal's working set limit is not passed on by wgpu.
+#[cfg(not(any(target_os = "linux", target_os = "windows")))]
+pub(crate) fn memory(_adapter: &Adapter) -> Option<u64> {
+    None
+}
+
 fn enumerate() -> Vec<Adapter> {
     let descriptor = InstanceDescriptor {
         backends: Backends::VULKAN | Backends::METAL | Backends::DX12,

@@ -59,7 +59,7 @@ impl GpuDevice {
             max_binding: usize::try_from(limits.max_storage_buffer_binding_size).unwrap_or(usize::MAX),
             subgroup: subgroup.map_or(reported, |size| (size, size)),
             shared_bytes: limits.max_compute_workgroup_storage_size as usize,
-            memory: None,
+            memory: adapter::memory(&adapter),
         };
         let options = LowerOptions { subgroup, shared_bytes: target.shared_bytes, ..LowerOptions::default() };
         let mut opened = Self {

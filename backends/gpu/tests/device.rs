@@ -202,6 +202,7 @@ fn facts_are_those_of_the_adapter() {
     assert!(listed.iter().any(|a| a.name == target.name && a.unusable.is_none()), "{target:?} in {listed:?}");
     assert!(target.max_binding >= 128 << 20 && target.shared_bytes >= 16 << 10, "{target:?}");
     assert!(target.subgroup.0 <= target.subgroup.1, "{target:?}");
+    assert!(target.memory.is_none_or(|bytes| bytes >= 256 << 20), "{target:?}");
 }
 
 #[test]

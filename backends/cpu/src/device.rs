@@ -9,19 +9,27 @@ use swiftlm_ir::plan::{Groups, StepSizes};
 
 use crate::counters::Counters;
 use crate::interp;
-use crate::memory::{Memory, Span};
-use crate::options::CpuOptions;
+use crate::memory::{Memory, Region, Span};
+use crate::options::{CpuOptions, Tier};
 use crate::pool::{PerWorker, Pool};
+use crate::simd::isa::IsaKind;
+use crate::simd::{Context, Faults, Micro, Needs, micro};
 
 /// The host's processors as a device.
 pub struct CpuDevice {
     target: Target,
+    tier: Tier,
+    isa: IsaKind,
     pool: Pool,
     buffers: Vec<Buffer>,
     kernels: Vec<Loaded>,
     recordings: Vec<Vec<Prepared>>,
     counters: Counters,
     interpreters: PerWorker<interp::Scratch>,
+    /// Scratch of a launch, and of each worker in it; `reserved` is what they hold.
+    shared_scratch: Region,
+    worker_scratch: PerWorker<Region>,
+    reserved: Needs,
 }
 
 struct Buffer {
@@ -34,20 +42,42 @@ struct Buffer {
 struct Loaded {
     key: KernelKey,
     kernel: Kernel,
-    program: interp::Program,
+    /// Made when a launch needs it.
+    program: Option<interp::Program>,
 }
 
 /// A launch with its arguments resolved to addresses. Buffers live as long as the device and never move.
 struct Prepared {
     name: &'static str,
     kernel: usize,
+    /// The micro-kernel; without one the kernel is interpreted.
+    micro: Option<Box<dyn Micro>>,
+    loc: String,
     args: Vec<Span>,
     grid: [Groups; 3],
 }
 
 impl CpuDevice {
-    /// A device over the host's processors.
+    /// A device over the host's processors, with the best instruction set that they have.
     pub fn new(options: CpuOptions) -> Self {
+        let best = IsaKind::available().first().copied().unwrap_or(IsaKind::Portable);
+        Self::build(options, best)
+    }
+
+    /// A device whose micro-kernels use `isa`.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unavailable`] where this machine does not have it.
+    pub fn with_isa(options: CpuOptions, isa: IsaKind) -> Result<Self, DeviceError> {
+        let available = IsaKind::available();
+        if !available.contains(&isa) {
+            let reason = format!("this machine does not have {isa:?}: expected one of {available:?}");
+            return Err(DeviceError::Unavailable(reason));
+        }
+        Ok(Self::build(options, isa))
+    }
+
+    fn build(options: CpuOptions, isa: IsaKind) -> Self {
         let pool = Pool::new(options.resolved_threads());
         let target = Target {
             name: "cpu".to_owned(),
@@ -57,14 +87,20 @@ impl CpuDevice {
             memory: None,
         };
         let interpreters = PerWorker::new(pool.threads(), interp::Scratch::default);
+        let worker_scratch = PerWorker::new(pool.threads(), Region::default);
         Self {
             target,
+            tier: options.tier,
+            isa,
             pool,
             buffers: vec![],
             kernels: vec![],
             recordings: vec![],
             counters: Counters::default(),
             interpreters,
+            shared_scratch: Region::default(),
+            worker_scratch,
+            reserved: Needs::default(),
         }
     }
 
@@ -98,36 +134,55 @@ impl CpuDevice {
         }
     }
 
-    fn prepare(&self, launch: Launch) -> Result<Prepared, DeviceError> {
-        let Some(loaded) = self.kernels.get(launch.kernel.0 as usize) else {
-            return Err(self.lost(format!("kernel {} does not exist", launch.kernel.0)));
+    fn prepare(&mut self, launch: Launch) -> Result<Prepared, DeviceError> {
+        let kernel = launch.kernel.0 as usize;
+        let Some(loaded) = self.kernels.get(kernel) else {
+            return Err(self.lost(format!("kernel {kernel} does not exist")));
         };
         let refuse = |reason| DeviceError::Kernel {
-            kernel: loaded.program.name.clone(),
+            kernel: format!("{} ({})", loaded.kernel.name, loaded.key),
             reason: format!("{reason} (at {})", launch.loc),
         };
-        let declared = &loaded.kernel.args;
-        if declared.len() != launch.args.len() {
-            return Err(refuse(format!("{} arguments given, it has {}", launch.args.len(), declared.len())));
-        }
-        let mut args = vec![];
-        for (arg, slice) in declared.iter().zip(&launch.args) {
-            let span = self.span(*slice).map_err(|e| refuse(format!("argument `{}`: {e}", arg.name)))?;
-            let (unit, least) = match arg.len {
-                Length::Elements(n) => (arg.elem.bytes() as u64, n),
-                Length::Units(n) => (n * arg.elem.bytes() as u64, 1),
-                Length::PageTable => (4, 1),
-            };
-            if (span.bytes as u64) < unit * least {
-                let expected = unit * least;
-                return Err(refuse(format!(
-                    "argument `{}` has {} bytes, expected at least {expected}",
-                    arg.name, span.bytes
-                )));
+        let spans = launch.args.iter().enumerate();
+        let args = spans.map(|(i, slice)| self.span(*slice).map_err(|e| refuse(format!("argument {i}: {e}"))));
+        let args = args.collect::<Result<Vec<Span>, _>>()?;
+        let micro = if self.tier == Tier::Native { micro(&launch.template) } else { None };
+        match &micro {
+            None => fits(&loaded.kernel, &args).map_err(refuse)?,
+            Some(micro) => {
+                let [tokens, rows, table_stride] = loaded.kernel.immediate_max;
+                let needs = micro.needs(&StepSizes { tokens, rows, table_stride }, self.pool.threads());
+                self.reserve(needs)?;
             }
-            args.push(span);
         }
-        Ok(Prepared { name: launch.template.name(), kernel: launch.kernel.0 as usize, args, grid: launch.grid })
+        let loaded = &mut self.kernels[kernel];
+        if micro.is_none() && loaded.program.is_none() {
+            loaded.program = Some(interp::lower(&loaded.kernel)?);
+        }
+        let Launch { template, grid, loc, .. } = launch;
+        Ok(Prepared { name: template.name(), kernel, micro, loc, args, grid })
+    }
+
+    /// Grows scratch; a step that stays below the kernels' bounds finds it large enough.
+    fn reserve(&mut self, needs: Needs) -> Result<(), DeviceError> {
+        let enough = |ok: bool, floats: usize| {
+            let bytes = 4 * floats;
+            let (device, what) = (self.target.name.clone(), "scratch".to_owned());
+            let reason = "the system has no such range of memory".to_owned();
+            if ok { Ok(()) } else { Err(DeviceError::OutOfMemory { device, bytes, what, reason }) }
+        };
+        if needs.launch > self.reserved.launch {
+            enough(self.shared_scratch.reserve(needs.launch), needs.launch)?;
+            self.reserved.launch = needs.launch;
+        }
+        if needs.worker > self.reserved.worker {
+            for worker in 0..self.pool.threads() {
+                let ok = self.worker_scratch.with(worker, |region| region.reserve(needs.worker));
+                enough(ok, needs.worker)?;
+            }
+            self.reserved.worker = needs.worker;
+        }
+        Ok(())
     }
 
     /// Runs one launch; false where its grid is empty.
@@ -137,12 +192,40 @@ impl CpuDevice {
         if grid.contains(&0) {
             return Ok(false);
         }
-        let program = &self.kernels[prepared.kernel].program;
+        let name = prepared.name;
+        if let Some(micro) = &prepared.micro {
+            let needs = micro.needs(&sizes, self.pool.threads());
+            self.reserve(needs)?;
+            self.native(recording, index, sizes)?;
+            *self.counters.native.entry(name).or_default() += 1;
+            return Ok(true);
+        }
+        let Some(program) = &self.kernels[prepared.kernel].program else {
+            return Err(self.lost("a kernel was recorded without being lowered".to_owned()));
+        };
         let words: Option<Vec<&[AtomicU32]>> = prepared.args.iter().map(|span| span.shared_words()).collect();
         let words = words.ok_or_else(|| self.lost("an argument is not aligned to words".to_owned()))?;
         interp::launch(program, &words, grid, sizes, &self.pool, &self.interpreters)?;
-        *self.counters.interpreted.entry(prepared.name).or_default() += 1;
+        *self.counters.interpreted.entry(name).or_default() += 1;
         Ok(true)
+    }
+
+    fn native(&mut self, recording: usize, index: usize, sizes: StepSizes) -> Result<(), DeviceError> {
+        let prepared = &self.recordings[recording][index];
+        let Some(micro) = &prepared.micro else { return Ok(()) };
+        let ctx = Context {
+            args: &prepared.args,
+            sizes,
+            pool: &self.pool,
+            isa: self.isa,
+            workers: &self.worker_scratch,
+            faults: Faults::new(),
+        };
+        let done = micro.run(&ctx, self.shared_scratch.floats()).and_then(|()| ctx.faults.result());
+        done.map_err(|reason| DeviceError::Kernel {
+            kernel: self.kernels[prepared.kernel].kernel.name.clone(),
+            reason: format!("{}: {reason} (at {})", prepared.name, prepared.loc),
+        })
     }
 
     fn launches(&self, recording: RecordingId) -> Result<usize, DeviceError> {
@@ -186,7 +269,9 @@ impl Device for CpuDevice {
         let at = match known {
             Some(at) => at,
             None => {
-                self.kernels.push(Loaded { key, program: interp::lower(kernel)?, kernel: kernel.clone() });
+                let interpreted = self.tier == Tier::Interpreter;
+                let program = interpreted.then(|| interp::lower(kernel)).transpose()?;
+                self.kernels.push(Loaded { key, kernel: kernel.clone(), program });
                 self.kernels.len() - 1
             }
         };
@@ -219,4 +304,21 @@ impl Device for CpuDevice {
         }
         Ok(times)
     }
+}
+
+/// Whether the arguments have what the kernel declares.
+fn fits(kernel: &Kernel, args: &[Span]) -> Result<(), String> {
+    if kernel.args.len() != args.len() {
+        return Err(format!("{} arguments given, it has {}", args.len(), kernel.args.len()));
+    }
+    for (arg, span) in kernel.args.iter().zip(args) {
+        let expected = match arg.len {
+            Length::Elements(n) | Length::Units(n) => n * arg.elem.bytes() as u64,
+            Length::PageTable => 4,
+        };
+        if (span.bytes as u64) < expected {
+            return Err(format!("argument `{}` has {} bytes, expected at least {expected}", arg.name, span.bytes));
+        }
+    }
+    Ok(())
 }

@@ -10,7 +10,9 @@ pub mod interp;
 mod memory;
 mod options;
 mod pool;
+mod simd;
 
 pub use counters::Counters;
 pub use device::CpuDevice;
 pub use options::{CpuOptions, Tier};
+pub use simd::isa::IsaKind;

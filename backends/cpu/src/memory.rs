@@ -86,3 +86,22 @@ impl Span {
         unsafe { std::ptr::copy_nonoverlapping(self.base, into.as_mut_ptr(), into.len()) }
     }
 }
+
+/// Scratch that grows to its largest use and stays.
+#[derive(Debug, Default)]
+pub(crate) struct Region(Option<Memory>);
+
+impl Region {
+    /// At least `floats` floats; what it held is lost where it grows. False where the system has no more.
+    pub(crate) fn reserve(&mut self, floats: usize) -> bool {
+        if self.0.as_ref().map_or(0, Memory::bytes) < 4 * floats {
+            self.0 = Memory::zeroed(4 * floats);
+        }
+        floats == 0 || self.0.is_some()
+    }
+
+    /// The first float.
+    pub(crate) fn floats(&mut self) -> *mut f32 {
+        self.0.as_ref().map_or(std::ptr::null_mut(), |m| m.base.as_ptr().cast())
+    }
+}

@@ -1,0 +1,149 @@
+//! AVX2 with FMA and F16C: two registers hold a vector.
+
+use std::arch::x86_64::*;
+
+use super::{Isa, Task};
+
+/// AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2;
+
+/// Lanes 0 to 7 and 8 to 15.
+type Pair = [__m256; 2];
+
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn enter<T: Task>(task: T) -> T::Out {
+    task.run::<Avx2>()
+}
+
+impl Isa for Avx2 {
+    type F = Pair;
+    /// Scale and bias.
+    type Four = [__m256; 2];
+    const TILE: (usize, usize) = (3, 2);
+
+    #[inline(always)]
+    unsafe fn enter<T: Task>(task: T) -> T::Out {
+        enter(task)
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Pair {
+        [_mm256_set1_ps(x); 2]
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Pair {
+        [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))]
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, x: Pair) {
+        _mm256_storeu_ps(to, x[0]);
+        _mm256_storeu_ps(to.add(8), x[1]);
+    }
+    #[inline(always)]
+    unsafe fn add(a: Pair, b: Pair) -> Pair {
+        [_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])]
+    }
+    #[inline(always)]
+    unsafe fn sub(a: Pair, b: Pair) -> Pair {
+        [_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])]
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Pair, b: Pair) -> Pair {
+        [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])]
+    }
+    #[inline(always)]
+    unsafe fn div(a: Pair, b: Pair) -> Pair {
+        [_mm256_div_ps(a[0], b[0]), _mm256_div_ps(a[1], b[1])]
+    }
+    #[inline(always)]
+    unsafe fn min(a: Pair, b: Pair) -> Pair {
+        [_mm256_min_ps(a[0], b[0]), _mm256_min_ps(a[1], b[1])]
+    }
+    #[inline(always)]
+    unsafe fn max(a: Pair, b: Pair) -> Pair {
+        [_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])]
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Pair, b: Pair, c: Pair) -> Pair {
+        [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])]
+    }
+    #[inline(always)]
+    unsafe fn scale_by_power(x: Pair, shifted: Pair) -> Pair {
+        let [a, b] = [_mm256_castps_si256(shifted[0]), _mm256_castps_si256(shifted[1])];
+        let [a, b] = [_mm256_slli_epi32::<23>(a), _mm256_slli_epi32::<23>(b)];
+        [
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x[0]), a)),
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x[1]), b)),
+        ]
+    }
+    #[inline(always)]
+    unsafe fn sum(x: Pair) -> f32 {
+        let x = _mm256_add_ps(x[0], x[1]);
+        let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+        let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+        _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+    }
+    #[inline(always)]
+    unsafe fn largest(x: Pair) -> f32 {
+        let x = _mm256_max_ps(x[0], x[1]);
+        let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+        let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+        _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Pair {
+        [_mm256_cvtph_ps(_mm_loadu_si128(from.cast())), _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast()))]
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Pair {
+        let a = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+        let b = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(8).cast()));
+        [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(a)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b))]
+    }
+    #[inline(always)]
+    unsafe fn store_f16(to: *mut u16, x: Pair) {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT;
+        _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<NEAREST>(x[0]));
+        _mm_storeu_si128(to.add(8).cast(), _mm256_cvtps_ph::<NEAREST>(x[1]));
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(to: *mut u16, x: Pair) {
+        let mut lanes = [0f32; 16];
+        Self::store(lanes.as_mut_ptr(), x);
+        for (i, lane) in lanes.iter().enumerate() {
+            to.add(i).write_unaligned(super::portable::bf16_of(*lane));
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_u8(from: *const u8) -> Pair {
+        let bytes = _mm_loadu_si128(from.cast());
+        let high = _mm_srli_si128::<8>(bytes);
+        [_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(high))]
+    }
+    #[inline(always)]
+    unsafe fn four(scale: f32, bias: f32) -> Pair {
+        [_mm256_set1_ps(scale), _mm256_set1_ps(bias)]
+    }
+    #[inline(always)]
+    unsafe fn load_four(from: *const u8, [scale, bias]: Pair) -> Pair {
+        let shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+        let mask = _mm256_set1_epi32(15);
+        let a = _mm256_srlv_epi32(_mm256_set1_epi32(from.cast::<i32>().read_unaligned()), shifts);
+        let b = _mm256_srlv_epi32(_mm256_set1_epi32(from.add(4).cast::<i32>().read_unaligned()), shifts);
+        let a = _mm256_cvtepi32_ps(_mm256_and_si256(a, mask));
+        let b = _mm256_cvtepi32_ps(_mm256_and_si256(b, mask));
+        [_mm256_fmadd_ps(a, scale, bias), _mm256_fmadd_ps(b, scale, bias)]
+    }
+    #[inline(always)]
+    unsafe fn to_four_order(x: Pair) -> Pair {
+        x
+    }
+    #[inline(always)]
+    unsafe fn from_four_order(x: Pair) -> Pair {
+        x
+    }
+    #[inline(always)]
+    unsafe fn prefetch(from: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(from.cast());
+    }
+}

@@ -1,0 +1,141 @@
+//! Vectors of 16 floats on each instruction set, and the way into code compiled for one.
+//!
+//! Arithmetic is f32; results may differ between instruction sets (whether `fma` rounds once), never within one.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+
+/// Floats of a vector.
+pub(crate) const LANES: usize = 16;
+
+/// A computation that is compiled once per instruction set. Everything that `run` calls must be inlined into it.
+pub(crate) trait Task {
+    /// The result.
+    type Out;
+
+    /// Runs it.
+    ///
+    /// # Safety
+    /// The machine has `I`, and the pointers that the task holds are valid for what it does.
+    unsafe fn run<I: Isa>(self) -> Self::Out;
+}
+
+/// An instruction set. Every function is unsafe for one reason: the machine must have it. Pointers are unaligned.
+pub(crate) trait Isa: Copy + 'static {
+    /// 16 floats.
+    type F: Copy;
+    /// What decodes the 4-bit codes of one group.
+    type Four: Copy;
+    /// Rows and columns of a tile of a matrix product that fit its registers.
+    const TILE: (usize, usize);
+
+    /// Runs a task with this instruction set enabled.
+    unsafe fn enter<T: Task>(task: T) -> T::Out;
+
+    /// The same number 16 times.
+    unsafe fn splat(x: f32) -> Self::F;
+    /// 16 floats from memory.
+    unsafe fn load(from: *const f32) -> Self::F;
+    /// 16 floats to memory.
+    unsafe fn store(to: *mut f32, x: Self::F);
+    /// `a + b`.
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    /// `a - b`.
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
+    /// `a · b`.
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    /// `a / b`.
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller; `b` if either is no number.
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    /// The larger; `b` if either is no number.
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// `a · b + c`.
+    unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `x · 2ⁿ` where `n` is the integer that was added to 1.5 · 2²³ to give `shifted`; the result must be normal.
+    unsafe fn scale_by_power(x: Self::F, shifted: Self::F) -> Self::F;
+    /// Sum by halving: lane `i` adds lane `i + 8`, then `i + 4`, `i + 2`, `i + 1`.
+    unsafe fn sum(x: Self::F) -> f32;
+    /// Largest lane.
+    unsafe fn largest(x: Self::F) -> f32;
+
+    /// 16 binary16.
+    unsafe fn load_f16(from: *const u16) -> Self::F;
+    /// 16 bfloat16.
+    unsafe fn load_bf16(from: *const u16) -> Self::F;
+    /// Rounds to nearest even binary16.
+    unsafe fn store_f16(to: *mut u16, x: Self::F);
+    /// Rounds to nearest even bfloat16.
+    unsafe fn store_bf16(to: *mut u16, x: Self::F);
+    /// 16 bytes as numbers.
+    unsafe fn load_u8(from: *const u8) -> Self::F;
+
+    /// Decoder of 4-bit codes `q` to `scale · q + bias`.
+    unsafe fn four(scale: f32, bias: f32) -> Self::Four;
+    /// 16 decoded 4-bit codes from 8 bytes, in the instruction set's own order of lanes.
+    unsafe fn load_four(from: *const u8, four: Self::Four) -> Self::F;
+    /// Lanes into the order of [`Self::load_four`].
+    unsafe fn to_four_order(x: Self::F) -> Self::F;
+    /// Lanes back from the order of [`Self::load_four`].
+    unsafe fn from_four_order(x: Self::F) -> Self::F;
+
+    /// Asks for a cache line soon.
+    unsafe fn prefetch(from: *const u8);
+}
+
+/// Which instruction set to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum IsaKind {
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// 64-bit ARM's vectors.
+    Neon,
+    /// Plain Rust.
+    Portable,
+}
+
+impl IsaKind {
+    /// What this machine has, best first; plain Rust is always last.
+    pub fn available() -> Vec<Self> {
+        let mut kinds = vec![];
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 =
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+            let avx512 = avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl");
+            kinds.extend(avx512.then_some(Self::Avx512));
+            kinds.extend(avx2.then_some(Self::Avx2));
+        }
+        #[cfg(target_arch = "aarch64")]
+        kinds.extend(std::arch::is_aarch64_feature_detected!("neon").then_some(Self::Neon));
+        kinds.push(Self::Portable);
+        kinds
+    }
+
+    /// Runs a task on this instruction set.
+    ///
+    /// # Safety
+    /// The kind is among [`Self::available`], and the task's pointers are valid.
+    pub(crate) unsafe fn run<T: Task>(self, task: T) -> T::Out {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => avx512::Avx512::enter(task),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::Avx2::enter(task),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => neon::Neon::enter(task),
+            _ => portable::Portable::enter(task),
+        }
+    }
+}

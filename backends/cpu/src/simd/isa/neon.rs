@@ -1,0 +1,195 @@
+//! 64-bit ARM: four registers hold a vector.
+
+use std::arch::aarch64::*;
+
+use super::portable::bf16_of;
+use super::{Isa, LANES, Task};
+
+/// 64-bit ARM's vectors.
+#[derive(Clone, Copy)]
+pub(super) struct Neon;
+
+/// Lanes 0 to 3, 4 to 7, 8 to 11 and 12 to 15.
+type Quad = [float32x4_t; 4];
+
+#[target_feature(enable = "neon")]
+unsafe fn enter<T: Task>(task: T) -> T::Out {
+    task.run::<Neon>()
+}
+
+/// 16 bytes as numbers.
+#[inline(always)]
+unsafe fn widen(bytes: uint8x16_t) -> Quad {
+    let (low, high) = (vmovl_u8(vget_low_u8(bytes)), vmovl_u8(vget_high_u8(bytes)));
+    [
+        vcvtq_f32_u32(vmovl_u16(vget_low_u16(low))),
+        vcvtq_f32_u32(vmovl_u16(vget_high_u16(low))),
+        vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))),
+        vcvtq_f32_u32(vmovl_u16(vget_high_u16(high))),
+    ]
+}
+
+/// Floats of four binary16: scaling by 2¹¹² moves the exponent bias, subnormals included.
+#[inline(always)]
+unsafe fn halves(bits: uint32x4_t) -> float32x4_t {
+    let magnitude = vreinterpretq_f32_u32(vshlq_n_u32::<13>(vandq_u32(bits, vdupq_n_u32(0x7fff))));
+    let scaled = vreinterpretq_u32_f32(vmulq_f32(magnitude, vdupq_n_f32(f32::from_bits(0x7780_0000))));
+    let exponent = vdupq_n_u32(0x7c00);
+    let special = vandq_u32(vceqq_u32(vandq_u32(bits, exponent), exponent), vdupq_n_u32(0x7f80_0000));
+    let sign = vshlq_n_u32::<16>(vandq_u32(bits, vdupq_n_u32(0x8000)));
+    vreinterpretq_f32_u32(vorrq_u32(vorrq_u32(scaled, special), sign))
+}
+
+macro_rules! each {
+    ($f:ident, $a:expr, $b:expr) => {
+        [$f($a[0], $b[0]), $f($a[1], $b[1]), $f($a[2], $b[2]), $f($a[3], $b[3])]
+    };
+}
+
+impl Isa for Neon {
+    type F = Quad;
+    /// Scale and bias.
+    type Four = [float32x4_t; 2];
+    const TILE: (usize, usize) = (3, 2);
+
+    #[inline(always)]
+    unsafe fn enter<T: Task>(task: T) -> T::Out {
+        enter(task)
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Quad {
+        [vdupq_n_f32(x); 4]
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Quad {
+        [vld1q_f32(from), vld1q_f32(from.add(4)), vld1q_f32(from.add(8)), vld1q_f32(from.add(12))]
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, x: Quad) {
+        vst1q_f32(to, x[0]);
+        vst1q_f32(to.add(4), x[1]);
+        vst1q_f32(to.add(8), x[2]);
+        vst1q_f32(to.add(12), x[3]);
+    }
+    #[inline(always)]
+    unsafe fn add(a: Quad, b: Quad) -> Quad {
+        each!(vaddq_f32, a, b)
+    }
+    #[inline(always)]
+    unsafe fn sub(a: Quad, b: Quad) -> Quad {
+        each!(vsubq_f32, a, b)
+    }
+    #[inline(always)]
+    unsafe fn mul(a: Quad, b: Quad) -> Quad {
+        each!(vmulq_f32, a, b)
+    }
+    #[inline(always)]
+    unsafe fn div(a: Quad, b: Quad) -> Quad {
+        each!(vdivq_f32, a, b)
+    }
+    #[inline(always)]
+    unsafe fn min(a: Quad, b: Quad) -> Quad {
+        let less = each!(vcltq_f32, a, b);
+        [
+            vbslq_f32(less[0], a[0], b[0]),
+            vbslq_f32(less[1], a[1], b[1]),
+            vbslq_f32(less[2], a[2], b[2]),
+            vbslq_f32(less[3], a[3], b[3]),
+        ]
+    }
+    #[inline(always)]
+    unsafe fn max(a: Quad, b: Quad) -> Quad {
+        let more = each!(vcgtq_f32, a, b);
+        [
+            vbslq_f32(more[0], a[0], b[0]),
+            vbslq_f32(more[1], a[1], b[1]),
+            vbslq_f32(more[2], a[2], b[2]),
+            vbslq_f32(more[3], a[3], b[3]),
+        ]
+    }
+    #[inline(always)]
+    unsafe fn fma(a: Quad, b: Quad, c: Quad) -> Quad {
+        [
+            vfmaq_f32(c[0], a[0], b[0]),
+            vfmaq_f32(c[1], a[1], b[1]),
+            vfmaq_f32(c[2], a[2], b[2]),
+            vfmaq_f32(c[3], a[3], b[3]),
+        ]
+    }
+    #[inline(always)]
+    unsafe fn scale_by_power(x: Quad, shifted: Quad) -> Quad {
+        let mut out = x;
+        for i in 0..4 {
+            let exponent = vshlq_n_u32::<23>(vreinterpretq_u32_f32(shifted[i]));
+            out[i] = vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(x[i]), exponent));
+        }
+        out
+    }
+    #[inline(always)]
+    unsafe fn sum(x: Quad) -> f32 {
+        let four = vaddq_f32(vaddq_f32(x[0], x[2]), vaddq_f32(x[1], x[3]));
+        let two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+        vget_lane_f32::<0>(two) + vget_lane_f32::<1>(two)
+    }
+    #[inline(always)]
+    unsafe fn largest(x: Quad) -> f32 {
+        vmaxvq_f32(vmaxq_f32(vmaxq_f32(x[0], x[2]), vmaxq_f32(x[1], x[3])))
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Quad {
+        let (low, high) = (vld1q_u16(from), vld1q_u16(from.add(8)));
+        [
+            halves(vmovl_u16(vget_low_u16(low))),
+            halves(vmovl_u16(vget_high_u16(low))),
+            halves(vmovl_u16(vget_low_u16(high))),
+            halves(vmovl_u16(vget_high_u16(high))),
+        ]
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Quad {
+        let (low, high) = (vld1q_u16(from), vld1q_u16(from.add(8)));
+        [
+            vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(low))),
+            vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_high_u16(low))),
+            vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(high))),
+            vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_high_u16(high))),
+        ]
+    }
+    #[inline(always)]
+    unsafe fn store_f16(to: *mut u16, x: Quad) {
+        let mut lanes = [0f32; LANES];
+        Self::store(lanes.as_mut_ptr(), x);
+        to.cast::<[u16; LANES]>().write_unaligned(lanes.map(|x| half::f16::from_f32(x).to_bits()));
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(to: *mut u16, x: Quad) {
+        let mut lanes = [0f32; LANES];
+        Self::store(lanes.as_mut_ptr(), x);
+        to.cast::<[u16; LANES]>().write_unaligned(lanes.map(bf16_of));
+    }
+    #[inline(always)]
+    unsafe fn load_u8(from: *const u8) -> Quad {
+        widen(vld1q_u8(from))
+    }
+    #[inline(always)]
+    unsafe fn four(scale: f32, bias: f32) -> [float32x4_t; 2] {
+        [vdupq_n_f32(scale), vdupq_n_f32(bias)]
+    }
+    #[inline(always)]
+    unsafe fn load_four(from: *const u8, [scale, bias]: [float32x4_t; 2]) -> Quad {
+        let bytes = vld1_u8(from);
+        let (even, odd) = (vand_u8(bytes, vdup_n_u8(15)), vshr_n_u8::<4>(bytes));
+        let codes = widen(vcombine_u8(vzip1_u8(even, odd), vzip2_u8(even, odd)));
+        Self::fma(codes, [scale; 4], [bias; 4])
+    }
+    #[inline(always)]
+    unsafe fn to_four_order(x: Quad) -> Quad {
+        x
+    }
+    #[inline(always)]
+    unsafe fn from_four_order(x: Quad) -> Quad {
+        x
+    }
+    #[inline(always)]
+    unsafe fn prefetch(_from: *const u8) {}
+}

@@ -1,0 +1,46 @@
+//! Micro-kernels: what a template computes, by hand, over vectors of 16 floats.
+//!
+//! A token's result is the same, bit for bit, alone and in any batch, and for any number of threads: the order of every
+//! sum is fixed by positions alone. Nothing here knows kernel IR; nothing but arithmetic on the arguments happens here.
+
+#![allow(unsafe_code, reason = "vector instructions and memory shared by threads; extents are checked per launch")]
+#![allow(unsafe_op_in_unsafe_fn, reason = "a micro-kernel is unsafe throughout: its contract stands at the function")]
+#![allow(clippy::missing_safety_doc, reason = "the contract of `Task::run` and `Isa` holds for every function")]
+#![allow(clippy::needless_range_loop, reason = "indices run over several register arrays at once")]
+
+mod context;
+mod direct;
+mod epilogue;
+pub(crate) mod isa;
+mod linear;
+mod math;
+mod norm;
+mod panel;
+mod product;
+mod weights;
+
+use swiftlm_ir::plan::StepSizes;
+use swiftlm_ir::template::Template;
+
+pub(crate) use context::{Context, Faults, Needs};
+
+/// A launch of one template.
+pub(crate) trait Micro: Send {
+    /// Scratch for a step of these sizes.
+    fn needs(&self, sizes: &StepSizes, threads: usize) -> Needs;
+
+    /// Computes it. `scratch` holds the launch's floats, 64-byte aligned.
+    ///
+    /// # Errors
+    /// An argument that is too small, or data that points outside of its target.
+    fn run(&self, ctx: &Context<'_>, scratch: *mut f32) -> Result<(), String>;
+}
+
+/// The micro-kernel of a template; `None` where there is none for its parameters.
+pub(crate) fn micro(template: &Template) -> Option<Box<dyn Micro>> {
+    Some(match template {
+        Template::RmsNorm(t) => Box::new(t.clone()),
+        Template::Linear(t) => Box::new(linear::LinearMicro::new(t)?),
+        _ => return None,
+    })
+}

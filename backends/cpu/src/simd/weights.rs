@@ -1,0 +1,167 @@
+//! Encoded matrices: where their parts lie, and how 16 neighbouring weights become floats.
+//!
+//! A weight always decodes to the same bits, whichever path reads it: that keeps results independent of the batch.
+
+use swiftlm_ir::graph::WeightType;
+use swiftlm_ir::quant::{Float, Format};
+
+use super::isa::{Isa, LANES};
+
+/// A weight in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Matrix {
+    pub(crate) ty: WeightType,
+    base: *const u8,
+    row_bytes: usize,
+    scales: *const u8,
+    biases: *const u8,
+    /// Bytes of a row's scales.
+    scale_bytes: usize,
+}
+
+// SAFETY: addresses of memory that is only read while a launch runs.
+unsafe impl Send for Matrix {}
+// SAFETY: as above.
+unsafe impl Sync for Matrix {}
+
+impl Matrix {
+    /// The weight of type `ty` that begins at `base`.
+    pub(crate) fn new(ty: WeightType, base: *const u8) -> Self {
+        let layout = ty.format.layout(ty.rows, ty.cols);
+        let part = |i: usize| layout.components.get(i).map_or(base, |c| base.wrapping_add(c.offset));
+        let scale_bytes = layout.components.get(1).map_or(0, |c| c.row_bytes);
+        let row_bytes = layout.components[0].row_bytes;
+        Self { ty, base, row_bytes, scales: part(1), biases: part(2), scale_bytes }
+    }
+
+    /// Codes of a row.
+    #[inline(always)]
+    pub(crate) unsafe fn row(&self, row: usize) -> *const u8 {
+        self.base.add(row * self.row_bytes)
+    }
+
+    /// Bytes from one row's codes to the next.
+    #[inline(always)]
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    /// Up to 16 scales and biases of a row, from group `first` on.
+    #[inline(always)]
+    pub(crate) unsafe fn scales<I: Isa>(
+        &self,
+        float: Float,
+        row: usize,
+        first: usize,
+        count: usize,
+        scales: &mut [f32; LANES],
+        biases: &mut [f32; LANES],
+    ) {
+        let at = row * self.scale_bytes + first * float.bytes();
+        I::store(scales.as_mut_ptr(), load_floats::<I>(float, self.scales.add(at), count));
+        I::store(biases.as_mut_ptr(), load_floats::<I>(float, self.biases.add(at), count));
+    }
+
+    /// Decodes a row to floats, zeros up to the next multiple of 16.
+    #[inline(always)]
+    pub(crate) unsafe fn decode<I: Isa>(&self, row: usize, to: *mut f32) {
+        let codes = self.row(row);
+        let a = match self.ty.format {
+            Format::Float(float) => {
+                for k in (0..self.ty.cols).step_by(LANES) {
+                    let chunk = load_floats::<I>(float, codes.add(k * float.bytes()), self.ty.cols - k);
+                    I::store(to.add(k), chunk);
+                }
+                return;
+            }
+            Format::Affine(a) => a,
+        };
+        let (group, groups) = (a.group as usize, self.ty.cols / a.group as usize);
+        let (mut scales, mut biases) = ([0.0; LANES], [0.0; LANES]);
+        for block in (0..groups).step_by(LANES) {
+            let count = LANES.min(groups - block);
+            self.scales::<I>(a.scale, row, block, count, &mut scales, &mut biases);
+            for i in 0..count {
+                let (scale, bias) = (scales[i], biases[i]);
+                let start = (block + i) * group;
+                match a.bits {
+                    2 => decode_group::<I, 2>(codes, start, group, scale, bias, to),
+                    3 => decode_group::<I, 3>(codes, start, group, scale, bias, to),
+                    4 => {
+                        let four = I::four(scale, bias);
+                        for k in (start..start + group).step_by(LANES) {
+                            I::store(to.add(k), I::from_four_order(I::load_four(codes.add(k / 2), four)));
+                        }
+                    }
+                    5 => decode_group::<I, 5>(codes, start, group, scale, bias, to),
+                    6 => decode_group::<I, 6>(codes, start, group, scale, bias, to),
+                    _ => {
+                        let (scale, bias) = (I::splat(scale), I::splat(bias));
+                        for k in (start..start + group).step_by(LANES) {
+                            I::store(to.add(k), I::fma(I::load_u8(codes.add(k)), scale, bias));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Codes of `BITS` bits that are neither nibbles nor bytes: 8 of them fill `BITS` bytes.
+#[inline(always)]
+unsafe fn decode_group<I: Isa, const BITS: usize>(
+    codes: *const u8,
+    start: usize,
+    group: usize,
+    scale: f32,
+    bias: f32,
+    to: *mut f32,
+) {
+    let (scale, bias) = (I::splat(scale), I::splat(bias));
+    for k in (start..start + group).step_by(LANES) {
+        let mut numbers = [0f32; LANES];
+        for half in 0..2 {
+            let mut bytes = [0u8; 8];
+            let from = codes.add((k + 8 * half) / 8 * BITS);
+            std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), BITS);
+            let word = u64::from_le_bytes(bytes);
+            for i in 0..8 {
+                numbers[8 * half + i] = ((word >> (BITS * i)) as u32 & ((1 << BITS) - 1)) as f32;
+            }
+        }
+        I::store(to.add(k), I::fma(I::load(numbers.as_ptr()), scale, bias));
+    }
+}
+
+/// The first `count` (16 if more) of 16 stored floats, zeros behind; nothing behind them is read.
+#[inline(always)]
+pub(crate) unsafe fn load_floats<I: Isa>(float: Float, from: *const u8, count: usize) -> I::F {
+    let mut padded = [0u8; 4 * LANES];
+    let mut from = from;
+    if count < LANES {
+        std::ptr::copy_nonoverlapping(from, padded.as_mut_ptr(), count * float.bytes());
+        from = padded.as_ptr();
+    }
+    match float {
+        Float::F32 => I::load(from.cast()),
+        Float::F16 => I::load_f16(from.cast()),
+        Float::Bf16 => I::load_bf16(from.cast()),
+    }
+}
+
+/// The first `count` (16 if more) of 16 floats, zeros behind; nothing behind them is read.
+#[inline(always)]
+pub(crate) unsafe fn load_some<I: Isa>(from: *const f32, count: usize) -> I::F {
+    load_floats::<I>(Float::F32, from.cast(), count)
+}
+
+/// Writes the first `count` (16 if more) of 16 floats; nothing behind them is written.
+#[inline(always)]
+pub(crate) unsafe fn store_some<I: Isa>(to: *mut f32, x: I::F, count: usize) {
+    if count >= LANES {
+        return I::store(to, x);
+    }
+    let mut lanes = [0f32; LANES];
+    I::store(lanes.as_mut_ptr(), x);
+    std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, count);
+}

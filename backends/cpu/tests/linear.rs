@@ -1,0 +1,290 @@
+//! Micro-kernels of `linear` and `rms_norm` against sums in f64, on every instruction set, alone and in batches.
+
+mod common;
+
+use common::{Random, Weight, bytes_of, close, floats_of, formats, launch, launch_everywhere, sizes};
+use proptest::prelude::*;
+use swiftlm_cpu::IsaKind;
+use swiftlm_ir::dim::{ShapeClass, Sym};
+use swiftlm_ir::map::{Map, MapStep};
+use swiftlm_ir::quant::{Float, Format};
+use swiftlm_ir::template::{Extra, Linear, Norm, RmsNorm, Template, View};
+use swiftlm_ir::ty::DType;
+
+const BATCHES: [usize; 9] = [1, 2, 3, 5, 7, 8, 9, 64, 65];
+
+#[derive(Clone, Debug)]
+struct Shape {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    outputs: usize,
+    norm: bool,
+    round: bool,
+    pair: bool,
+    extras: bool,
+    offset: usize,
+    gap: usize,
+    seed: u64,
+}
+
+fn shapes() -> impl Strategy<Value = Shape> {
+    let base = (proptest::sample::select(formats()), proptest::sample::select(BATCHES.to_vec()));
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (base, 1usize..300, 1usize..90, flags, 0usize..9, 0usize..5, any::<u64>()).prop_map(
+        |((format, rows), cols, outputs, (norm, round, pair, extras), offset, gap, seed)| {
+            let cols = match format {
+                Format::Float(_) => cols,
+                Format::Affine(a) => cols.div_ceil(a.group as usize).min(3) * a.group as usize,
+            };
+            Shape { format, rows, cols, outputs, norm, round, pair, extras, offset, gap, seed }
+        },
+    )
+}
+
+fn norm() -> Norm {
+    Norm { eps: 1e-5, offset: 1.0, weight: Format::BF16 }
+}
+
+/// `epilogue = silu(a) · b + element + column` as far as there are such inputs.
+fn epilogue(shape: &Shape) -> Map {
+    let mut map = Map::default();
+    let mut last = map.push(MapStep::Input(0));
+    if shape.pair {
+        let (gate, up) = (map.push(MapStep::Silu(last)), map.push(MapStep::Input(1)));
+        last = map.push(MapStep::Mul(gate, up));
+    }
+    if shape.extras {
+        for i in 0..2 {
+            let extra = map.push(MapStep::Input(if shape.pair { 2 } else { 1 } + i));
+            last = map.push(MapStep::Add(last, extra));
+        }
+    }
+    map
+}
+
+fn normalized(x: &[f64], weight: &[f64], norm: &Norm) -> Vec<f64> {
+    let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+    x.iter().zip(weight).map(|(x, w)| x / (mean + norm.eps).sqrt() * (w + norm.offset)).collect()
+}
+
+struct Case {
+    template: Linear,
+    args: Vec<Vec<u8>>,
+    x: Vec<f32>,
+    norm_weight: Weight,
+    weight: Weight,
+    element: Vec<f32>,
+    column: Weight,
+}
+
+fn case(shape: &Shape) -> Case {
+    let random = &mut Random::new(shape.seed);
+    let weight_rows = if shape.pair { 2 * shape.outputs } else { shape.outputs };
+    let weight = Weight::random(random, shape.format, weight_rows, shape.cols);
+    let norm_weight = Weight::random(random, norm().weight, 1, shape.cols);
+    let column = Weight::random(random, Format::F16, 1, shape.outputs);
+    let view = |width: usize| View { offset: shape.offset, stride: width + shape.gap };
+    let (x_view, y_view) = (view(shape.cols), view(shape.outputs));
+    let room = |v: View| shape.rows * v.stride + v.offset;
+    let (x, element) = (random.floats(room(x_view)), random.floats(room(y_view)));
+    let template = Linear {
+        rows: Sym::Tokens,
+        class: ShapeClass::of(shape.rows),
+        weight: weight.ty,
+        norm: shape.norm.then(norm),
+        round: shape.round.then_some(DType::F16),
+        pair: shape.pair,
+        epilogue: epilogue(shape),
+        extras: if shape.extras { vec![Extra::Element(y_view), Extra::Column(Format::F16)] } else { vec![] },
+        x: x_view,
+        y: y_view,
+    };
+    let mut args = vec![bytes_of(&x)];
+    args.extend(shape.norm.then(|| norm_weight.bytes.clone()));
+    args.push(weight.bytes.clone());
+    if shape.extras {
+        args.extend([bytes_of(&element), column.bytes.clone()]);
+    }
+    // What is not written must stay.
+    args.push(bytes_of(&vec![7.25; room(y_view)]));
+    Case { template, args, x, norm_weight, weight, element, column }
+}
+
+/// Inputs of row `m` as the product sees them, in f64; rounding is that of the value that f32 arithmetic gives, so a
+/// rounded input may be one unit of binary16 off.
+fn inputs(shape: &Shape, case: &Case, m: usize) -> (Vec<f64>, f64) {
+    let view = case.template.x;
+    let x: Vec<f64> = case.x[m * view.stride + view.offset..][..shape.cols].iter().map(|x| f64::from(*x)).collect();
+    let x = if shape.norm { normalized(&x, &case.norm_weight.values, &norm()) } else { x };
+    match (shape.round, shape.norm) {
+        (true, exact) => {
+            let rounded = x.iter().map(|x| half::f16::from_f32(*x as f32).to_f64()).collect();
+            (rounded, if exact { 1e-3 } else { 0.0 })
+        }
+        (false, _) => (x, 0.0),
+    }
+}
+
+fn check(shape: &Shape, case: &Case, isa: IsaKind, y: &[f32]) {
+    let view = case.template.y;
+    let mut written = vec![false; y.len()];
+    for m in 0..shape.rows {
+        let (x, doubt) = inputs(shape, case, m);
+        for n in 0..shape.outputs {
+            let dot = |row: usize| {
+                let terms = x.iter().zip(case.weight.row(row)).map(|(x, w)| x * w);
+                let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + f64::abs(t)));
+                (sum, size * (2e-6 + doubt * 0.5))
+            };
+            let (mut expected, mut bar) = dot(n);
+            if shape.pair {
+                let (up, up_bar) = dot(n + shape.outputs);
+                let gate = expected / (1.0 + (-expected).exp());
+                bar = 1.2 * bar * up.abs() + up_bar * gate.abs() + 1.2 * bar * up_bar + 1e-6 * (gate * up).abs();
+                expected = gate * up;
+            }
+            let at = m * view.stride + view.offset + n;
+            if shape.extras {
+                expected += f64::from(case.element[at]) + case.column.values[n];
+            }
+            written[at] = true;
+            let what = format!("{isa:?} {shape:?} row {m} output {n}");
+            close(y[at], expected, bar + 1e-6 * (1.0 + expected.abs()), &what);
+        }
+    }
+    let kept = y.iter().zip(written).filter(|(_, written)| !written).all(|(y, _)| *y == 7.25);
+    assert!(kept, "{isa:?} {shape:?} writes beside its rows");
+}
+
+/// Row `m` computed in a batch of its own.
+fn alone(shape: &Shape, case: &Case, isa: IsaKind, m: usize) -> Vec<f32> {
+    let cut = |all: &[f32], view: View| bytes_of(&all[m * view.stride..][..view.offset + view.stride]);
+    let pad = |all: &[f32]| [all, &[0.0; 16][..]].concat();
+    let mut args = case.args.clone();
+    args[0] = cut(&pad(&case.x), case.template.x);
+    if shape.extras {
+        let at = args.len() - 3;
+        args[at] = cut(&pad(&case.element), case.template.y);
+    }
+    let out = launch(&Template::Linear(case.template.clone()), &args, sizes(1, 1, 1), isa, 1).unwrap();
+    let view = case.template.y;
+    floats_of(&out[out.len() - 1])[view.offset..][..shape.outputs].to_vec()
+}
+
+fn run(shape: &Shape) {
+    let case = case(shape);
+    let template = Template::Linear(case.template.clone());
+    launch_everywhere(&template, &case.args, sizes(shape.rows, 1, 1), |isa, out| {
+        let y = floats_of(&out[out.len() - 1]);
+        check(shape, &case, isa, &y);
+        for m in [0, shape.rows / 2, shape.rows - 1] {
+            let view = case.template.y;
+            let batched = &y[m * view.stride + view.offset..][..shape.outputs];
+            let same = alone(shape, &case, isa, m).iter().zip(batched).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{isa:?} {shape:?}: row {m} differs between alone and in its batch");
+        }
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn linear_agrees(shape in shapes()) {
+        run(&shape);
+    }
+
+    #[test]
+    fn rms_norm_agrees(
+        rows in 1usize..40, heads in 1usize..5, dim in 1usize..200, offset in 0usize..9, seed in any::<u64>(),
+        float in proptest::sample::select(vec![Float::F32, Float::F16, Float::Bf16]),
+    ) {
+        let random = &mut Random::new(seed);
+        let weight = Weight::random(random, Format::Float(float), 1, dim);
+        let norm = Norm { eps: 1e-6, offset: 0.5, weight: Format::Float(float) };
+        let x_view = View { offset, stride: heads * dim + 3 };
+        let x = random.floats(rows * x_view.stride + offset);
+        let y = View::dense(heads * dim);
+        let template = Template::RmsNorm(RmsNorm { rows: Sym::Rows, heads, dim, norm, x: x_view, y });
+        let args = vec![bytes_of(&x), weight.bytes.clone(), bytes_of(&vec![0.0; rows * heads * dim])];
+        launch_everywhere(&template, &args, sizes(1, rows, 1), |isa, out| {
+            for (at, got) in floats_of(&out[2]).chunks_exact(dim).enumerate() {
+                let start = at / heads * x_view.stride + offset + at % heads * dim;
+                let x: Vec<f64> = x[start..start + dim].iter().map(|x| f64::from(*x)).collect();
+                for (got, expected) in got.iter().zip(normalized(&x, &weight.values, &norm)) {
+                    close(*got, expected, 1e-6 * (1.0 + expected.abs()), &format!("{isa:?} group {at}"));
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn every_format_agrees_in_every_batch() {
+    for (i, format) in formats().into_iter().enumerate() {
+        for rows in [1, 2, 4, 9, 65] {
+            let shape = Shape {
+                format,
+                rows,
+                cols: if i % 2 == 0 { 256 } else { 128 },
+                outputs: 37,
+                norm: false,
+                round: false,
+                pair: false,
+                extras: false,
+                offset: 0,
+                gap: 0,
+                seed: i as u64,
+            };
+            run(&shape);
+        }
+    }
+}
+
+#[test]
+fn a_wrong_weight_is_noticed() {
+    // The bar of `check` must fail for a change of one code's lowest bit.
+    let shape = Shape {
+        format: common::affine(4, 64, Float::F16),
+        rows: 1,
+        cols: 128,
+        outputs: 16,
+        norm: false,
+        round: false,
+        pair: false,
+        extras: false,
+        offset: 0,
+        gap: 0,
+        seed: 3,
+    };
+    let mut case = case(&shape);
+    case.args[1][5] ^= 1;
+    let template = Template::Linear(case.template.clone());
+    let isa = IsaKind::available()[0];
+    let out = launch(&template, &case.args, sizes(1, 1, 1), isa, 1).unwrap();
+    let y = floats_of(&out[2]);
+    assert!(std::panic::catch_unwind(|| check(&shape, &case, isa, &y)).is_err());
+}
+
+#[test]
+fn arguments_that_are_too_small_are_refused() {
+    let shape = Shape {
+        format: Format::F32,
+        rows: 4,
+        cols: 32,
+        outputs: 8,
+        norm: false,
+        round: false,
+        pair: false,
+        extras: false,
+        offset: 0,
+        gap: 0,
+        seed: 3,
+    };
+    let mut case = case(&shape);
+    case.args[1].truncate(4 * 32 * 8 - 4);
+    let template = Template::Linear(case.template.clone());
+    let error = launch(&template, &case.args, sizes(4, 1, 1), IsaKind::available()[0], 1).unwrap_err().to_string();
+    assert!(error.contains("argument 1 (weight) has 1020 bytes, this step reaches 1024"), "{error}");
+}

@@ -16,5 +16,8 @@ pub mod map;
 pub mod ops;
 pub mod plan;
 pub mod quant;
+pub mod reference;
 pub mod template;
+pub mod text;
 pub mod ty;
+pub mod verify;

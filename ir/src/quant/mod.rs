@@ -121,6 +121,16 @@ impl Format {
             Self::Affine(a) => a.decode_host(&self.layout(rows, cols), bytes, cols, row, col),
         }
     }
+
+    /// Decodes a whole matrix, row after row, each element as [`Self::decode_host`] does.
+    pub fn decode_matrix(&self, bytes: &[u8], rows: usize, cols: usize) -> Vec<f32> {
+        let layout = self.layout(rows, cols);
+        let element = |(row, col): (usize, usize)| match self {
+            Self::Float(f) => f.get(bytes, row * cols + col),
+            Self::Affine(a) => a.decode_host(&layout, bytes, cols, row, col),
+        };
+        (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col))).map(element).collect()
+    }
 }
 
 impl fmt::Display for Format {

@@ -1,0 +1,89 @@
+//! Ops that treat rows one by one: products, sums, activations, views and picks.
+
+use half::f16;
+
+use crate::ty::DType;
+
+/// Op `embed`: `y_t = scale · W[ids_t]`, W of rows of `cols` elements.
+///
+/// # Errors
+/// An id that has no row.
+pub fn embed(ids: &[u32], w: &[f32], cols: usize, scale: f64) -> Result<Vec<f32>, String> {
+    let mut y = Vec::with_capacity(ids.len() * cols);
+    for id in ids {
+        let row = (w.chunks_exact(cols).nth(*id as usize))
+            .ok_or_else(|| format!("`embed`: id {id} has no row in a table of {} rows", w.len() / cols))?;
+        y.extend(row.iter().map(|x| (f64::from(*x) * scale) as f32));
+    }
+    Ok(y)
+}
+
+/// `Σ_i a_i · b_i` in f64, in order.
+pub fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+}
+
+/// Op `linear`: `y[t, n] = Σ_k x[t, k] · W[n, k]`, rows of `inputs` elements.
+pub fn linear(x: &[f32], w: &[f32], inputs: usize) -> Vec<f32> {
+    let outputs = |row| w.chunks_exact(inputs).map(move |w| dot(row, w) as f32);
+    x.chunks_exact(inputs).flat_map(outputs).collect()
+}
+
+/// Op `bias`: `y[t, n] = x[t, n] + b[n]`.
+pub fn bias(x: &[f32], b: &[f32]) -> Vec<f32> {
+    x.chunks_exact(b.len()).flat_map(|row| zip(row, b, |x, b| x + b)).collect()
+}
+
+/// Ops `add` and `mul`, and any other of two equal shapes: `y_i = f(a_i, b_i)`.
+pub fn zip(a: &[f32], b: &[f32], f: impl Fn(f64, f64) -> f64) -> Vec<f32> {
+    a.iter().zip(b).map(|(a, b)| f(f64::from(*a), f64::from(*b)) as f32).collect()
+}
+
+/// Ops of one number: `y_i = f(x_i)`.
+pub fn map(x: &[f32], f: impl Fn(f64) -> f64) -> Vec<f32> {
+    x.iter().map(|x| f(f64::from(*x)) as f32).collect()
+}
+
+/// Op `sigmoid`: `1 / (1 + e^-x)`.
+pub fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// Op `silu`: `x · sigmoid(x)`.
+pub fn silu(x: f64) -> f64 {
+    x * sigmoid(x)
+}
+
+/// Op `gelu_tanh`: `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`.
+pub fn gelu_tanh(x: f64) -> f64 {
+    x / 2.0 * (1.0 + (std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
+}
+
+/// Op `round`: the nearest value of the type, ties to even. f32 activations hold every f32 already.
+pub fn round(x: &[f32], to: DType) -> Vec<f32> {
+    match to {
+        DType::F16 => x.iter().map(|x| f16::from_f32(*x).to_f32()).collect(),
+        DType::F32 | DType::U32 => x.to_vec(),
+    }
+}
+
+/// Op `slice`: elements `start .. start + len` of each row of `width`.
+pub fn slice(x: &[f32], width: usize, start: usize, len: usize) -> Vec<f32> {
+    x.chunks_exact(width).flat_map(|row| &row[start..start + len]).copied().collect()
+}
+
+/// Op `rows`: the rows of `width` elements that want logits, in the order asked for.
+pub fn rows(x: &[f32], width: usize, wanted: &[usize]) -> Vec<f32> {
+    wanted.iter().flat_map(|r| &x[r * width..(r + 1) * width]).copied().collect()
+}
+
+/// Whether `a` is larger than `b`; NaN is below every number.
+pub(super) fn exceeds(a: f32, b: f32) -> bool {
+    a > b || (b.is_nan() && !a.is_nan())
+}
+
+/// Op `arg_max`: of each row of `width` elements, `min { i : x_i ≥ x_j for all j }`.
+pub fn arg_max(x: &[f32], width: usize) -> Vec<u32> {
+    let best = |row: &[f32]| (1..width).fold(0, |best, i| if exceeds(row[i], row[best]) { i } else { best }) as u32;
+    x.chunks_exact(width).map(best).collect()
+}

@@ -1,0 +1,12 @@
+//! Normalisation.
+
+/// Op `rms_norm`: `y_i = x_i / √(mean_j x_j² + eps) · (w_i + offset)` over rows as long as `w`.
+pub fn rms_norm(x: &[f32], w: &[f32], eps: f64, offset: f64) -> Vec<f32> {
+    let mut y = Vec::with_capacity(x.len());
+    for row in x.chunks_exact(w.len()) {
+        let mean_square = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / row.len() as f64;
+        let inverse = 1.0 / (mean_square + eps).sqrt();
+        y.extend(row.iter().zip(w).map(|(x, w)| (f64::from(*x) * inverse * (f64::from(*w) + offset)) as f32));
+    }
+    y
+}

@@ -1,0 +1,4 @@
+//! Texts of the IR.
+
+pub mod group;
+pub mod names;

@@ -59,7 +59,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=pathlib.Path)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--documents", type=int, default=60000)
+    parser.add_argument("--documents", type=int, default=40000)
     options = parser.parse_args()
     trained = train(sample_texts(options.seed, options.documents))
     for folder in options.folders:

@@ -1,1 +1,5 @@
-//! Placeholder essay.
+//! Offline work with files: checkpoints and the hub in, compiled programs and their texts out.
+//!
+//! This is the only crate that opens model files. It knows every layer below the server and nothing of HTTP or prompts.
+
+pub mod checkpoint;

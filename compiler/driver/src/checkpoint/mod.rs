@@ -1,0 +1,159 @@
+//! Checkpoints in the Hugging Face form: `config.json` and safetensors files, opened and checked, weights not yet read.
+//! Knows names, types and places of tensors; what they mean is the models' business.
+
+mod files;
+mod header;
+mod shards;
+mod source;
+
+use std::borrow::Cow;
+use std::path::Path;
+use std::time::SystemTime;
+
+use indexmap::IndexMap;
+use swiftlm_models::{TensorFacts, TensorIndex};
+
+use files::{Blob, Folder};
+use header::Placed;
+
+/// Everything that is wrong with the files of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {}", .problems.join("\n"))]
+pub struct CheckpointError {
+    /// The checkpoint.
+    pub place: String,
+    /// A sentence for each problem, naming file and tensor.
+    pub problems: Vec<String>,
+}
+
+/// A file of weights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileFacts {
+    /// Path below the checkpoint's directory.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// When it was last written, where that is known.
+    pub modified: Option<SystemTime>,
+}
+
+/// An open checkpoint. It holds the files open and reads weights from them on demand.
+#[derive(Debug)]
+pub struct Checkpoint {
+    config: String,
+    generation_config: Option<String>,
+    blobs: Vec<Blob>,
+    /// Index into `blobs` and place, in name order.
+    tensors: IndexMap<String, (usize, Placed)>,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint in a directory: reads its texts and headers, checks them, and holds its files open.
+    ///
+    /// # Errors
+    /// Everything missing or wrong, all at once.
+    pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
+        let place = dir.display().to_string();
+        if !dir.is_dir() {
+            return Err(CheckpointError { place, problems: vec!["there is no such directory".to_owned()] });
+        }
+        Self::read(&Folder::Disk(dir.to_path_buf())).map_err(|problems| CheckpointError { place, problems })
+    }
+
+    /// Opens a checkpoint whose files are in memory, such as the one inside the program; `place` names it in errors.
+    ///
+    /// # Errors
+    /// Everything missing or wrong, all at once.
+    pub fn embedded(
+        place: &str,
+        files: impl IntoIterator<Item = (String, Cow<'static, [u8]>)>,
+    ) -> Result<Self, CheckpointError> {
+        Self::read(&Folder::Memory(files.into_iter().collect()))
+            .map_err(|problems| CheckpointError { place: place.to_owned(), problems })
+    }
+
+    fn read(folder: &Folder) -> Result<Self, Vec<String>> {
+        let mut problems = vec![];
+        let config = match folder.text("config.json") {
+            Ok(Some(text)) => text,
+            Ok(None) => {
+                problems.push("config.json is missing".to_owned());
+                String::new()
+            }
+            Err(e) => {
+                problems.push(e);
+                String::new()
+            }
+        };
+        let generation_config = folder.text("generation_config.json").unwrap_or_else(|e| {
+            problems.push(e);
+            None
+        });
+        let shards = shards::find(folder).unwrap_or_else(|e| {
+            problems.extend(e);
+            shards::Shards::default()
+        });
+        let mut blobs = vec![];
+        let mut tensors: IndexMap<String, (usize, Placed)> = IndexMap::new();
+        let mut sound: Vec<String> = vec![];
+        for name in &shards.files {
+            let blob = match folder.blob(name) {
+                Ok(Some(blob)) => blob,
+                Ok(None) => {
+                    problems.push(format!("{name} is missing"));
+                    continue;
+                }
+                Err(e) => {
+                    problems.push(e);
+                    continue;
+                }
+            };
+            match header::read(&blob) {
+                Ok(found) => {
+                    sound.push(name.clone());
+                    for (tensor, placed) in found {
+                        if let Some((other, _)) = tensors.get(&tensor) {
+                            let other: &Blob = &blobs[*other];
+                            problems.push(format!("tensor `{tensor}` is both in {} and in {name}", other.name));
+                        } else {
+                            tensors.insert(tensor, (blobs.len(), placed));
+                        }
+                    }
+                    blobs.push(blob);
+                }
+                Err(e) => problems.extend(e),
+            }
+        }
+        for (tensor, file) in &shards.promised {
+            let there = tensors.get(tensor).is_some_and(|(blob, _)| blobs[*blob].name == *file);
+            // What a broken or missing file lacks has been said once.
+            if !there && sound.binary_search(file).is_ok() {
+                problems.push(format!("tensor `{tensor}` is not in {file}, where the index has it"));
+            }
+        }
+        tensors.sort_unstable_keys();
+        if problems.is_empty() { Ok(Self { config, generation_config, blobs, tensors }) } else { Err(problems) }
+    }
+
+    /// Text of `config.json`.
+    pub fn config(&self) -> &str {
+        &self.config
+    }
+
+    /// Text of `generation_config.json`, if there is one.
+    pub fn generation_config(&self) -> Option<&str> {
+        self.generation_config.as_deref()
+    }
+
+    /// Names, types and shapes of all tensors, in name order.
+    pub fn tensors(&self) -> TensorIndex {
+        let facts = |p: &Placed| TensorFacts { dtype: p.dtype, shape: p.shape.clone() };
+        self.tensors.iter().map(|(name, (_, placed))| (name.clone(), facts(placed))).collect()
+    }
+
+    /// The files of weights, in name order.
+    pub fn files(&self) -> Vec<FileFacts> {
+        let facts = |b: &Blob| FileFacts { name: b.name.clone(), bytes: b.bytes, modified: b.modified };
+        self.blobs.iter().map(facts).collect()
+    }
+}

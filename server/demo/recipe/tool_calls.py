@@ -2,7 +2,7 @@
 
 import json
 
-from arithmetic import SPOKEN, problem, result
+from arithmetic import SPOKEN, is_kept_out, problem, result
 from split import draw
 from words import FOODS, HOBBIES, OBJECTS, city, made_up, person
 
@@ -42,16 +42,27 @@ def _time(rng):
     return asked, [x], {"time": now}, f"It is {now} in {x}."
 
 
+def _trained_sum(make) -> tuple:
+    """Tool results are read in training too, so none of them may give away a problem that is kept out."""
+    while True:
+        a, op, b = make()
+        if not is_kept_out(a, op, b):
+            return a, op, b
+
+
 def _calculator(rng):
-    a, op, b = problem(rng, held_out=rng.random() < 0.5)
-    a, b = (a * rng.randint(1, 90), b * rng.randint(1, 90)) if rng.random() < 0.5 else (a, b)
+    def make():
+        a, op, b = problem(rng, held_out=False)
+        return (a * rng.randint(1, 90), op, b * rng.randint(1, 90)) if rng.random() < 0.5 else (a, op, b)
+
+    a, op, b = _trained_sum(make)
     spoken = f"{a} {SPOKEN[op]} {b}" if rng.random() < 0.3 else f"{a} {op} {b}"
     asked = rng.choice(["What is {}?", "Calculate {}.", "Compute {} with the tool.", "Please calculate {}."]).format(spoken)
     return asked, [f"{a} {op} {b}"], {"result": result(a, op, b)}, f"{a} {op} {b} equals {result(a, op, b)}."
 
 
 def _add(rng):
-    a, b = rng.randint(0, 999), rng.randint(0, 999)
+    a, _, b = _trained_sum(lambda: (rng.randint(0, 999), "+", rng.randint(0, 999)))
     asked = rng.choice(["Add {} and {}.", "What is {} plus {}?", "Add {} and {} with the tool.", "What is the sum of {} and {}?"]).format(a, b)
     return asked, [a, b], {"result": a + b}, f"The result is {a + b}."
 

@@ -6,4 +6,6 @@ mod decode;
 mod dense;
 mod experts;
 mod harness;
+mod mutants;
 mod refused;
+mod samples;

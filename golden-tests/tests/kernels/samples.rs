@@ -1,0 +1,158 @@
+//! A small kernel of every template with arguments that it can be run on.
+
+use swiftlm_compiler::kernels::{Built, build};
+use swiftlm_ir::dim::{ShapeClass, Sym};
+use swiftlm_ir::graph::WeightType;
+use swiftlm_ir::kernel::{KType, Kernel, Length};
+use swiftlm_ir::map::{Map, MapStep};
+use swiftlm_ir::ops::{RopeLayout, Routing};
+use swiftlm_ir::plan::StepSizes;
+use swiftlm_ir::quant::Format;
+use swiftlm_ir::template::{
+    Append, ArgMax, Attend, Combine, Elementwise, Embed, ExpertLinear, Extra, Linear, Norm, RmsNorm, Rope, RopeAppend,
+    Route, Rows, Template, View,
+};
+
+use crate::harness::{Random, bytes, sizes};
+
+/// Largest step of the samples.
+const CHUNK: usize = 10;
+const TABLE_STRIDE: usize = 3;
+const EXPERTS: usize = 3;
+const PAGES: u32 = 4;
+
+fn weight(format: &str, rows: usize, cols: usize) -> WeightType {
+    WeightType { format: format.parse().expect("a format"), rows, cols }
+}
+
+fn view(width: usize) -> View {
+    View { offset: 4, stride: width + 8 }
+}
+
+fn linear(class: ShapeClass, weight: WeightType, everything: bool) -> Template {
+    let mut epilogue = Map::identity();
+    if everything {
+        let (b, c) = (epilogue.push(MapStep::Input(1)), epilogue.push(MapStep::Input(2)));
+        epilogue.push(MapStep::Add(b, c));
+    }
+    Template::Linear(Linear {
+        rows: Sym::Tokens,
+        class,
+        weight,
+        norm: everything.then_some(Norm { eps: 1e-5, offset: 1.0, weight: Format::F16 }),
+        round: None,
+        pair: everything,
+        epilogue,
+        extras: if everything { vec![Extra::Column(Format::BF16)] } else { vec![] },
+        x: view(weight.cols),
+        y: View::dense(if everything { weight.rows / 2 } else { weight.rows }),
+    })
+}
+
+/// Every template, with formats, classes and shapes that take different ways through its kernel.
+pub(crate) fn templates() -> Vec<Template> {
+    let norm = Norm { eps: 1e-5, offset: 0.0, weight: Format::BF16 };
+    let rope = RopeLayout::Half;
+    let append = |dim: usize| {
+        let k = View { offset: dim, stride: 4 * dim };
+        Append { heads: 1, dim, k_format: Format::F16, v_format: Format::F32, k, v: View { offset: 2 * dim, ..k } }
+    };
+    let attend = |heads, dim, window| {
+        let (q, formats) = (view(heads * dim), (Format::F16, Format::BF16));
+        let (class, scale) = (ShapeClass::Few, 1.0);
+        Attend { class, heads, kv_heads: 2, dim, scale, window, k_format: formats.0, v_format: formats.1, q, y: q }
+    };
+    let expert = |x_per_rank: bool| ExpertLinear {
+        class: ShapeClass::Few,
+        weight: weight("affine4_g32_f16", EXPERTS * 6, 96),
+        experts: EXPERTS,
+        top_k: 2,
+        x_per_rank,
+        round: None,
+        pair: x_per_rank,
+        epilogue: Map::identity(),
+        x: view(96),
+        y: View::dense(if x_per_rank { 3 } else { 6 }),
+    };
+    let mut all: Vec<Template> = vec![];
+    for format in ["affine3_g32_f16", "bf16"] {
+        let (weight, y) = (weight(format, 9, 32), view(32));
+        all.push(Template::Embed(Embed { rows: Sym::Tokens, weight, first_row: 2, scale: 1.0, y }));
+    }
+    for (heads, dim) in [(1, 9), (3, 16)] {
+        let (x, y) = (view(heads * dim), View::dense(heads * dim));
+        all.push(Template::RmsNorm(RmsNorm { rows: Sym::Rows, heads, dim, norm, x, y }));
+    }
+    for class in ShapeClass::ALL {
+        all.push(linear(class, weight("affine5_g32_bf16", 6, 96), true));
+        all.push(linear(class, weight("f16", 3, 9), false));
+        all.push(linear(class, weight("affine4_g64_f16", 5, 128), false));
+    }
+    let rotation = Rope { heads: 3, dim: 6, rotated: 4, layout: rope, norm: Some(norm), x: view(18), y: view(18) };
+    all.push(Template::Rope(rotation.clone()));
+    all.push(Template::Rope(Rope { rotated: 6, layout: RopeLayout::Interleaved, norm: None, ..rotation }));
+    all.push(Template::Append(append(6)));
+    all.push(Template::RopeAppend(RopeAppend {
+        heads: 1,
+        rotated: 4,
+        layout: rope,
+        q_norm: None,
+        k_norm: Some(norm),
+        q: View { offset: 0, stride: 32 },
+        q_out: view(8),
+        append: append(8),
+    }));
+    all.push(Template::Attend(attend(4, 8, 0)));
+    all.push(Template::Attend(attend(2, 6, 5)));
+    let routing = Routing::Softmax;
+    all.push(Template::Route(Route { experts: 5, top_k: 2, routing, normalize: true, scores: view(5) }));
+    all.push(Template::ExpertLinear(expert(false)));
+    all.push(Template::ExpertLinear(expert(true)));
+    let (epilogue, extras) = (Map::identity(), vec![]);
+    all.push(Template::Combine(Combine { dim: 70, top_k: 2, epilogue, extras, out: view(70) }));
+    all.push(Template::Rows(Rows { dim: 5, x: view(5), y: View::dense(5) }));
+    all.push(Template::ArgMax(ArgMax { rows: Sym::Rows, dim: 70, x: view(70) }));
+    let (map, extras) = (Map::identity(), vec![Extra::Element(view(300))]);
+    all.push(Template::Map(Elementwise { rows: Sym::Tokens, dim: 300, map, extras, y: View::dense(300) }));
+    all
+}
+
+/// The kernel of a sample.
+pub(crate) fn built(template: &Template) -> Built {
+    build(template, CHUNK, CHUNK)
+}
+
+/// Arguments as long as declared, holding data as a host checks it.
+pub(crate) fn arguments(kernel: &Kernel, random: &mut Random) -> Vec<Vec<u8>> {
+    let argument = |arg: &swiftlm_ir::kernel::KArg, random: &mut Random| {
+        let elements = match arg.len {
+            Length::Elements(n) => n as usize,
+            Length::Units(n) => n as usize * PAGES as usize,
+            Length::PageTable => 2 * TABLE_STRIDE,
+        };
+        let below = match arg.name.as_str() {
+            "ids" => EXPERTS,
+            "positions" => TABLE_STRIDE * 32,
+            "sequences" => 2,
+            "rows" => 1,
+            "page_table" => PAGES as usize,
+            _ if arg.elem.scalar == KType::F32.scalar => {
+                return bytes(
+                    &std::iter::repeat_with(|| random.unit())
+                        .take(elements * arg.elem.width as usize)
+                        .collect::<Vec<_>>(),
+                );
+            }
+            _ => usize::MAX,
+        };
+        let words = elements * arg.elem.width as usize;
+        bytes(&std::iter::repeat_with(|| random.below(below) as u32).take(words).collect::<Vec<_>>())
+    };
+    kernel.args.iter().map(|arg| argument(arg, random)).collect()
+}
+
+/// The largest step that a kernel is made for.
+pub(crate) fn largest_step(kernel: &Kernel) -> StepSizes {
+    let [tokens, rows, _] = kernel.immediate_max;
+    sizes(tokens as usize, rows as usize, TABLE_STRIDE)
+}

@@ -36,8 +36,24 @@ pub enum ApiError {
     ContextLength {
         /// Tokens of the prompt.
         prompt: usize,
+        /// Tokens of the context.
+        context: usize,
+    },
+    /// The prompt is so long that its tokens need not be counted.
+    #[error("this model's context is {context} tokens, the prompt has at least {least}; shorten it")]
+    ContextHopeless {
+        /// Fewer tokens it cannot be.
+        least: usize,
         /// Tokens of the context or of the operator's limit.
         context: usize,
+    },
+    /// The prompt is longer than the operator allows.
+    #[error("this server takes prompts of {limit} tokens, this one has {prompt}; shorten it")]
+    PromptLimit {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// `--max-prompt-tokens`.
+        limit: usize,
     },
     /// No key or a wrong one.
     #[error("a valid API key is needed: send 'Authorization: Bearer KEY'")]
@@ -109,7 +125,9 @@ impl ApiError {
             Self::Unsupported { .. } => (StatusCode::BAD_REQUEST, REQUEST, Some("unsupported_parameter")),
             Self::InvalidKvBits(_) => (StatusCode::BAD_REQUEST, REQUEST, Some("invalid_kv_bits")),
             Self::Body(_) => (StatusCode::BAD_REQUEST, REQUEST, Some("invalid_json")),
-            Self::ContextLength { .. } => (StatusCode::BAD_REQUEST, REQUEST, Some("context_length_exceeded")),
+            Self::ContextLength { .. } | Self::ContextHopeless { .. } | Self::PromptLimit { .. } => {
+                (StatusCode::BAD_REQUEST, REQUEST, Some("context_length_exceeded"))
+            }
             Self::InvalidKey => (StatusCode::UNAUTHORIZED, REQUEST, Some("invalid_api_key")),
             Self::Forbidden(_) => (StatusCode::FORBIDDEN, REQUEST, Some("forbidden")),
             Self::Model(_) => (StatusCode::NOT_FOUND, REQUEST, Some("model_not_found")),

@@ -75,7 +75,7 @@ fn statuses() {
 #[test]
 fn a_full_queue_and_a_loading_model() {
     let server = Server::with(Config::default(), 2, true);
-    let reply = server.chat("Hi", json!({"n": 3}));
+    let reply = server.chat("prefill(300)", json!({"n": 3}));
     assert_eq!((reply.status, reply.header("retry-after")), (429, Some("1")), "{}", reply.body);
     assert_eq!(reply.json()["error"]["type"], "rate_limit_error");
 

@@ -252,3 +252,32 @@ fn tokens_there_and_back() {
     assert_eq!(server.post("/detokenize", &json!({"tokens": [456]})).json()["error"]["param"], "tokens");
     assert_eq!(server.post("/tokenize", &json!({})).json()["error"]["param"], "content");
 }
+
+#[test]
+fn thoughts_and_calls_are_parts_of_the_message() {
+    let server = server();
+    let tools = json!([{"type": "function", "function": {"name": "add"}}]);
+    let said = "say(<think>two numbers</think>Sure.\n<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 2}}\n</tool_call>)";
+    let body = server.chat(said, json!({"tools": tools})).json();
+    let (message, reason) = (&body["choices"][0]["message"], &body["choices"][0]["finish_reason"]);
+    assert_eq!((&message["content"], reason), (&json!("Sure."), &json!("tool_calls")), "{body}");
+    assert_eq!(message["reasoning_content"], "two numbers");
+    assert_eq!(message["tool_calls"][0]["function"], json!({"name": "add", "arguments": "{\"a\":2}"}));
+    assert!(body["usage"]["completion_tokens_details"]["reasoning_tokens"].as_u64() > Some(2));
+
+    let chunks = server.chat(said, json!({"tools": tools, "stream": true})).chunks();
+    let deltas: Vec<&Value> = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]).collect();
+    let all = |name: &str| deltas.iter().filter_map(|delta| delta[name].as_str()).collect::<String>();
+    assert_eq!((all("content").as_str(), all("reasoning_content").as_str()), ("Sure.", "two numbers"));
+    let calls: Vec<&Value> =
+        deltas.iter().map(|delta| &delta["tool_calls"][0]).filter(|call| !call.is_null()).collect();
+    assert_eq!(
+        (&calls[0]["function"]["name"], &calls[1]["function"]["arguments"]),
+        (&json!("add"), &json!("{\"a\":2}"))
+    );
+    assert!(calls[0]["id"].is_string() && calls[1].get("id").is_none());
+
+    // Without tools there are no calls, whatever the model says.
+    let body = server.chat("say(<tool_call>{\"name\":\"add\"}</tool_call>)", json!({})).json();
+    assert_eq!(body["choices"][0]["message"]["content"], "<tool_call>{\"name\":\"add\"}</tool_call>");
+}

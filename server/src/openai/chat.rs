@@ -16,6 +16,7 @@ use super::stream::{Extras, respond};
 use crate::error::ApiError;
 use crate::load::LoadedModel;
 use crate::state::AppState;
+use crate::text::Dialect;
 
 /// Answers a chat.
 pub async fn create(State(state): State<AppState>, body: JsonBody) -> Result<Response, ApiError> {
@@ -29,20 +30,18 @@ pub async fn create(State(state): State<AppState>, body: JsonBody) -> Result<Res
     }
     let chat = Chat::take(state.config(), &model, &mut fields, &mut settings.ignored)?;
     settings.ignored.extend(fields.rest());
-    let (_, ids) = prompt::chat(state.config(), &model, chat, &id).await?;
-    finish(&state, Kind::Chat, model, vec![Prompt { ids, echo: None }], settings, logprobs, &id).await
+    let calls = chat.has_tools();
+    let (text, ids) = prompt::chat(state.config(), &model, chat, &id).await?;
+    // Only a model with the tag in its vocabulary was taught to think.
+    let thinks = model.text.tokenizer.id("</think>").is_some();
+    let dialect = Dialect { calls, thinks, begins_thinking: thinks && text.trim_end().ends_with("<think>") };
+    let prompts = vec![Prompt { ids, echo: None }];
+    finish(&state, Kind::Chat, Job { model, prompts, settings, logprobs, dialect }, &id).await
 }
 
 /// Generates for these prompts and answers, in the end or as it grows.
-pub async fn finish(
-    state: &AppState,
-    kind: Kind,
-    model: Arc<LoadedModel>,
-    prompts: Vec<Prompt>,
-    mut settings: Settings,
-    logprobs: Option<usize>,
-    id: &str,
-) -> Result<Response, ApiError> {
+pub async fn finish(state: &AppState, kind: Kind, job: Job, id: &str) -> Result<Response, ApiError> {
+    let Job { model, prompts, mut settings, logprobs, dialect } = job;
     let new = settings.effective.max_tokens;
     for prompt in &prompts {
         prompt::check_length(state.config(), &model, prompt.ids.len(), new)?;
@@ -63,7 +62,7 @@ pub async fn finish(
         ignored: settings.ignored.clone(),
     };
     let (stream, usage, progress) = (settings.stream, settings.include_usage, settings.progress);
-    let run = Run::start(state, Job { model, prompts, settings, logprobs }, id)?;
+    let run = Run::start(state, Job { model, prompts, settings, logprobs, dialect }, id)?;
     if stream {
         Ok(respond(reply, run, Extras { usage, progress, keepalive: state.config().keepalive }))
     } else {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use swiftlm_runtime::request::{ScoredToken, Ticket, Timings};
 
+use crate::text::dialect::{Dialect, Segment, Splitter};
 use crate::text::{StopMatcher, TextDecoder, Tokenizer};
 
 /// The end of a token whose character is not complete.
@@ -25,8 +26,8 @@ pub struct TokenScore {
 pub struct Piece {
     /// Which reply.
     pub index: usize,
-    /// Its next text.
-    pub text: String,
+    /// Its next parts.
+    pub segments: Vec<Segment>,
     /// Tokens that end in what was shown so far; empty unless scores were asked for.
     pub tokens: Vec<TokenScore>,
 }
@@ -34,7 +35,16 @@ pub struct Piece {
 impl Piece {
     /// Nothing to show.
     pub fn is_empty(&self) -> bool {
-        self.text.is_empty() && self.tokens.is_empty()
+        self.segments.is_empty() && self.tokens.is_empty()
+    }
+
+    /// Its words.
+    pub fn text(&self) -> String {
+        let words = self.segments.iter().map(|segment| match segment {
+            Segment::Content(text) => text.as_str(),
+            _ => "",
+        });
+        words.collect()
     }
 }
 
@@ -45,6 +55,7 @@ pub struct Choice {
     tokenizer: Arc<Tokenizer>,
     decoder: TextDecoder,
     matcher: StopMatcher,
+    splitter: Splitter,
     scored: bool,
     /// Tokens not shown yet, with where their text ends, in bytes.
     waiting: VecDeque<(TokenScore, usize)>,
@@ -59,6 +70,10 @@ pub struct Choice {
     pub prompt: usize,
     /// Generated tokens.
     pub tokens: usize,
+    /// Of these, thoughts.
+    pub thoughts: usize,
+    /// The reply calls a function.
+    pub calls: bool,
     /// What the engine measured; absent if the reply ended at a stop string.
     pub timings: Option<Timings>,
     /// When the request was handed over, when the first and when the last token came.
@@ -69,12 +84,20 @@ pub struct Choice {
 
 impl Choice {
     /// An empty reply.
-    pub fn new(index: usize, tokenizer: &Arc<Tokenizer>, stops: Vec<String>, scored: bool, prompt: usize) -> Self {
+    pub fn new(
+        index: usize,
+        tokenizer: &Arc<Tokenizer>,
+        stops: Vec<String>,
+        dialect: Dialect,
+        scored: bool,
+        prompt: usize,
+    ) -> Self {
         Self {
             index,
             tokenizer: Arc::clone(tokenizer),
             decoder: TextDecoder::new(Arc::clone(tokenizer)),
             matcher: StopMatcher::new(stops),
+            splitter: Splitter::new(dialect),
             scored,
             waiting: VecDeque::new(),
             decoded: 0,
@@ -84,6 +107,8 @@ impl Choice {
             echo: None,
             prompt,
             tokens: 0,
+            thoughts: 0,
+            calls: false,
             timings: None,
             started: Instant::now(),
             first: None,
@@ -102,7 +127,8 @@ impl Choice {
             offset += decoder.push(token.id).chars().count();
             TokenScore { token, offset: at }
         };
-        Piece { index: self.index, text, tokens: scores.into_iter().map(score).collect() }
+        let segments = if text.is_empty() { Vec::new() } else { vec![Segment::Content(text)] };
+        Piece { index: self.index, segments, tokens: scores.into_iter().map(score).collect() }
     }
 
     /// Adds a token; true if a stop string is complete and the reply ends here. Also how long the token took.
@@ -112,6 +138,7 @@ impl Choice {
         self.first.get_or_insert(now);
         self.last = Some(now);
         self.tokens += 1;
+        self.thoughts += usize::from(self.splitter.is_thinking());
         let text = self.decoder.push(token.id);
         let offset = self.characters;
         if self.scored {
@@ -119,7 +146,7 @@ impl Choice {
         }
         self.settle(&text);
         let passed = self.matcher.push(&text);
-        (self.piece(passed.text), passed.matched, took)
+        (self.piece(&passed.text, passed.matched), passed.matched, took)
     }
 
     /// What was held back, once the engine is done; true if it completes a stop string after all.
@@ -128,10 +155,10 @@ impl Choice {
         self.settle(&rest);
         let passed = self.matcher.push(&rest);
         if passed.matched {
-            return (self.piece(passed.text), true);
+            return (self.piece(&passed.text, true), true);
         }
         let text = passed.text + &self.matcher.finish();
-        let mut piece = self.piece(text);
+        let mut piece = self.piece(&text, true);
         piece.tokens.extend(self.waiting.drain(..).map(|(token, _)| token));
         (piece, false)
     }
@@ -172,12 +199,18 @@ impl Choice {
         }
     }
 
-    fn piece(&mut self, text: String) -> Piece {
+    /// What may be shown now; all of it, if this is the `end`.
+    fn piece(&mut self, text: &str, end: bool) -> Piece {
         self.shown += text.len();
+        let mut segments = self.splitter.push(text);
+        if end {
+            segments.extend(self.splitter.finish());
+        }
+        self.calls |= segments.iter().any(|segment| matches!(segment, Segment::Call { .. }));
         let mut tokens = Vec::new();
         while self.waiting.front().is_some_and(|(_, end)| *end <= self.shown) {
             tokens.extend(self.waiting.pop_front().map(|(token, _)| token));
         }
-        Piece { index: self.index, text, tokens }
+        Piece { index: self.index, segments, tokens }
     }
 }

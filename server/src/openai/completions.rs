@@ -11,11 +11,12 @@ use super::chat::finish;
 use super::fields::Fields;
 use super::prompt::{aside, check_bytes, encode};
 use super::reply::Kind;
-use super::run::Prompt;
+use super::run::{Job, Prompt};
 use super::settings::Settings;
 use crate::error::ApiError;
 use crate::load::LoadedModel;
 use crate::state::{AppState, Config};
+use crate::text::Dialect;
 
 /// Prompts in one request at most; with `n` replies each, no more than this together.
 const SEQUENCES: usize = 512;
@@ -41,7 +42,8 @@ pub async fn create(State(state): State<AppState>, body: JsonBody) -> Result<Res
     let prompts = aside(&id, move || {
         prompts.into_iter().enumerate().map(|(at, prompt)| prompt.encode(&config, &encoder, echo, at)).collect()
     });
-    finish(&state, Kind::Completion, model, prompts.await?, settings, logprobs, &id).await
+    let job = Job { model, prompts: prompts.await?, settings, logprobs, dialect: Dialect::default() };
+    finish(&state, Kind::Completion, job, &id).await
 }
 
 enum Raw {

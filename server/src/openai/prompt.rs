@@ -71,6 +71,11 @@ impl Chat {
         Ok(Self { messages, tools, variables, add_generation_prompt })
     }
 
+    /// Whether the model sees tools.
+    pub fn has_tools(&self) -> bool {
+        self.tools.is_some()
+    }
+
     /// The prompt's text.
     pub fn render(&self, model: &LoadedModel) -> Result<String, ApiError> {
         let Some(template) = &model.text.template else { return Err(ApiError::unsupported("messages")) };
@@ -105,8 +110,8 @@ pub fn encode(model: &LoadedModel, text: &str, special: bool, param: &str) -> Re
 
 /// Refuses a text that cannot fit whatever its tokens are.
 pub fn check_bytes(config: &Config, model: &LoadedModel, text: &str) -> Result<(), ApiError> {
-    let (prompt, context) = (model.text.tokenizer.fewest_tokens(text.len()), limit(config, model));
-    if prompt > context { Err(ApiError::ContextLength { prompt, context }) } else { Ok(()) }
+    let (least, context) = (model.text.tokenizer.fewest_tokens(text.len()), limit(config, model));
+    if least > context { Err(ApiError::ContextHopeless { least, context }) } else { Ok(()) }
 }
 
 /// Refuses a prompt that leaves no room for a token.
@@ -116,7 +121,7 @@ pub fn check_length(config: &Config, model: &LoadedModel, prompt: usize, new: us
         return Err(ApiError::ContextLength { prompt, context });
     }
     match config.max_prompt_tokens {
-        Some(most) if prompt > most => Err(ApiError::ContextLength { prompt, context: most }),
+        Some(limit) if prompt > limit => Err(ApiError::PromptLimit { prompt, limit }),
         _ => Ok(()),
     }
 }

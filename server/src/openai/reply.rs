@@ -11,7 +11,7 @@ use super::choice::{Piece, TokenScore};
 use super::run::{Output, Run, Totals};
 use super::scores;
 use crate::error::ApiError;
-use crate::text::Tokenizer;
+use crate::text::{Segment, Tokenizer};
 
 /// Which of OpenAI's two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,13 +48,13 @@ pub struct Reply {
 impl Reply {
     /// Collects the whole reply.
     pub async fn whole(self, mut run: Run) -> Result<Response, ApiError> {
-        let mut parts: Vec<(String, Vec<TokenScore>, &str)> = vec![(String::new(), Vec::new(), "length"); run.len()];
+        let mut parts: Vec<(Vec<Segment>, Vec<TokenScore>, &str)> = vec![(Vec::new(), Vec::new(), "length"); run.len()];
         while let Some(output) = run.next().await? {
             match output {
                 Output::Progress { .. } => {}
-                Output::Piece(Piece { index, text, tokens }) => {
+                Output::Piece(Piece { index, segments, tokens }) => {
                     if let Some(part) = parts.get_mut(index) {
-                        part.0.push_str(&text);
+                        part.0.extend(segments);
                         part.1.extend(tokens);
                     }
                 }
@@ -65,16 +65,17 @@ impl Reply {
                 }
             }
         }
-        let choices = parts.into_iter().enumerate().map(|(index, (text, tokens, reason))| {
+        let choices = parts.into_iter().enumerate().map(|(index, (segments, tokens, reason))| {
             let logprobs = self.logprobs(&tokens);
             match self.kind {
                 Kind::Chat => json!({
                     "index": index,
-                    "message": {"role": "assistant", "content": text, "refusal": null},
+                    "message": message(&segments),
                     "logprobs": logprobs,
                     "finish_reason": reason,
                 }),
                 Kind::Completion => {
+                    let text = Piece { index, segments, tokens: Vec::new() }.text();
                     json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason})
                 }
             }
@@ -94,19 +95,38 @@ impl Reply {
         (self.kind == Kind::Chat).then(|| self.chunk(vec![choice]))
     }
 
-    /// A chunk of text.
-    pub fn piece(&self, piece: &Piece) -> Value {
-        let logprobs = if piece.tokens.is_empty() { Value::Null } else { self.logprobs(&piece.tokens) };
-        let choice = match self.kind {
-            Kind::Chat => {
-                let delta = json!({"content": piece.text});
-                json!({"index": piece.index, "delta": delta, "logprobs": logprobs, "finish_reason": null})
+    /// Chunks of a piece, the scores with the first. `calls` counts the calls of this reply so far.
+    pub fn piece(&self, piece: &Piece, calls: &mut usize) -> Vec<Value> {
+        let index = piece.index;
+        let mut logprobs = if piece.tokens.is_empty() { Value::Null } else { self.logprobs(&piece.tokens) };
+        if self.kind == Kind::Completion {
+            let text = piece.text();
+            let choice = json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": null});
+            return vec![self.chunk(vec![choice])];
+        }
+        let mut deltas: Vec<Value> = Vec::new();
+        for segment in &piece.segments {
+            match segment {
+                Segment::Content(text) => deltas.push(json!({"content": text})),
+                Segment::Reasoning(text) => deltas.push(json!({"reasoning_content": text})),
+                Segment::Call { name, arguments } => {
+                    let begun = json!({"index": *calls, "id": call_id(), "type": "function",
+                        "function": {"name": name, "arguments": ""}});
+                    deltas.push(json!({"tool_calls": [begun]}));
+                    let rest = json!({"index": *calls, "function": {"arguments": arguments}});
+                    deltas.push(json!({"tool_calls": [rest]}));
+                    *calls += 1;
+                }
             }
-            Kind::Completion => {
-                json!({"index": piece.index, "text": piece.text, "logprobs": logprobs, "finish_reason": null})
-            }
+        }
+        if deltas.is_empty() {
+            deltas.push(json!({"content": ""}));
+        }
+        let chunk = |delta| {
+            let logprobs = std::mem::take(&mut logprobs);
+            self.chunk(vec![json!({"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": null})])
         };
-        self.chunk(vec![choice])
+        deltas.into_iter().map(chunk).collect()
     }
 
     /// The chunk that ends a reply.
@@ -173,13 +193,39 @@ impl Reply {
     }
 }
 
+/// A whole message. One that only calls has no content.
+fn message(segments: &[Segment]) -> Value {
+    let (mut words, mut thoughts, mut calls) = (String::new(), String::new(), Vec::new());
+    for segment in segments {
+        match segment {
+            Segment::Content(text) => words.push_str(text),
+            Segment::Reasoning(text) => thoughts.push_str(text),
+            Segment::Call { name, arguments } => calls
+                .push(json!({"id": call_id(), "type": "function", "function": {"name": name, "arguments": arguments}})),
+        }
+    }
+    let content = if words.is_empty() && !calls.is_empty() { Value::Null } else { words.into() };
+    let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+    if !thoughts.is_empty() {
+        message["reasoning_content"] = thoughts.into();
+    }
+    if !calls.is_empty() {
+        message["tool_calls"] = calls.into();
+    }
+    message
+}
+
+fn call_id() -> String {
+    format!("call_{}", uuid::Uuid::new_v4().simple())
+}
+
 fn usage(totals: &Totals) -> Value {
     json!({
         "prompt_tokens": totals.prompt,
         "completion_tokens": totals.generated,
         "total_tokens": totals.prompt + totals.generated,
         "prompt_tokens_details": {"cached_tokens": totals.cached},
-        "completion_tokens_details": {"reasoning_tokens": 0, "accepted_prediction_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": totals.thoughts, "accepted_prediction_tokens": 0},
     })
 }
 

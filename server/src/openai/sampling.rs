@@ -75,10 +75,11 @@ impl Effective {
         logit_bias.extend(never.iter().map(|&id| (id, NEVER)));
         Sampling {
             temperature: self.temperature as f32,
-            top_p: self.top_p as f32,
+            // 0 keeps the most likely token alone.
+            top_p: (self.top_p as f32).max(f32::MIN_POSITIVE),
             top_k: usize::try_from(self.top_k).unwrap_or(0),
             min_p: self.min_p as f32,
-            typical_p: self.typical_p as f32,
+            typical_p: (self.typical_p as f32).max(f32::MIN_POSITIVE),
             repetition_penalty: self.repetition_penalty as f32,
             frequency_penalty: self.frequency_penalty as f32,
             presence_penalty: self.presence_penalty as f32,

@@ -57,6 +57,7 @@ impl Writer {
     async fn write(&mut self, reply: &Reply, mut run: Run) -> Result<(), Gone> {
         let started = Instant::now();
         let mut opened = vec![false; run.len()];
+        let mut calls = vec![0; run.len()];
         self.send(": connected\n\n".to_owned()).await?;
         loop {
             let output = match self.wait(&mut run).await? {
@@ -83,7 +84,12 @@ impl Writer {
             }
             match output {
                 Output::Progress { .. } => {}
-                Output::Piece(piece) => self.chunk(reply.piece(&piece)).await?,
+                Output::Piece(piece) => {
+                    let Some(calls) = calls.get_mut(piece.index) else { continue };
+                    for chunk in reply.piece(&piece, calls) {
+                        self.chunk(chunk).await?;
+                    }
+                }
                 Output::Finished { index, reason } => {
                     let mut last = reply.last(index, reason);
                     if run.is_over() && !self.extras.usage {

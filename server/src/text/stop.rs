@@ -44,7 +44,7 @@ impl StopMatcher {
 }
 
 /// Bytes at the end of `text` that begin `stop` without completing it.
-fn begun(text: &str, stop: &str) -> usize {
+pub(super) fn begun(text: &str, stop: &str) -> usize {
     stop.char_indices().map(|(at, _)| at).rev().find(|&at| text.ends_with(&stop[..at])).unwrap_or(0)
 }
 

@@ -8,15 +8,20 @@
 #![allow(clippy::missing_safety_doc, reason = "the contract of `Task::run` and `Isa` holds for every function")]
 #![allow(clippy::needless_range_loop, reason = "indices run over several register arrays at once")]
 
+mod attend;
 mod context;
 mod direct;
+mod embed;
 mod epilogue;
+mod heads;
 pub(crate) mod isa;
 mod linear;
 mod math;
 mod norm;
+mod pages;
 mod panel;
 mod product;
+mod rope;
 mod weights;
 
 use swiftlm_ir::plan::StepSizes;
@@ -41,6 +46,12 @@ pub(crate) fn micro(template: &Template) -> Option<Box<dyn Micro>> {
     Some(match template {
         Template::RmsNorm(t) => Box::new(t.clone()),
         Template::Linear(t) => Box::new(linear::LinearMicro::new(t)?),
+        Template::Embed(t) => Box::new(t.clone()),
+        Template::Rope(t) => Box::new(t.clone()),
+        Template::Append(t) => Box::new(t.clone()),
+        Template::RopeAppend(t) => Box::new(t.clone()),
+        Template::Attend(t) => Box::new(t.clone()),
+        Template::Rows(t) => Box::new(t.clone()),
         _ => return None,
     })
 }

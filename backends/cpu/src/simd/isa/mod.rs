@@ -61,6 +61,11 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn scale_by_power(x: Self::F, shifted: Self::F) -> Self::F;
     /// Sum by halving: lane `i` adds lane `i + 8`, then `i + 4`, `i + 2`, `i + 1`.
     unsafe fn sum(x: Self::F) -> f32;
+    /// Four sums, each as [`Self::sum`].
+    #[inline(always)]
+    unsafe fn sum4(x: [Self::F; 4]) -> [f32; 4] {
+        [Self::sum(x[0]), Self::sum(x[1]), Self::sum(x[2]), Self::sum(x[3])]
+    }
     /// Largest lane.
     unsafe fn largest(x: Self::F) -> f32;
 

@@ -1,0 +1,402 @@
+//! Micro-kernels of `attend`, `append`, `rope` and `rope_append` against f64, over shuffled pages full of traps.
+
+mod common;
+
+use common::{Random, Weight, bytes_of, bytes_of_ids, close, floats_of, launch, launch_everywhere, sizes};
+use half::{bf16, f16};
+use proptest::prelude::*;
+use swiftlm_cpu::IsaKind;
+use swiftlm_ir::dim::ShapeClass;
+use swiftlm_ir::ops::RopeLayout;
+use swiftlm_ir::quant::{Float, Format};
+use swiftlm_ir::template::{Append, Attend, Norm, Rope, RopeAppend, Template, View};
+use swiftlm_ir::ty::PAGE_TOKENS;
+
+const FLOATS: [Float; 3] = [Float::F32, Float::F16, Float::Bf16];
+
+fn encode(float: Float, x: f32) -> Vec<u8> {
+    match float {
+        Float::F32 => x.to_le_bytes().to_vec(),
+        Float::F16 => f16::from_f32(x).to_le_bytes().to_vec(),
+        Float::Bf16 => bf16::from_f32(x).to_le_bytes().to_vec(),
+    }
+}
+
+/// Sequences of some lengths on shuffled pages; what no sequence holds is NaN.
+struct History {
+    float: Float,
+    heads: usize,
+    dim: usize,
+    stride: usize,
+    table: Vec<u32>,
+    bytes: Vec<u8>,
+}
+
+impl History {
+    fn new(random: &mut Random, float: Float, heads: usize, dim: usize, lengths: &[usize], table: &[u32]) -> Self {
+        let stride = table.len() / lengths.len();
+        let pages = table.len();
+        let trap = encode(float, f32::NAN);
+        let bytes = trap.repeat(pages * heads * PAGE_TOKENS * dim);
+        let mut history = Self { float, heads, dim, stride, table: table.to_vec(), bytes };
+        for (sequence, length) in lengths.iter().enumerate() {
+            for position in 0..*length {
+                for head in 0..heads {
+                    for d in 0..dim {
+                        let at = history.at(sequence, position, head, d);
+                        let value = encode(float, random.float());
+                        history.bytes[at..at + value.len()].copy_from_slice(&value);
+                    }
+                }
+            }
+        }
+        history
+    }
+
+    fn at(&self, sequence: usize, position: usize, head: usize, d: usize) -> usize {
+        let page = self.table[sequence * self.stride + position / PAGE_TOKENS] as usize;
+        let row = (page * self.heads + head) * PAGE_TOKENS + position % PAGE_TOKENS;
+        (row * self.dim + d) * self.float.bytes()
+    }
+
+    fn get(&self, sequence: usize, position: usize, head: usize, d: usize) -> f64 {
+        f64::from(self.float.get(&self.bytes[self.at(sequence, position, head, d)..], 0))
+    }
+}
+
+/// A page table of `sequences · stride` different pages in random order.
+fn shuffled(random: &mut Random, sequences: usize, stride: usize) -> Vec<u32> {
+    let mut table: Vec<u32> = (0..(sequences * stride) as u32).collect();
+    for i in (1..table.len()).rev() {
+        table.swap(i, random.below(i + 1));
+    }
+    table
+}
+
+#[derive(Clone, Debug)]
+struct Shape {
+    kv_heads: usize,
+    group: usize,
+    dim: usize,
+    window: usize,
+    floats: (Float, Float),
+    /// Of each token: sequence and position.
+    tokens: Vec<(usize, usize)>,
+    seed: u64,
+}
+
+fn attend(shape: &Shape) {
+    let random = &mut Random::new(shape.seed);
+    let sequences = 3;
+    let stride = shape.tokens.iter().map(|(_, p)| p / PAGE_TOKENS + 1).max().unwrap() + 1;
+    let table = shuffled(random, sequences, stride);
+    let last = |s| shape.tokens.iter().filter(|(q, _)| *q == s).map(|(_, p)| p + 1).max().unwrap_or(0);
+    let lengths: Vec<usize> = (0..sequences).map(last).collect();
+    let heads = shape.kv_heads * shape.group;
+    let keys = History::new(random, shape.floats.0, shape.kv_heads, shape.dim, &lengths, &table);
+    let values = History::new(random, shape.floats.1, shape.kv_heads, shape.dim, &lengths, &table);
+    let view = View { offset: 5, stride: heads * shape.dim + 7 };
+    let q: Vec<f32> = random.floats(shape.tokens.len() * view.stride + 5).iter().map(|x| 3.0 * x).collect();
+    let y = View::dense(heads * shape.dim);
+    let scale = 0.37;
+    let template = |tokens: usize| {
+        Template::Attend(Attend {
+            class: ShapeClass::of(tokens),
+            heads,
+            kv_heads: shape.kv_heads,
+            dim: shape.dim,
+            scale,
+            window: shape.window,
+            k_format: Format::Float(shape.floats.0),
+            v_format: Format::Float(shape.floats.1),
+            q: view,
+            y,
+        })
+    };
+    let args = |tokens: std::ops::Range<usize>| {
+        let of = |f: fn(&(usize, usize)) -> usize| {
+            bytes_of_ids(&shape.tokens[tokens.clone()].iter().map(|t| f(t) as u32).collect::<Vec<_>>())
+        };
+        vec![
+            bytes_of(&q[tokens.start * view.stride..tokens.end * view.stride + 5]),
+            of(|t| t.1),
+            of(|t| t.0),
+            bytes_of_ids(&table),
+            keys.bytes.clone(),
+            values.bytes.clone(),
+            vec![0; 4 * tokens.len() * y.stride],
+        ]
+    };
+    let count = shape.tokens.len();
+    launch_everywhere(&template(count), &args(0..count), sizes(count, 1, stride), |isa, out| {
+        let got = floats_of(&out[6]);
+        for (t, (sequence, position)) in shape.tokens.iter().enumerate() {
+            let first = if shape.window == 0 { 0 } else { (position + 1).saturating_sub(shape.window) };
+            for head in 0..heads {
+                let kv_head = head / shape.group;
+                let q = &q[t * view.stride + view.offset + head * shape.dim..][..shape.dim];
+                let score = |p: usize| {
+                    let terms = q.iter().enumerate().map(|(d, q)| f64::from(*q) * keys.get(*sequence, p, kv_head, d));
+                    terms.sum::<f64>() * f64::from(scale)
+                };
+                let weights: Vec<f64> = (first..=*position).map(|p| score(p).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                for d in 0..shape.dim {
+                    let terms = weights.iter().zip(first..).map(|(w, p)| w * values.get(*sequence, p, kv_head, d));
+                    let expected = terms.sum::<f64>() / total;
+                    let what = format!("{isa:?} {shape:?} token {t} head {head} element {d}");
+                    close(got[t * y.stride + head * shape.dim + d], expected, 5e-6, &what);
+                }
+            }
+            if t % 5 == 0 || t + 1 == count {
+                let alone = launch(&template(1), &args(t..t + 1), sizes(1, 1, stride), isa, 2).unwrap();
+                let same = alone[6] == out[6][4 * t * y.stride..4 * (t + 1) * y.stride];
+                assert!(same, "{isa:?} {shape:?}: token {t} differs between alone and in its batch");
+            }
+        }
+    });
+}
+
+fn attend_shapes() -> impl Strategy<Value = Shape> {
+    let float = || proptest::sample::select(FLOATS.to_vec());
+    let dims = proptest::sample::select(vec![8usize, 24, 64, 80]);
+    let windows = proptest::sample::select(vec![0usize, 1, 31, 33, 100, 400]);
+    let tokens = proptest::collection::vec((0usize..3, 0usize..700), 1..10);
+    (1usize..4, 1usize..7, dims, windows, (float(), float()), tokens, any::<u64>()).prop_map(
+        |(kv_heads, group, dim, window, floats, tokens, seed)| Shape {
+            kv_heads,
+            group,
+            dim,
+            window,
+            floats,
+            tokens,
+            seed,
+        },
+    )
+}
+
+fn normalized(x: &[f64], weight: &[f64], norm: &Norm) -> Vec<f64> {
+    let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+    x.iter().zip(weight).map(|(x, w)| x / (mean + norm.eps).sqrt() * (w + norm.offset)).collect()
+}
+
+fn rotated(x: &[f64], table: &[f32], layout: RopeLayout) -> Vec<f64> {
+    let half = table.len() / 2;
+    let mut y = x.to_vec();
+    for i in 0..half {
+        let (c, s) = (f64::from(table[i]), f64::from(table[half + i]));
+        let (a, b) = match layout {
+            RopeLayout::Half => (i, i + half),
+            RopeLayout::Interleaved => (2 * i, 2 * i + 1),
+        };
+        (y[a], y[b]) = (x[a] * c - x[b] * s, x[b] * c + x[a] * s);
+    }
+    y
+}
+
+/// What `rope_append` and `append` must leave, computed head by head.
+struct Heads<'a> {
+    norm: Option<(&'a Weight, Norm)>,
+    rotation: Option<(&'a [f32], usize, RopeLayout)>,
+}
+
+impl Heads<'_> {
+    fn expected(&self, x: &[f32], token: usize) -> Vec<f64> {
+        let mut x: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
+        if let Some((weight, norm)) = &self.norm {
+            x = normalized(&x, &weight.values, norm);
+        }
+        if let Some((table, width, layout)) = self.rotation {
+            x = rotated(&x, &table[token * width..][..width], layout);
+        }
+        x
+    }
+}
+
+fn check_pages(isa: IsaKind, before: &History, after: &[u8], wanted: &[(usize, usize, usize, Vec<f64>)]) {
+    let mut expected = before.bytes.clone();
+    for (sequence, position, head, values) in wanted {
+        for (d, value) in values.iter().enumerate() {
+            let at = before.at(*sequence, *position, *head, d);
+            let bytes = before.float.bytes();
+            let got = before.float.get(&after[at..], 0);
+            let unit = match before.float {
+                Float::F32 => 1e-6,
+                Float::F16 => 1.0 / 2048.0,
+                Float::Bf16 => 1.0 / 256.0,
+            };
+            // Half a unit in the last place, and the error of the arithmetic before.
+            close(got, *value, value.abs() * unit * 1.01 + 2e-6, &format!("{isa:?} {position} {head} {d}"));
+            expected[at..at + bytes].copy_from_slice(&after[at..at + bytes]);
+        }
+    }
+    assert!(expected == after, "{isa:?}: only the tokens' own slots may change");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn attend_agrees(shape in attend_shapes()) {
+        attend(&shape);
+    }
+
+    #[test]
+    fn rope_append_agrees(
+        heads in 1usize..5, kv_heads in 1usize..3, dim in proptest::sample::select(vec![8usize, 20, 64, 96]),
+        part in 0usize..3, interleaved in any::<bool>(), q_norm in any::<bool>(), k_norm in any::<bool>(),
+        floats in (proptest::sample::select(FLOATS.to_vec()), proptest::sample::select(FLOATS.to_vec())),
+        tokens in 1usize..50, seed in any::<u64>(),
+    ) {
+        let random = &mut Random::new(seed);
+        let rotated = [0, dim / 2 / 2 * 2, dim][part];
+        let layout = if interleaved { RopeLayout::Interleaved } else { RopeLayout::Half };
+        let norm = Norm { eps: 1e-5, offset: 1.0, weight: Format::F16 };
+        let (q_weight, k_weight) =
+            (Weight::random(random, Format::F16, 1, dim), Weight::random(random, Format::F16, 1, dim));
+        let width = (heads + 2 * kv_heads) * dim + 3;
+        let view = |offset| View { offset, stride: width };
+        let qkv = random.floats(tokens * width);
+        let table = random.floats(tokens * rotated.max(1));
+        let pages = shuffled(random, 2, 3);
+        // Tokens at different places of two sequences.
+        let places: Vec<(usize, usize)> = (0..tokens).map(|t| (t % 2, 7 + t)).collect();
+        let keys = History::new(random, floats.0, kv_heads, dim, &[5, 5], &pages);
+        let values = History::new(random, floats.1, kv_heads, dim, &[5, 5], &pages);
+        let q_out = View { offset: 2, stride: heads * dim + 2 };
+        let append = Append {
+            heads: kv_heads,
+            dim,
+            k_format: Format::Float(floats.0),
+            v_format: Format::Float(floats.1),
+            k: view(heads * dim),
+            v: view((heads + kv_heads) * dim),
+        };
+        let template = Template::RopeAppend(RopeAppend {
+            heads,
+            rotated,
+            layout,
+            q_norm: q_norm.then_some(norm),
+            k_norm: k_norm.then_some(norm),
+            q: view(0),
+            q_out,
+            append: append.clone(),
+        });
+        let ids = |f: fn(&(usize, usize)) -> usize| {
+            bytes_of_ids(&places.iter().map(|p| f(p) as u32).collect::<Vec<_>>())
+        };
+        let mut args = vec![bytes_of(&qkv)];
+        args.extend(q_norm.then(|| q_weight.bytes.clone()));
+        args.extend(k_norm.then(|| k_weight.bytes.clone()));
+        let inputs = [ids(|p| p.1), ids(|p| p.0), bytes_of_ids(&pages)];
+        args.push(bytes_of(&table));
+        args.extend(inputs.clone());
+        args.push(vec![0; 4 * (tokens * q_out.stride + 2)]);
+        args.extend([keys.bytes.clone(), values.bytes.clone()]);
+        let rotation = (rotated > 0).then_some((&table[..], rotated, layout));
+        let of_heads = |t: usize, first: usize, count: usize, how: &Heads<'_>| -> Vec<Vec<f64>> {
+            let head = |h: usize| &qkv[t * width + first + h * dim..][..dim];
+            (0..count).map(|h| how.expected(head(h), t)).collect()
+        };
+        let on_pages = |first: usize, how: &Heads<'_>| -> Vec<(usize, usize, usize, Vec<f64>)> {
+            let per_token = |(t, (s, p)): (usize, &(usize, usize))| {
+                let (s, p) = (*s, *p);
+                of_heads(t, first, kv_heads, how).into_iter().enumerate().map(move |(h, x)| (s, p, h, x))
+            };
+            places.iter().enumerate().flat_map(per_token).collect()
+        };
+        let plain = Heads { norm: None, rotation: None };
+        let q_heads = Heads { norm: q_norm.then_some((&q_weight, norm)), rotation };
+        let k_heads = Heads { norm: k_norm.then_some((&k_weight, norm)), rotation };
+        let last = args.len() - 1;
+        launch_everywhere(&template, &args, sizes(tokens, 1, 3), |isa, out| {
+            let got = floats_of(&out[last - 2]);
+            for t in 0..tokens {
+                for (h, expected) in of_heads(t, 0, heads, &q_heads).iter().enumerate() {
+                    for (d, expected) in expected.iter().enumerate() {
+                        let at = t * q_out.stride + q_out.offset + h * dim + d;
+                        close(got[at], *expected, 2e-6 * (1.0 + expected.abs()), &format!("{isa:?} q {t} {h} {d}"));
+                    }
+                }
+            }
+            check_pages(isa, &keys, &out[last - 1], &on_pages(heads * dim, &k_heads));
+            check_pages(isa, &values, &out[last], &on_pages((heads + kv_heads) * dim, &plain));
+        });
+        // The same keys and values appended on their own.
+        let alone = Template::Append(append);
+        let mut args = vec![bytes_of(&qkv), bytes_of(&qkv)];
+        args.extend(inputs);
+        args.extend([keys.bytes.clone(), values.bytes.clone()]);
+        launch_everywhere(&alone, &args, sizes(tokens, 1, 3), |isa, out| {
+            check_pages(isa, &keys, &out[5], &on_pages(heads * dim, &plain));
+            check_pages(isa, &values, &out[6], &on_pages((heads + kv_heads) * dim, &plain));
+        });
+        // And the queries rotated on their own.
+        let rope = Rope { heads, dim, rotated, layout, norm: q_norm.then_some(norm), x: view(0), y: q_out };
+        let mut args = vec![bytes_of(&qkv)];
+        args.extend(q_norm.then(|| q_weight.bytes.clone()));
+        args.extend([bytes_of(&table), vec![0; 4 * (tokens * q_out.stride + 2)]]);
+        let last = args.len() - 1;
+        launch_everywhere(&Template::Rope(rope), &args, sizes(tokens, 1, 3), |isa, out| {
+            let got = floats_of(&out[last]);
+            for t in 0..tokens {
+                for (h, expected) in of_heads(t, 0, heads, &q_heads).iter().enumerate() {
+                    for (d, expected) in expected.iter().enumerate() {
+                        let at = t * q_out.stride + q_out.offset + h * dim + d;
+                        close(got[at], *expected, 2e-6 * (1.0 + expected.abs()), &format!("{isa:?} {t} {h} {d}"));
+                    }
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn one_token_over_a_long_history_spreads_over_threads() {
+    attend(&Shape {
+        kv_heads: 1,
+        group: 5,
+        dim: 64,
+        window: 0,
+        floats: (Float::F16, Float::F16),
+        tokens: vec![(1, 2100)],
+        seed: 9,
+    });
+}
+
+#[test]
+fn many_tokens_share_tasks() {
+    let tokens = (0..150).map(|i| (i % 2, 250 + i)).collect();
+    attend(&Shape { kv_heads: 2, group: 2, dim: 16, window: 90, floats: (Float::Bf16, Float::F32), tokens, seed: 1 });
+}
+
+#[test]
+fn a_page_that_does_not_exist_is_named() {
+    let template = Template::Attend(Attend {
+        class: ShapeClass::One,
+        heads: 1,
+        kv_heads: 1,
+        dim: 8,
+        scale: 1.0,
+        window: 0,
+        k_format: Format::F16,
+        v_format: Format::F16,
+        q: View::dense(8),
+        y: View::dense(8),
+    });
+    let page = vec![0; 2 * PAGE_TOKENS * 8];
+    let floats = bytes_of(&[0.0; 8]);
+    let args = |position: u32, sequence: u32, entry: u32| {
+        let ids = [position, sequence, entry].map(|n| bytes_of_ids(&[n]));
+        let [position, sequence, table] = ids;
+        vec![floats.clone(), position, sequence, table, page.clone(), page.clone(), floats.clone()]
+    };
+    let isa = IsaKind::available()[0];
+    for (args, argument) in [(args(0, 0, 1), 3), (args(0, 7, 0), 2), (args(40, 0, 0), 1)] {
+        for threads in [1, 2] {
+            let error = launch(&template, &args, sizes(1, 1, 1), isa, threads).unwrap_err().to_string();
+            assert!(error.contains(&format!("argument {argument} holds")), "{error}");
+        }
+    }
+    assert!(launch(&template, &args(3, 0, 0), sizes(1, 1, 1), isa, 1).is_ok());
+}

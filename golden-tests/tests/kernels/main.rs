@@ -6,6 +6,7 @@ mod decode;
 mod dense;
 mod experts;
 mod harness;
+mod lowered;
 mod mutants;
 mod refused;
 mod samples;

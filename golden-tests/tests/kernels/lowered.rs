@@ -1,0 +1,17 @@
+//! Every kernel becomes a valid shader, with subgroups and without, in shared memory that any device has.
+
+use swiftlm_shader::{LowerOptions, lower, validate};
+
+use crate::samples::{built, templates};
+
+#[test]
+fn kernels_are_shaders() {
+    for template in templates() {
+        let kernel = built(&template).kernel;
+        for subgroup in [None, Some(8), Some(32)] {
+            let options = LowerOptions { subgroup, shared_bytes: 16 << 10, ..LowerOptions::default() };
+            let valid = lower(&kernel, &options).and_then(|module| validate(&module));
+            assert!(valid.is_ok(), "{}, subgroups of {subgroup:?}: {:?}", kernel.name, valid.err());
+        }
+    }
+}

@@ -68,6 +68,19 @@ def qwen3_moe(**changes):
     return config("qwen3_moe", "Qwen3MoeForCausalLM", **(flags | changes))
 
 
+def granite(**changes):
+    # Multipliers far from 1, so that each one forgotten shows.
+    flags = {
+        "attention_bias": False,
+        "mlp_bias": False,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.25,
+        "residual_multiplier": 0.4,
+        "logits_scaling": 2.0,
+    }
+    return config("granite", "GraniteForCausalLM", **(flags | changes))
+
+
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -88,6 +101,11 @@ TRANSFORMERS = {
         ),
         "storage": "bf16",
         "notes": "llama3 rope scaling with frequencies in all three bands; tied embeddings",
+    },
+    "granite": {
+        "config": granite(),
+        "storage": "bf16",
+        "notes": "embedding, attention and residual multipliers, logits divided by logits_scaling",
     },
     "qwen2": {
         "config": qwen2(),

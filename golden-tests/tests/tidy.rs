@@ -63,7 +63,9 @@ fn dependencies(manifest: &str) -> Vec<String> {
     let mut names = vec![];
     for line in manifest.lines() {
         if line.starts_with('[') {
-            inside = line.trim() == "[dependencies]" || line.contains("'.dependencies]") || line.contains("\".dependencies]");
+            inside = line.trim() == "[dependencies]"
+                || line.contains("'.dependencies]")
+                || line.contains("\".dependencies]");
         } else if inside && let Some((name, _)) = line.split_once(['.', '=', ' ']) {
             names.push(name.trim().to_owned());
         }

@@ -32,6 +32,10 @@ pub struct Decoder {
     pub attention: Attention,
     /// Table 0 of the module.
     pub rope: RopeTable,
+    /// Factor on the embeddings; 1 unless a family says otherwise.
+    pub embedding_scale: f64,
+    /// Factor on the logits; 1 unless a family says otherwise.
+    pub logit_scale: f64,
 }
 
 impl Decoder {
@@ -61,6 +65,7 @@ impl Decoder {
             head_norm: None,
             rope: Rope { table: 0, dim: head_dim, layout: RopeLayout::Half },
             window: 0,
+            scale: None,
         };
         Ok(Self {
             vocabulary: config.need("vocab_size")?,
@@ -71,6 +76,8 @@ impl Decoder {
             tied: config.flag("tie_word_embeddings", tied)?,
             context: config.size("max_position_embeddings")?.unwrap_or(2048),
             rope: rope::table(config, head_dim)?,
+            embedding_scale: 1.0,
+            logit_scale: 1.0,
             attention,
         })
     }
@@ -124,6 +131,7 @@ impl Decoder {
         let ids = b.param(ParamKind::Ids, Type::Tensor(TensorType::new(DType::U32, [Sym::Tokens.into()])));
         let w = b.matrix("model.embed_tokens.weight", self.vocabulary, self.width);
         let x = b.op(Op::Embed { scale: 1.0 }, [ids.into(), w.into()]);
+        let x = b.scale(x, self.embedding_scale);
         b.finish(vec![x])
     }
 
@@ -133,6 +141,7 @@ impl Decoder {
         let x = b.op(Op::Rows, [x.into()]);
         let x = b.rms_norm("model.norm", x, self.eps);
         let logits = b.linear(if self.tied { "model.embed_tokens" } else { "lm_head" }, x, self.vocabulary, false);
+        let logits = b.scale(logits, self.logit_scale);
         let greedy = b.op(Op::ArgMax, [logits.into()]);
         b.finish(vec![logits, greedy])
     }

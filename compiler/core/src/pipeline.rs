@@ -19,11 +19,13 @@ pub struct CompileOptions {
     pub max_rows: usize,
     /// Bytes that one argument of a launch may span.
     pub max_binding: usize,
+    /// Rewrite rules that may be used: all but those named here.
+    pub without_rules: Vec<String>,
 }
 
 impl Default for CompileOptions {
     fn default() -> Self {
-        Self { chunk: 512, max_rows: 64, max_binding: 128 << 20 }
+        Self { chunk: 512, max_rows: 64, max_binding: 128 << 20, without_rules: vec![] }
     }
 }
 
@@ -57,7 +59,8 @@ pub fn compile(
     observe: &mut dyn FnMut(&str, &Graph),
 ) -> Result<Compiled, CompileError> {
     let mut optimised = module.clone();
-    let rules = rules::all();
+    let mut rules = rules::all();
+    rules.retain(|rule| !options.without_rules.iter().any(|name| rule.name.as_str() == name));
     let mut reports = vec![];
     for func in &mut optimised.funcs {
         observe("model", func);

@@ -26,6 +26,8 @@ pub struct Attention {
     pub rope: Rope,
     /// Keys a query sees, itself included; 0 for all.
     pub window: usize,
+    /// Factor on the scores; `1/√head_dim` unless given.
+    pub scale: Option<f64>,
 }
 
 impl Block<'_> {
@@ -48,7 +50,7 @@ impl Block<'_> {
             let state = b.op(Op::KvAppend, [state.into(), k.into(), v.into()]);
             let keys = b.op(Op::KvK, [state.into()]);
             let values = b.op(Op::KvV, [state.into()]);
-            let scale = 1.0 / (dim as f64).sqrt();
+            let scale = a.scale.unwrap_or(1.0 / (dim as f64).sqrt());
             let y = b.op(Op::Attend { scale, window: a.window }, [q.into(), keys.into(), values.into()]);
             let y = b.op(Op::MergeHeads, [y.into()]);
             (b.linear("o_proj", y, width, a.output_bias), state)

@@ -148,6 +148,11 @@ impl<'a> Block<'a> {
         if self.options.f16_activations { self.op(Op::Round { to: DType::F16 }, [x.into()]) } else { x }
     }
 
+    /// `x · factor`.
+    pub fn scale(&mut self, x: Value, factor: f64) -> Value {
+        self.op(Op::Scale { factor }, [x.into()])
+    }
+
     /// `a + b`.
     pub fn add(&mut self, a: Value, b: Value) -> Value {
         self.op(Op::Add, [a.into(), b.into()])

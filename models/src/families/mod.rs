@@ -1,5 +1,6 @@
 //! The list of families: one line each, `model_type` → how to build it.
 
+pub mod granite;
 pub mod llama;
 pub mod qwen2;
 pub mod qwen3;
@@ -11,8 +12,13 @@ use crate::{BuildOptions, Config, Model, ModelError, TensorIndex};
 pub type Build = fn(&Config, &TensorIndex, &BuildOptions) -> Result<Model, ModelError>;
 
 /// Every `model_type` this build knows.
-pub const FAMILIES: &[(&str, Build)] =
-    &[("llama", llama::build), ("qwen2", qwen2::build), ("qwen3", qwen3::build), ("qwen3_moe", qwen3_moe::build)];
+pub const FAMILIES: &[(&str, Build)] = &[
+    ("granite", granite::build),
+    ("llama", llama::build),
+    ("qwen2", qwen2::build),
+    ("qwen3", qwen3::build),
+    ("qwen3_moe", qwen3_moe::build),
+];
 
 /// The builder of a `model_type`.
 pub fn find(model_type: &str) -> Option<Build> {

@@ -145,7 +145,8 @@ impl<'g> Fuser<'g> {
         let rounds = (0..self.g.values.len()).map(|i| Value(i as u32)).filter(|v| {
             matches!(self.g.node(*v), Some((Op::Round { .. }, _))) && self.uses[v.0 as usize].iter().all(product)
         });
-        self.absorbed = rounds.collect();
+        let rounds: Vec<Value> = rounds.collect();
+        self.absorbed.extend(rounds);
     }
 
     /// Norms whose every use is a product join those products, where a launch more costs more than the norm done again

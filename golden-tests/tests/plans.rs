@@ -1,0 +1,69 @@
+//! Plans of every row: how many launches a layer and a step take, and what the rewrite rules are worth.
+
+use std::fmt::Write;
+
+use swiftlm_compiler::pipeline::dispatch_counts;
+use swiftlm_compiler::{CompileOptions, Compiled, compile, rules};
+use swiftlm_golden_tests::fixture::{Row, names};
+use swiftlm_golden_tests::run::exact;
+use swiftlm_ir::dim::ShapeClass;
+
+fn compiled(row: &Row, without_rules: Vec<String>) -> Compiled {
+    let model =
+        swiftlm_models::build(&row.config, &row.index, &exact()).unwrap_or_else(|e| panic!("{}: {e}", row.name));
+    let options = CompileOptions { without_rules, ..CompileOptions::default() };
+    compile(&model.module, &options, &mut |_, _| {}).unwrap_or_else(|e| panic!("{}: {e}", row.name))
+}
+
+fn step(compiled: &Compiled, class: ShapeClass) -> usize {
+    let counts = dispatch_counts(&compiled.program, class);
+    compiled.program.module.main.iter().map(|call| counts[call.func].1).sum()
+}
+
+/// Launches of a decode step, function by function. A dense layer takes at most 8.
+#[test]
+fn launches() {
+    let mut text = String::new();
+    for name in names() {
+        let row = Row::open(&name);
+        let compiled = compiled(&row, vec![]);
+        let counts = dispatch_counts(&compiled.program, ShapeClass::One);
+        let each: Vec<String> = counts.iter().map(|(func, count)| format!("{func} {count}")).collect();
+        writeln!(text, "{name}: step {} = {}", step(&compiled, ShapeClass::One), each.join(", "))
+            .expect("a string grows");
+        // Rows whose siblings are stored in different formats cannot merge them.
+        let mixed = name.contains("mixed") || name.contains("mlx-mixed");
+        let most = counts.iter().filter(|(func, _)| func.starts_with("layer")).map(|(_, n)| *n).max().unwrap_or(0);
+        let bar = if name.contains("moe") { 11 } else { 8 };
+        assert!(mixed || most <= bar, "{name}: {most} launches in a layer");
+    }
+    insta::assert_snapshot!(text);
+}
+
+/// Rules that applied, and the launches of a step with and without them.
+#[test]
+fn what_the_rules_are_worth() {
+    let mut text = String::new();
+    let all: Vec<String> = rules::all().iter().map(|r| r.name.to_string()).collect();
+    for name in names() {
+        let row = Row::open(&name);
+        let (with, without) = (compiled(&row, vec![]), compiled(&row, all.clone()));
+        let mut applied: Vec<&str> = with.rules.iter().flat_map(|r| r.applied.keys().map(String::as_str)).collect();
+        applied.sort_unstable();
+        applied.dedup();
+        assert!(with.rules.iter().all(|r| r.saturated), "{name}: saturation stopped at a limit");
+        let (a, b) = (step(&with, ShapeClass::One), step(&without, ShapeClass::One));
+        writeln!(text, "{name}: {a} launches, {b} without rules; applied: {}", applied.join(", "))
+            .expect("a string grows");
+    }
+    insta::assert_snapshot!(text);
+}
+
+/// The same input gives the same program.
+#[test]
+fn compiling_is_deterministic() {
+    for name in ["granite", "qwen3_moe-mlx4"] {
+        let row = Row::open(name);
+        assert!(compiled(&row, vec![]) == compiled(&row, vec![]), "{name}");
+    }
+}

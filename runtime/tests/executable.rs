@@ -25,14 +25,16 @@ fn whole_and_segmented_weights_arrive_in_their_layouts() {
     assert_eq!(odd.len(), 1, "a whole weight has one buffer");
     let expected: Vec<u8> = (0..30).map(WeightBytes::at).chain([0, 0]).collect();
     assert_eq!(odd[0], expected, "3 rows of 5 halves and the padding");
-    // 10 rows of 32 4-bit codes are 160 bytes, then 20 of scales and 20 of biases; segments take rows 0..4 and 4..10.
+    // 11 rows of 32 4-bit codes are 176 bytes, then 22 of scales padded to 24, and as many of biases.
     let segment = |first: usize, count: usize| -> Vec<u8> {
-        let codes = first * 16..(first + count) * 16;
-        let scales = 160 + first * 2..160 + (first + count) * 2;
-        let biases = 180 + first * 2..180 + (first + count) * 2;
-        codes.chain(scales).chain(biases).map(WeightBytes::at).collect()
+        let part = |start: usize, row: usize| {
+            let padding = (count * row).next_multiple_of(4) - count * row;
+            let bytes = (start + first * row..start + (first + count) * row).map(WeightBytes::at);
+            bytes.chain(std::iter::repeat_n(0, padding))
+        };
+        part(0, 16).chain(part(176, 2)).chain(part(200, 2)).collect()
     };
-    assert_eq!(control.contents("split"), [segment(0, 4), segment(4, 6)]);
+    assert_eq!(control.contents("split"), [segment(0, 4), segment(4, 7)]);
 }
 
 #[test]
@@ -42,7 +44,7 @@ fn progress_ends_at_the_total() {
     let progress = &mut |p| seen.push(p);
     let options = ExecutableOptions { kv_pages: 8, max_sequences: 2, table_stride: 4, progress };
     Executable::load(Box::new(device), program(Shape::default()), &WeightBytes, options).expect("loads");
-    assert!(seen.contains(&Progress::Weights { done: 230, total: 230 }), "{seen:?}");
+    assert!(seen.contains(&Progress::Weights { done: 250, total: 250 }), "{seen:?}");
     let last = seen.last().copied();
     assert!(matches!(last, Some(Progress::Kernels { done, total }) if done == total && total > 0), "{last:?}");
 }
@@ -128,6 +130,9 @@ fn programs_and_options_that_do_not_fit_are_refused() {
     assert!(matches!(load(1 << 20, 0, |_| {}), Err(LoadError::Options(_))));
     // A page of keys is 128 bytes.
     assert!(matches!(load(1024, 9, |_| {}), Err(LoadError::Options(m)) if m.contains("at most 8 pages")));
+    // The larger segment of the split weight is 144 bytes.
+    assert_eq!(load(144, 1, |_| {}), Ok(()));
+    assert!(matches!(load(143, 1, |_| {}), Err(LoadError::Program(m)) if m.contains("compile it for this device")));
     assert!(matches!(load(1 << 20, 8, |p| p.call_weights[1].clear()), Err(LoadError::Program(_))));
     assert!(matches!(load(1 << 20, 8, |p| p.kernels.truncate(1)), Err(LoadError::Program(_))));
     assert!(matches!(load(1 << 20, 8, |p| p.arena_bytes = 16), Err(LoadError::Program(_))));

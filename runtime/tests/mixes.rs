@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{Call, Shape, VOCABULARY, executable, greedy_reply, run, submit, wait_for};
+use common::{Call, Outcome, Shape, VOCABULARY, executable, expected, greedy_reply, run, submit, wait_for};
 use proptest::prelude::*;
-use swiftlm_runtime::request::{FinishReason, Generate, Request, Sampling, ScoredToken};
+use swiftlm_runtime::request::{FinishReason, Generate, Request, Sampling};
 use swiftlm_runtime::{Engine, EngineOptions};
 
 fn sampling() -> impl Strategy<Value = Sampling> {
@@ -30,7 +30,7 @@ fn sampling() -> impl Strategy<Value = Sampling> {
 }
 
 fn requests() -> impl Strategy<Value = Request> {
-    let prompt = proptest::collection::vec(0..VOCABULARY as u32, 1..150);
+    let prompt = proptest::collection::vec(0..VOCABULARY as u32, 1..240);
     let stop_tokens = proptest::collection::vec(0..VOCABULARY as u32, 0..3);
     let scored = (proptest::option::of(0usize..4), proptest::option::weighted(0.3, 0usize..4));
     (prompt, sampling(), 0usize..40, stop_tokens, scored).prop_map(
@@ -44,9 +44,6 @@ fn requests() -> impl Strategy<Value = Request> {
         },
     )
 }
-
-/// What must not depend on who else is there.
-type Outcome = (Vec<ScoredToken>, Option<Vec<ScoredToken>>, FinishReason);
 
 fn outcome(reply: &common::Reply) -> Outcome {
     (reply.tokens.clone(), reply.prompt.clone(), reply.reason())
@@ -66,6 +63,8 @@ proptest! {
         let (roomy, _) = executable(Shape::default(), 64, 1, 8);
         let roomy = Engine::start(roomy, EngineOptions::default()).expect("a thread starts");
         let alone: Vec<Outcome> = mix.iter().map(|(request, _)| outcome(&run(&roomy, request.clone()))).collect();
+        let context = roomy.context_length();
+        prop_assert_eq!(&alone, &mix.iter().map(|(request, _)| expected(request, context)).collect::<Vec<_>>());
 
         let (executable, control) = executable(Shape { chunk, max_rows }, pages, sequences, 8);
         let engine = Engine::start(executable, EngineOptions::default()).expect("a thread starts");

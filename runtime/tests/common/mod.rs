@@ -3,12 +3,14 @@
 
 mod client;
 mod device;
+mod expected;
 mod model;
 mod program;
 mod shared;
 
 pub use client::{Call, Reply, request, run, submit, wait_for};
 pub use device::{Control, MockDevice, StepLog};
+pub use expected::{Outcome, expected};
 pub use model::{greedy_reply, logits_after};
 pub use program::{CHUNK, MAX_ROWS, Shape, VOCABULARY, WeightBytes, program};
 pub use shared::SharedDevice;

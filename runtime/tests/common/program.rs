@@ -50,13 +50,13 @@ impl WeightSource for WeightBytes {
     }
 }
 
-/// Weight 0 is bound whole by the body; weight 1, of 10 rows, in segments of 4 and 6 by the head.
+/// Weight 0 is bound whole by the body; weight 1, of 11 rows, in segments of 4 and 7 by the head.
 pub fn weights() -> Vec<WeightBuffer> {
     let affine = Format::Affine(Affine { bits: 4, group: 32, scale: Float::Bf16 });
     let ty = |format, rows, cols| WeightType { format, rows, cols };
     vec![
         WeightBuffer { names: vec!["odd".into()], ty: ty(Format::F16, 3, 5) },
-        WeightBuffer { names: vec!["split".into()], ty: ty(affine, 10, 32) },
+        WeightBuffer { names: vec!["split".into()], ty: ty(affine, 11, 32) },
     ]
 }
 
@@ -85,7 +85,7 @@ pub fn program(shape: Shape) -> Program {
     append.extend([keys.clone(), weight(0, 0, 3)]);
     let mut read = vec![Operand::Input(Input::Rows)];
     read.extend(history);
-    read.extend([keys, logits.clone(), greedy.clone(), weight(0, 0, 4), weight(0, 4, 6)]);
+    read.extend([keys, logits.clone(), greedy.clone(), weight(0, 0, 4), weight(0, 4, 7)]);
 
     let view = View::dense(1);
     let templates = [

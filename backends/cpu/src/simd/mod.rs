@@ -13,15 +13,18 @@ mod context;
 mod direct;
 mod embed;
 mod epilogue;
+mod experts;
 mod heads;
 pub(crate) mod isa;
 mod linear;
+mod map;
 mod math;
 mod norm;
 mod pages;
 mod panel;
 mod product;
 mod rope;
+mod route;
 mod weights;
 
 use swiftlm_ir::plan::StepSizes;
@@ -52,6 +55,10 @@ pub(crate) fn micro(template: &Template) -> Option<Box<dyn Micro>> {
         Template::RopeAppend(t) => Box::new(t.clone()),
         Template::Attend(t) => Box::new(t.clone()),
         Template::Rows(t) => Box::new(t.clone()),
-        _ => return None,
+        Template::Route(t) => Box::new(t.clone()),
+        Template::ExpertLinear(t) => Box::new(experts::ExpertMicro::new(t)?),
+        Template::Combine(t) => Box::new(map::CombineMicro::new(t)?),
+        Template::ArgMax(t) => Box::new(t.clone()),
+        Template::Map(t) => Box::new(map::MapMicro::new(t)?),
     })
 }

@@ -141,6 +141,17 @@ fn programs_and_options_that_do_not_fit_are_refused() {
 }
 
 #[test]
+fn warming_up_runs_body_and_head_and_leaves_no_pages_in_the_table() {
+    let (mut executable, control) = executable(Shape::default(), 8, 2, 4);
+    executable.warm_up().expect("warms up");
+    let steps = control.steps.lock().unwrap().clone();
+    assert_eq!((steps.len(), steps[0].recordings), (1, 2));
+    let mut batch = prompt_batch(&[1], vec![]);
+    (batch.sequences, batch.table) = (vec![0], vec![]);
+    assert!(matches!(executable.step(&batch), Err(StepError::Batch(_))), "row 0 holds no page any more");
+}
+
+#[test]
 fn profiling_names_each_launch() {
     let (mut executable, _) = executable(Shape::default(), 8, 2, 4);
     let batch = prompt_batch(&[1, 2, 3], vec![Row { token: 2, want: Want::Greedy }]);

@@ -160,6 +160,30 @@ fn a_panic_in_a_step_fails_everything_and_closes_the_engine() {
 }
 
 #[test]
+fn a_sink_may_be_the_last_owner_of_the_engine() {
+    let (engine, _) = engine(64, 2, 8);
+    let (sender, ended) = std::sync::mpsc::channel();
+    let owner = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let mut owned = Some(std::sync::Arc::clone(&owner));
+    let sink = move |event: Event| {
+        // The engine goes with the first event, and so within its own thread.
+        if let Some(owner) = owned.take() {
+            drop::<Option<Engine>>(owner.lock().expect("nobody panics").take());
+        }
+        if matches!(event, Event::Done(FinishReason::Cancelled, _)) {
+            sender.send(()).expect("the test listens");
+        }
+        Delivery::Taken
+    };
+    let mut slot = owner.lock().expect("nobody panics");
+    let ticket = engine.submit(request(&[1], ENDLESS), Box::new(sink)).expect("taken");
+    *slot = Some(engine);
+    drop(slot);
+    ended.recv_timeout(Duration::from_secs(20)).expect("the request is cancelled");
+    drop(ticket);
+}
+
+#[test]
 fn every_request_gets_exactly_one_end() {
     let (engine, _) = engine(64, 2, 64);
     let (sender, ends) = std::sync::mpsc::channel();

@@ -64,7 +64,9 @@ impl Engine {
     pub fn shutdown(&self) {
         self.queue.stop();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // The last owner may be a sink, which runs on the engine's own thread: that ends by itself.
         if let Some(thread) = thread
+            && thread.thread().id() != std::thread::current().id()
             && thread.join().is_err()
         {
             tracing::error!("the engine's thread panicked outside a step");

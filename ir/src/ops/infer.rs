@@ -164,7 +164,7 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
             want(op, "values", format!("{heads} heads"), format!("{} heads", v.0), heads == v.0)?;
             want(op, "head size", dim, q, q.width() == Some(dim))?;
             let q_heads = q.shape[1].constant().unwrap_or(0);
-            want(op, "query heads", format!("a multiple of {heads}"), q_heads, q_heads > 0 && q_heads % heads == 0)?;
+            want(op, "query heads", format!("a multiple of {heads}"), q_heads, q_heads > 0 && q_heads.is_multiple_of(heads))?;
             Ok(with_last(q, v.1))
         }
         Op::Rows => {
@@ -187,7 +187,7 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
         }
         Op::RouteWeights { .. } => {
             let (x, ids) = (float(0)?, tensor(op, args, 1)?);
-            let ok = ids.dtype == DType::U32 && ids.shape.len() == 2 && ids.shape[0] == x.shape[0];
+            let ok = ids.dtype == DType::U32 && ids.shape.len() == 2 && ids.shape.first() == x.shape.first();
             want(op, "ids", "u32[T, K]", ids, ok)?;
             Ok(Type::Tensor(TensorType::new(DType::F32, ids.shape.iter().copied())))
         }

@@ -44,12 +44,16 @@ pub(super) fn values(graph: &Graph) -> Vec<VerifyError> {
     parameters(&mut f);
     let mut used = vec![false; graph.weights.len()];
     let mut consumers: Vec<Option<Value>> = vec![None; graph.values.len()];
+    // Inference relies on types that something can have.
+    let sound: Vec<bool> = graph.values.iter().map(|info| possible(&info.ty).is_ok()).collect();
     for (v, info) in graph.values.iter().enumerate().map(|(i, info)| (Value(i as u32), info)) {
         if let Err(message) = possible(&info.ty) {
             f.at(v, Defect::Malformed(message));
         }
         let Def::Node { op, args } = &info.def else { continue };
-        if !arguments(&mut f, v, args, &mut used) {
+        if !arguments(&mut f, v, args, &mut used)
+            || !args.iter().all(|a| !matches!(a, Arg::Value(a) if !sound[a.0 as usize]))
+        {
             continue;
         }
         match infer(op, &graph.arg_types(args)) {

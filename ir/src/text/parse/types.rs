@@ -1,0 +1,91 @@
+//! Types: `f32[T,64]`, `paged(heads=2, dim=16, k=f16, v=f16)`, `history(heads=2, dim=16)`, `affine4_g64_bf16[128,64]`.
+
+use super::cursor::{Cursor, Parsed};
+use crate::dim::{Dim, Sym};
+use crate::graph::WeightType;
+use crate::quant::Format;
+use crate::text::lex::Kind;
+use crate::ty::{DType, StateType, TensorType, Type};
+
+/// A type of a value.
+pub(super) fn value_type(c: &mut Cursor<'_>) -> Parsed<Type> {
+    if c.is(Kind::Word, "paged") {
+        return state_type(c).map(Type::State);
+    }
+    if c.is(Kind::Word, "history") {
+        c.next();
+        let (heads, dim) = heads(c)?;
+        c.mark(")")?;
+        return Ok(Type::History { heads, dim });
+    }
+    let what = "a type such as `f32[T,64]`, `history(…)` or `paged(…)`";
+    let word = c.peek().text;
+    let Some(dtype) = [DType::F32, DType::F16, DType::U32].into_iter().find(|d| d.name() == word) else {
+        return c.expected(what);
+    };
+    c.token(Kind::Word, what)?;
+    let bracket = c.peek();
+    c.mark("[")?;
+    let shape = c.list("]", |c| match Sym::ALL.into_iter().find(|s| c.is(Kind::Word, s.name())) {
+        Some(sym) => {
+            c.next();
+            Ok(Dim::Sym(sym))
+        }
+        None => c.size("an extent: a number, `T` or `R`").map(Dim::Const),
+    })?;
+    if shape.is_empty() {
+        return c.wrong(&bracket, "expected at least one extent".to_owned());
+    }
+    Ok(Type::Tensor(TensorType::new(dtype, shape)))
+}
+
+/// A type of a state.
+pub(super) fn state_type(c: &mut Cursor<'_>) -> Parsed<StateType> {
+    if !c.is(Kind::Word, "paged") {
+        return c.expected("a state such as `paged(heads=2, dim=16, k=f16, v=f16)`");
+    }
+    c.next();
+    let (heads, dim) = heads(c)?;
+    let mut formats = [Format::F32; 2];
+    for (name, slot) in ["k", "v"].into_iter().zip(&mut formats) {
+        c.mark(",")?;
+        c.keyword(name)?;
+        c.mark("=")?;
+        *slot = format(c)?;
+    }
+    c.mark(")")?;
+    Ok(StateType::Paged { heads, dim, k: formats[0], v: formats[1] })
+}
+
+/// `(heads=…, dim=…`.
+fn heads(c: &mut Cursor<'_>) -> Parsed<(usize, usize)> {
+    c.mark("(")?;
+    let heads = named_size(c, "heads")?;
+    c.mark(",")?;
+    Ok((heads, named_size(c, "dim")?))
+}
+
+fn named_size(c: &mut Cursor<'_>, name: &str) -> Parsed<usize> {
+    c.keyword(name)?;
+    c.mark("=")?;
+    c.size("a whole number")
+}
+
+fn format(c: &mut Cursor<'_>) -> Parsed<Format> {
+    let token = c.token(Kind::Word, "a format such as `f16` or `affine4_g64_bf16`")?;
+    match token.text.parse() {
+        Ok(format) => Ok(format),
+        Err(message) => c.wrong(&token, message),
+    }
+}
+
+/// A type of a weight.
+pub(super) fn weight_type(c: &mut Cursor<'_>) -> Parsed<WeightType> {
+    let format = format(c)?;
+    c.mark("[")?;
+    let rows = c.size("a number of rows")?;
+    c.mark(",")?;
+    let cols = c.size("a number of columns")?;
+    c.mark("]")?;
+    Ok(WeightType { format, rows, cols })
+}

@@ -1,0 +1,253 @@
+//! Random modules that keep every rule of the IR, built through the graph builder from a list of numbers. Fewer and
+//! smaller numbers make simpler modules, so that proptest shrinks well.
+
+use proptest::prelude::*;
+use swiftlm_ir::dim::Sym;
+use swiftlm_ir::graph::{Call, Graph, GraphBuilder, Module, ParamKind, RopeTable, Value, WeightSlot, WeightType};
+use swiftlm_ir::ops::{Op, RopeLayout, Routing};
+use swiftlm_ir::quant::{Affine, Float, Format};
+use swiftlm_ir::ty::{DType, StateType, TensorType, Type};
+
+/// Any module.
+pub(crate) fn module() -> impl Strategy<Value = Module> {
+    proptest::collection::vec(any::<u32>(), 0..400).prop_map(|numbers| Maker { numbers, at: 0, names: 0 }.module())
+}
+
+const FLOATS: [Float; 3] = [Float::F32, Float::F16, Float::Bf16];
+/// Places with characters that texts must escape, too.
+const PLACES: [&str; 8] = ["self_attn", "mlp", "experts", "a b", "quo\"te", "back\\slash", "br{ace,s}..", "é\n"];
+
+struct Maker {
+    numbers: Vec<u32>,
+    at: usize,
+    names: usize,
+}
+
+/// What a function under construction has to offer.
+struct Pool {
+    b: GraphBuilder,
+    values: Vec<Value>,
+    histories: Vec<(Value, Value)>,
+    rope: Vec<(usize, Value)>,
+}
+
+impl Maker {
+    fn below(&mut self, n: usize) -> usize {
+        self.at += 1;
+        self.numbers.get(self.at - 1).map_or(0, |x| *x as usize % n)
+    }
+
+    fn one<T: Clone>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len())].clone()
+    }
+
+    fn number(&mut self) -> f64 {
+        match self.below(4) {
+            0 => 1.0,
+            1 => self.below(1000) as f64 / 1000.0,
+            2 => -f64::from_bits(0x3f00_0000_0000_0000 + self.below(1 << 30) as u64),
+            _ => 1e-6,
+        }
+    }
+
+    fn format(&mut self, cols: usize) -> Format {
+        let groups: Vec<u16> = [32, 64, 128].into_iter().filter(|g| cols.is_multiple_of(*g as usize)).collect();
+        if groups.is_empty() || self.below(2) == 0 {
+            return Format::Float(self.one(&FLOATS));
+        }
+        let (bits, group, scale) = (self.one(&[4, 2, 3, 5, 6, 8]), self.one(&groups), self.one(&FLOATS));
+        Format::Affine(Affine::new(bits, group, scale).expect("these widths and groups are supported"))
+    }
+
+    /// A new weight of one tensor, or of several whose rows follow one another.
+    fn weight(&mut self, b: &mut GraphBuilder, rows: usize, cols: usize) -> WeightSlot {
+        self.names += 1;
+        let n = self.names;
+        let names = match self.below(4) {
+            1 if rows.is_multiple_of(2) => vec![format!("q{n}_proj.weight"), format!("k{n}_proj.weight")],
+            2 if rows.is_multiple_of(4) => (0..4).map(|i| format!("experts.{i}.up{n}.weight")).collect(),
+            3 if rows.is_multiple_of(4) => (7..11).map(|i| format!("switch{n}.weight#{i}")).collect(),
+            _ => vec![format!("proj{n}.weight")],
+        };
+        let format = self.format(cols);
+        b.weight(&names, WeightType { format, rows, cols })
+    }
+
+    fn module(mut self) -> Module {
+        let mut module = Module { vocabulary: self.below(7) + 2, ..Module::default() };
+        for dim in [4, 8] {
+            let inverse_frequencies = (0..dim / 2).map(|_| self.number()).collect();
+            module.rope_tables.push(RopeTable { inverse_frequencies, magnitude: self.number() });
+        }
+        let width = self.one(&[32, 64, 8]);
+        module.funcs.push(self.embed(module.vocabulary, width));
+        module.main.push(Call { func: 0, scope: String::new(), state: None });
+        for layer in 0..self.below(3) + 1 {
+            let (heads, dim) = (self.one(&[1, 2]), self.one(&[8, 4]));
+            let (k, v) = (Format::Float(self.one(&FLOATS)), Format::Float(self.one(&FLOATS)));
+            let state = (self.below(3) > 0).then_some(StateType::Paged { heads, dim, k, v });
+            module.funcs.push(self.layer(&format!("layer{layer}"), width, state.as_ref()));
+            for i in 0..self.below(4) + 1 {
+                let scope = if self.below(4) == 0 { format!("odd.{layer}.{i}") } else { format!("model.{layer}.{i}") };
+                let index = state.as_ref().map(|_| module.states.len());
+                module.states.extend(state.clone());
+                module.main.push(Call { func: module.funcs.len() - 1, scope, state: index });
+            }
+        }
+        module.funcs.push(self.head(module.vocabulary, width));
+        module.main.push(Call { func: module.funcs.len() - 1, scope: String::new(), state: None });
+        module
+    }
+
+    fn embed(&mut self, vocabulary: usize, width: usize) -> Graph {
+        let mut b = GraphBuilder::new("embed");
+        let ids = b.param(ParamKind::Ids, Type::Tensor(TensorType::new(DType::U32, [Sym::Tokens.into()])));
+        let w = self.weight(&mut b, vocabulary, width);
+        let scale = self.number();
+        let x = b.op(Op::Embed { scale }, [ids.into(), w.into()]);
+        b.finish(vec![x]).expect("an embedding is well-typed")
+    }
+
+    fn head(&mut self, vocabulary: usize, width: usize) -> Graph {
+        let mut b = GraphBuilder::new("the head");
+        let x = b.flow(width);
+        let x = b.op(Op::Rows, [x.into()]);
+        let w = self.weight(&mut b, vocabulary, width);
+        let logits = b.op(Op::Linear, [x.into(), w.into()]);
+        let greedy = b.op(Op::ArgMax, [logits.into()]);
+        b.finish(vec![logits, greedy]).expect("a head is well-typed")
+    }
+
+    fn layer(&mut self, name: &str, width: usize, state: Option<&StateType>) -> Graph {
+        let mut b = GraphBuilder::new(name);
+        let x = b.flow(width);
+        let mut p = Pool { b, values: vec![x], histories: vec![], rope: vec![] };
+        let mut last = None;
+        if let Some(ty) = state {
+            let StateType::Paged { heads, dim, .. } = *ty;
+            p.b.enter(self.one(&PLACES));
+            let s = p.b.param(ParamKind::State, Type::State(ty.clone()));
+            let rows = |m: &mut Self, p: &mut Pool| {
+                let w = m.weight(&mut p.b, heads * dim, width);
+                let y = p.b.op(Op::Linear, [x.into(), w.into()]);
+                p.b.op(Op::SplitHeads { heads }, [y.into()])
+            };
+            let (k, v) = (rows(self, &mut p), rows(self, &mut p));
+            let s = p.b.op(Op::KvAppend, [s.into(), k.into(), v.into()]);
+            let histories = (p.b.op(Op::KvK, [s.into()]), p.b.op(Op::KvV, [s.into()]));
+            p.histories.push(histories);
+            p.values.extend([k, v]);
+            p.b.leave();
+            last = Some(s);
+        }
+        for _ in 0..self.below(20) {
+            p.b.enter(self.one(&PLACES));
+            self.op(&mut p);
+            p.b.leave();
+        }
+        let y = self.as_rows(&mut p);
+        let cols = columns(&p.b, y);
+        let w = self.weight(&mut p.b, width, cols);
+        let y = p.b.op(Op::Linear, [y.into(), w.into()]);
+        p.b.finish([y].into_iter().chain(last).collect()).expect("a random layer is well-typed")
+    }
+
+    /// Some value as rows `[T, n]`.
+    fn as_rows(&mut self, p: &mut Pool) -> Value {
+        let x = self.one(&p.values);
+        if extents(&p.b, x) == 3 { p.b.op(Op::MergeHeads, [x.into()]) } else { x }
+    }
+
+    /// One more op on what there is.
+    fn op(&mut self, p: &mut Pool) {
+        let x = self.one(&p.values);
+        let (cols, rank) = (columns(&p.b, x), extents(&p.b, x));
+        let y = match self.below(16) {
+            0 => {
+                let rows = self.one(&[8, 32, 64, 4]);
+                let w = self.weight(&mut p.b, rows, cols);
+                p.b.op(Op::Linear, [x.into(), w.into()])
+            }
+            1 => {
+                let w = self.weight(&mut p.b, 1, cols);
+                let (eps, offset) = (1e-5, self.number());
+                p.b.op(Op::RmsNorm { eps, offset }, [x.into(), w.into()])
+            }
+            2 => {
+                let w = self.weight(&mut p.b, 1, cols);
+                p.b.op(Op::Bias, [x.into(), w.into()])
+            }
+            3 => p.b.op(Op::Add, [x.into(), x.into()]),
+            4 => p.b.op(Op::Mul, [x.into(), x.into()]),
+            5 => {
+                let factor = self.number();
+                p.b.op(Op::Scale { factor }, [x.into()])
+            }
+            6 => p.b.op(self.one(&[Op::Silu, Op::GeluTanh, Op::Sigmoid]), [x.into()]),
+            7 => p.b.op(Op::Round { to: self.one(&[DType::F16, DType::F32]) }, [x.into()]),
+            8 if cols > 4 => {
+                let start = self.below(cols - 4);
+                p.b.op(Op::Slice { start, len: 4 }, [x.into()])
+            }
+            9 if rank == 2 => p.b.op(Op::SplitHeads { heads: 2 }, [x.into()]),
+            10 => self.as_rows(p),
+            11 if rank == 3 && cols >= 4 => self.rope(p, x, cols),
+            12..=13 if !p.histories.is_empty() => self.attend(p),
+            14 => self.experts(p),
+            _ => return,
+        };
+        p.values.push(y);
+    }
+
+    fn rope(&mut self, p: &mut Pool, x: Value, cols: usize) -> Value {
+        let table = if cols >= 8 { self.below(2) } else { 0 };
+        let dim = [4, 8][table];
+        let known = p.rope.iter().find(|(i, _)| *i == table).map(|(_, v)| *v);
+        let v = known.unwrap_or_else(|| {
+            let ty = TensorType::new(DType::F32, [Sym::Tokens.into(), dim.into()]);
+            p.b.param(ParamKind::RopeTable(table), Type::Tensor(ty))
+        });
+        if known.is_none() {
+            p.rope.push((table, v));
+        }
+        let layout = self.one(&[RopeLayout::Half, RopeLayout::Interleaved]);
+        p.b.op(Op::Rope { dim, layout }, [x.into(), v.into()])
+    }
+
+    fn attend(&mut self, p: &mut Pool) -> Value {
+        let (k, v) = p.histories[0];
+        let Type::History { heads, dim } = *p.b.ty(k) else { return k };
+        let x = self.as_rows(p);
+        let cols = columns(&p.b, x);
+        let heads = heads * self.one(&[1, 2]);
+        let w = self.weight(&mut p.b, heads * dim, cols);
+        let q = p.b.op(Op::Linear, [x.into(), w.into()]);
+        let q = p.b.op(Op::SplitHeads { heads }, [q.into()]);
+        let (scale, window) = (self.number(), self.below(3));
+        p.b.op(Op::Attend { scale, window }, [q.into(), k.into(), v.into()])
+    }
+
+    fn experts(&mut self, p: &mut Pool) -> Value {
+        let x = self.as_rows(p);
+        let cols = columns(&p.b, x);
+        let w = self.weight(&mut p.b, 4, cols);
+        let scores = p.b.op(Op::Linear, [x.into(), w.into()]);
+        let ids = p.b.op(Op::RouteIds { top_k: self.below(3) + 1 }, [scores.into()]);
+        let routing = self.one(&[Routing::Softmax, Routing::Sigmoid]);
+        let normalize = self.below(2) == 1;
+        let weights = p.b.op(Op::RouteWeights { routing, normalize }, [scores.into(), ids.into()]);
+        let up = self.weight(&mut p.b, 4 * 32, cols);
+        let y = p.b.op(Op::ExpertLinear { experts: 4 }, [x.into(), ids.into(), up.into()]);
+        let down = self.weight(&mut p.b, 4 * 8, 32);
+        let y = p.b.op(Op::ExpertLinear { experts: 4 }, [y.into(), ids.into(), down.into()]);
+        p.b.op(Op::Combine, [y.into(), weights.into()])
+    }
+}
+
+fn extents(b: &GraphBuilder, v: Value) -> usize {
+    b.ty(v).tensor().map_or(0, |t| t.shape.len())
+}
+
+fn columns(b: &GraphBuilder, v: Value) -> usize {
+    b.ty(v).tensor().and_then(TensorType::width).expect("values of the pool end in a constant extent")
+}

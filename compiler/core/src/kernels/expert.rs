@@ -6,13 +6,13 @@ use swiftlm_ir::plan::Groups;
 use swiftlm_ir::quant::decode::Encoded;
 use swiftlm_ir::template::ExpertLinear;
 
-use super::linear::{Blocking, Partials, products};
+use super::linear::{Blocking, products};
 use super::operand::{Extras, Packs, Rows, ids, round_pack};
 use super::{Bounds, Built, single, when_row};
 
 /// One workgroup per (token, rank) and block of outputs: neighbouring rows use other experts, so nothing is shared.
 pub(super) fn build(t: &ExpertLinear, name: &str, bounds: Bounds) -> Built {
-    let blocking = Blocking { partials: Partials::Lanes, rows: 1, outputs: 2, lanes: 64 };
+    let blocking = Blocking { rows: 1, outputs: if t.pair { 2 } else { 4 }, lanes: 64 };
     let tokens = bounds.of(Sym::Tokens);
     let (ranked, expert_rows) = (tokens * t.top_k, t.weight.rows / t.experts);
     let outputs = if t.pair { expert_rows / 2 } else { expert_rows };
@@ -28,16 +28,11 @@ pub(super) fn build(t: &ExpertLinear, name: &str, bounds: Bounds) -> Built {
         let row = token.times(t.top_k) + rank;
         let expert = ids.load(row).trust(DataBound::Below(t.experts as u32));
         let first_output = blocking.first_output(&kb, kb.group(1));
-        let weight_rows: Vec<_> = (0..expert_rows / outputs)
-            .flat_map(|part| (0..blocking.outputs).map(move |n| (part, n)))
-            .map(|(part, n)| {
-                let output = first_output.plus(n).min(kb.dim(outputs - 1));
-                expert.times(expert_rows) + output.plus(part * outputs)
-            })
-            .collect();
+        let parts = blocking.weight_rows(&kb, first_output, outputs, expert_rows / outputs);
+        let weight_rows: Vec<_> = parts.into_iter().map(|n| expert.times(expert_rows) + n).collect();
         let x_row = if t.x_per_rank { row } else { token };
-        let input = |_, pack| round_pack(x.pack(x_row, pack), t.round);
-        let sums = products(&kb, blocking, &weight, &weight_rows, input);
+        let input = |pack| vec![round_pack(x.pack(x_row, pack), t.round)];
+        let sums = products(&kb, blocking.rows, &weight, &weight_rows, input);
         blocking.for_results(&kb, &sums, |_, n, values| {
             let col = first_output + n;
             kb.when(col.lt(kb.dim(outputs)), || {

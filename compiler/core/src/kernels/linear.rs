@@ -1,6 +1,7 @@
 //! `y = epilogue(norm(x) Wᵀ, extras)`.
 
 use swiftlm_ir::dim::ShapeClass;
+use swiftlm_ir::kernel::KType;
 use swiftlm_ir::kernel::builder::{E, Kb, V};
 use swiftlm_ir::plan::Groups;
 use swiftlm_ir::quant::decode::{Encoded, Scales};
@@ -9,55 +10,47 @@ use swiftlm_ir::template::Linear;
 use super::operand::{Extras, NormWeight, Packs, RUN, Rows, dot, inverse_rms, round_pack, sum_of_run};
 use super::{Bounds, Built, single, when_row};
 
-/// Where the [`RUN`] partial sums of an output live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Partials {
-    /// One in each lane of a run: few rows, where reading the matrix is the cost and lanes should read side by side.
-    Lanes,
-    /// All in one lane: many rows, where a decoded pack is used for several rows and activations are the same in all
-    /// lanes.
-    Registers,
-}
-
-/// How the rows and outputs of a matrix product are dealt to lanes.
+/// How the rows and outputs of a matrix product are dealt to workgroups. Each run of lanes has all rows and some outputs
+/// of its workgroup, so that a decoded pack serves several rows and a pack of a row several outputs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Blocking {
-    pub(super) partials: Partials,
-    /// Rows of a workgroup; each lane has them all.
+    /// Rows of a workgroup.
     pub(super) rows: usize,
-    /// Outputs of a run or lane.
+    /// Outputs of a run.
     pub(super) outputs: usize,
+    /// Lanes of a workgroup.
     pub(super) lanes: u32,
 }
 
 impl Blocking {
     fn of(t: &Linear) -> Self {
-        let weights_per_output = if t.pair { 2 } else { 1 };
-        match t.class {
-            ShapeClass::One => Self { partials: Partials::Lanes, rows: 1, outputs: 2, lanes: 64 },
-            ShapeClass::Few => Self { partials: Partials::Lanes, rows: 4, outputs: 1, lanes: 64 },
-            ShapeClass::Some | ShapeClass::Many => {
-                Self { partials: Partials::Registers, rows: 4 / weights_per_output, outputs: 1, lanes: 32 }
-            }
-        }
+        let (rows, outputs) = match t.class {
+            ShapeClass::One => (1, 4),
+            ShapeClass::Few => (4, 4),
+            ShapeClass::Some | ShapeClass::Many => (8, 4),
+        };
+        Self { rows, outputs: if t.pair { outputs / 2 } else { outputs }, lanes: 64 }
+    }
+
+    fn runs(self) -> usize {
+        (self.lanes / RUN) as usize
     }
 
     /// Outputs of a workgroup.
     pub(super) fn outputs_per_group(self) -> usize {
-        let runs = match self.partials {
-            Partials::Lanes => self.lanes / RUN,
-            Partials::Registers => self.lanes,
-        };
-        runs as usize * self.outputs
+        self.runs() * self.outputs
     }
 
-    /// First output of this lane in block `block`.
+    /// First output of this run in block `block`.
     pub(super) fn first_output<'k>(self, kb: &'k Kb, block: E<'k>) -> E<'k> {
-        let run = match self.partials {
-            Partials::Lanes => kb.lane().over(RUN as usize),
-            Partials::Registers => kb.lane(),
-        };
-        block.times(self.outputs_per_group()) + run.times(self.outputs)
+        block.times(self.outputs_per_group()) + kb.lane().over(RUN as usize).times(self.outputs)
+    }
+
+    /// Rows of the matrix behind the outputs from `first` on, of `count`: for each part (gate, up) of `parts`, the
+    /// outputs of a run. Outputs behind the last are computed from it and not stored.
+    pub(super) fn weight_rows<'k>(self, kb: &'k Kb, first: E<'k>, count: usize, parts: usize) -> Vec<E<'k>> {
+        let outputs: Vec<E<'k>> = (0..self.outputs).map(|n| first.plus(n).min(kb.dim(count - 1))).collect();
+        (0..parts).flat_map(|part| outputs.iter().map(move |n| n.plus(part * count))).collect()
     }
 
     /// Calls `store` for the results of this lane, each given as its row and output in the block and its accumulators.
@@ -68,25 +61,17 @@ impl Blocking {
         sums: &[Vec<E<'k>>],
         mut store: impl FnMut(E<'k>, E<'k>, Vec<E<'k>>),
     ) {
-        let per_output = sums[0].len() / self.outputs;
+        let (parts, count, run) = (sums[0].len() / self.outputs, self.rows * self.outputs, RUN as usize);
         let result = |i: usize, part: usize| sums[i / self.outputs][part * self.outputs + i % self.outputs];
-        let count = self.rows * self.outputs;
-        if self.partials == Partials::Registers {
-            for i in 0..count {
-                let values = (0..per_output).map(|part| result(i, part)).collect();
-                store(kb.dim(i / self.outputs), kb.dim(i % self.outputs), values);
-            }
-            return;
-        }
-        let lane = kb.lane().modulo(RUN as usize);
-        for first in (0..count).step_by(RUN as usize) {
-            let own = (first..count.min(first + RUN as usize)).collect::<Vec<_>>();
+        let lane = kb.lane().modulo(run);
+        for first in (0..count).step_by(run) {
+            let own = first..count.min(first + run);
             let pick = |part: usize| {
-                own.iter().skip(1).fold(result(first, part), |value, i| {
-                    lane.equals(kb.dim(i - first)).select(result(*i, part), value)
-                })
+                own.clone()
+                    .skip(1)
+                    .fold(result(first, part), |value, i| lane.equals(kb.dim(i - first)).select(result(i, part), value))
             };
-            let values: Vec<E<'k>> = (0..per_output).map(pick).collect();
+            let values: Vec<E<'k>> = (0..parts).map(pick).collect();
             kb.when(lane.lt(kb.dim(own.len())), || {
                 let i = lane.plus(first);
                 store(i.over(self.outputs), i.modulo(self.outputs), values);
@@ -95,66 +80,55 @@ impl Blocking {
     }
 }
 
-/// `sums[m][n] = Σ x(m) · W[weight_rows[n]]`: `x(m, pack)` gives a pack of row `m`.
-///
-/// Partial sum `p` adds packs `p, p + RUN, …` in order; partial sums are combined by halving. That is the same tree
-/// wherever they live.
-pub(super) fn products<'k>(
-    kb: &'k Kb,
-    blocking: Blocking,
-    weight: &Encoded<'k>,
-    weight_rows: &[E<'k>],
-    x: impl Fn(usize, E<'k>) -> Vec<E<'k>>,
-) -> Vec<Vec<E<'k>>> {
-    let (run, packs) = (RUN as usize, weight.packs());
-    let own: Vec<E<'k>> = match blocking.partials {
-        Partials::Lanes => vec![kb.lane().modulo(run)],
-        Partials::Registers => (0..run.min(packs)).map(|p| kb.dim(p)).collect(),
-    };
-    let zeros = |n: usize| -> Vec<V<'k>> { (0..n).map(|_| kb.var(kb.f32(0.0))).collect() };
-    // sums[p][m][n]
-    let sums: Vec<Vec<Vec<V<'k>>>> =
-        own.iter().map(|_| (0..blocking.rows).map(|_| zeros(weight_rows.len())).collect()).collect();
-    // Whether some of them have no pack in the last round.
-    let ragged = !packs.is_multiple_of(run) && (packs > run || blocking.partials == Partials::Lanes);
-    kb.range(kb.u32(0), kb.dim(packs), RUN, |base| {
-        let mut scales: Option<(usize, Vec<Scales<'k>>)> = None;
-        for (p, mine) in own.iter().enumerate() {
-            let pack = base + *mine;
-            let mut add = || {
-                // Scales are loaded once for the neighbours that share them, where control flow lets them be kept.
-                let group = p / weight.packs_per_scale().min(run);
-                let kept = scales.take().filter(|(of, _)| *of == group && !ragged);
-                let (_, shared) = scales.insert(
-                    kept.unwrap_or_else(|| (group, weight_rows.iter().map(|n| weight.scales(*n, pack)).collect())),
-                );
-                let decoded: Vec<Vec<E<'k>>> =
-                    weight_rows.iter().zip(shared).map(|(n, s)| weight.pack_scaled(*n, pack, *s)).collect();
-                for (m, sums) in sums[p].iter().enumerate() {
-                    let x = x(m, pack);
-                    for (sum, w) in sums.iter().zip(&decoded) {
-                        sum.set(sum.get() + dot(&x, w));
-                    }
-                }
-            };
-            if ragged { kb.when(pack.lt(kb.dim(packs)), add) } else { add() }
-        }
-    });
-    let total = |m: usize, n: usize| match blocking.partials {
-        Partials::Lanes => sum_of_run(kb, sums[0][m][n].get()),
-        Partials::Registers => halve(kb, sums.iter().map(|p| p[m][n].get()).collect()),
-    };
-    (0..blocking.rows).map(|m| (0..weight_rows.len()).map(|n| total(m, n)).collect()).collect()
+/// Packs that a lane takes at a turn. Wide rows are dealt in pieces of 32 columns, so that scales are loaded once for
+/// several packs; narrow ones pack by pack, so that every lane has some.
+fn packs_per_turn(packs: usize) -> usize {
+    let turn = 4;
+    if packs.is_multiple_of(turn) && packs >= turn * RUN as usize { turn } else { 1 }
 }
 
-/// The sum that a reduction of a run gives where the other lanes hold 0.
-fn halve<'k>(kb: &'k Kb, mut values: Vec<E<'k>>) -> E<'k> {
-    values.resize(RUN as usize, kb.f32(0.0));
-    while values.len() > 1 {
-        let upper = values.split_off(values.len() / 2);
-        values = values.into_iter().zip(upper).map(|(a, b)| a + b).collect();
+/// `sums[m][n] = Σ x[m] · W[weight_rows[n]]`: `x(pack)` gives a pack of each row.
+///
+/// Lane `p` of a run adds the packs of turns `p, p + RUN, …` in order; the lanes of a run are combined by halving. So
+/// every sum is made in one order, which depends on the matrix only.
+pub(super) fn products<'k>(
+    kb: &'k Kb,
+    rows: usize,
+    weight: &Encoded<'k>,
+    weight_rows: &[E<'k>],
+    x: impl Fn(E<'k>) -> Vec<Vec<E<'k>>>,
+) -> Vec<Vec<E<'k>>> {
+    let zeros = || -> Vec<V<'k>> { weight_rows.iter().map(|_| kb.var(kb.f32(0.0))).collect() };
+    let sums: Vec<Vec<V<'k>>> = (0..rows).map(|_| zeros()).collect();
+    let turn = packs_per_turn(weight.packs());
+    kb.range(kb.lane().modulo(RUN as usize), kb.dim(weight.packs() / turn), RUN, |own| {
+        let first = own.times(turn);
+        let scales: Vec<Scales<'k>> = weight_rows.iter().map(|n| weight.scales(*n, first)).collect();
+        for pack in (0..turn).map(|i| first.plus(i)) {
+            let x = x(pack);
+            for (n, (row, scales)) in weight_rows.iter().zip(&scales).enumerate() {
+                let w = weight.pack_scaled(*row, pack, *scales);
+                for (sums, x) in sums.iter().zip(&x) {
+                    sums[n].set(sums[n].get() + dot(x, &w));
+                }
+            }
+        }
+    });
+    sums.iter().map(|row| row.iter().map(|sum| sum_of_run(kb, sum.get())).collect()).collect()
+}
+
+/// `1 / rms` of each of a workgroup's rows. The runs share the rows where there are several.
+fn inverse_rms_of<'k>(kb: &'k Kb, blocking: Blocking, x: &Packs<'k>, rows: &[E<'k>], eps: f64) -> Vec<E<'k>> {
+    let of = |row: E<'k>| inverse_rms(kb, x.width, eps, |pack| x.pack(row, pack));
+    if let [row] = rows {
+        return vec![of(*row)];
     }
-    values[0]
+    let run = kb.lane().over(RUN as usize);
+    let shared = kb.shared(KType::F32, blocking.runs() as u32);
+    let own = (1..rows.len()).fold(rows[0], |row, m| run.equals(kb.dim(m)).select(rows[m], row));
+    shared.set(run, of(own));
+    kb.barrier();
+    (0..rows.len()).map(|m| shared.get(kb.dim(m))).collect()
 }
 
 /// One workgroup per block of rows and block of outputs. Blocks of rows come first: what they read of the matrix is
@@ -175,22 +149,17 @@ pub(super) fn build(t: &Linear, name: &str, bounds: Bounds) -> Built {
         let row = |m: usize| first_row.plus(m).min(kb.dim(rows - 1));
         let x_rows: Vec<E<'_>> = (0..blocking.rows).map(row).collect();
         let first_output = blocking.first_output(&kb, kb.group(1));
-        let output = |n: usize| first_output.plus(n).min(kb.dim(outputs - 1));
-        let weight_rows: Vec<E<'_>> = (0..t.weight.rows / outputs)
-            .flat_map(|part| (0..blocking.outputs).map(move |n| (part, n)))
-            .map(|(part, n)| output(n).plus(part * outputs))
-            .collect();
-        let scales: Option<Vec<E<'_>>> = norm.as_ref().map(|norm| {
-            x_rows.iter().map(|row| inverse_rms(&kb, inputs, norm.eps(), |pack| x.pack(*row, pack))).collect()
-        });
-        let input = |m: usize, pack| {
-            let mut values = x.pack(x_rows[m], pack);
-            if let (Some(norm), Some(scales)) = (&norm, &scales) {
-                values = norm.apply(&values, scales[m], pack);
-            }
-            round_pack(values, t.round)
+        let weight_rows = blocking.weight_rows(&kb, first_output, outputs, t.weight.rows / outputs);
+        let scales = norm.as_ref().map(|norm| inverse_rms_of(&kb, blocking, &x, &x_rows, norm.eps()));
+        let input = |pack| {
+            let values: Vec<Vec<E<'_>>> = x_rows.iter().map(|row| x.pack(*row, pack)).collect();
+            let values = match (&norm, &scales) {
+                (Some(norm), Some(scales)) => norm.apply(&values, scales, pack),
+                _ => values,
+            };
+            values.into_iter().map(|values| round_pack(values, t.round)).collect()
         };
-        let sums = products(&kb, blocking, &weight, &weight_rows, input);
+        let sums = products(&kb, blocking.rows, &weight, &weight_rows, input);
         blocking.for_results(&kb, &sums, |m, n, values| {
             let (row, col) = (first_row + m, first_output + n);
             when_row(&kb, t.rows, row, || {

@@ -5,8 +5,8 @@
 //! decoded where it is read, prologues and epilogues are applied on the way. So no kernel is written twice.
 //!
 //! Grids are never trusted: a kernel compares its rows with the step's sizes, and clamps what else a group index
-//! selects. A row's value depends neither on its class nor on the rows around it: sums are made by [`operand::RUN`]
-//! partial sums over packs of columns, combined by halving, however lanes and rows are blocked.
+//! selects. A row's value depends neither on its class nor on the rows around it: sums over columns are made by
+//! [`operand::RUN`] lanes and combined by halving, however rows and outputs are blocked.
 
 mod append;
 mod arg_max;

@@ -27,7 +27,7 @@ pub(super) fn build(t: &RmsNorm, name: &str, bounds: Bounds) -> Built {
         let scale = inverse_rms(&kb, t.dim, weight.eps(), |pack| x.head_pack(row, own, pack));
         kb.when(head.lt(kb.dim(t.heads)), || {
             kb.range(kb.lane().modulo(RUN as usize), kb.dim(x.count()), RUN, |pack| {
-                let values = weight.apply(&x.head_pack(row, own, pack), scale, pack);
+                let values = weight.apply(&[x.head_pack(row, own, pack)], &[scale], pack).concat();
                 let first = own.times(t.dim) + pack.times(pack_width(t.dim));
                 y.store_pack(row, first, &values);
             });

@@ -87,7 +87,7 @@ pub(super) struct Packs<'k> {
     arg: A<'k>,
     view: View,
     /// Elements of a row, or of a head.
-    width: usize,
+    pub(super) width: usize,
     /// Whether the argument is an array of vectors of 4.
     vectors: bool,
 }
@@ -206,10 +206,12 @@ impl<'k> NormWeight<'k> {
         self.shifted(self.weight.load(self.kb.u32(0), col))
     }
 
-    /// Pack `pack` of `x · scale · (w + offset)`.
-    pub(super) fn apply(&self, x: &[E<'k>], scale: E<'k>, pack: E<'k>) -> Vec<E<'k>> {
-        let w = self.weight.pack(self.kb.u32(0), pack);
-        x.iter().zip(w).map(|(x, w)| *x * scale.splat_to(*x) * self.shifted(w)).collect()
+    /// Pack `pack` of `x · scale · (w + offset)` of several rows.
+    pub(super) fn apply(&self, rows: &[Vec<E<'k>>], scales: &[E<'k>], pack: E<'k>) -> Vec<Vec<E<'k>>> {
+        let w: Vec<E<'k>> = self.weight.pack(self.kb.u32(0), pack).into_iter().map(|w| self.shifted(w)).collect();
+        let row =
+            |(x, scale): (&Vec<E<'k>>, &E<'k>)| x.iter().zip(&w).map(|(x, w)| *x * scale.splat_to(*x) * *w).collect();
+        rows.iter().zip(scales).map(row).collect()
     }
 }
 

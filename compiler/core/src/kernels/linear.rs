@@ -126,7 +126,8 @@ fn inverse_rms_of<'k>(kb: &'k Kb, blocking: Blocking, x: &Packs<'k>, rows: &[E<'
     let run = kb.lane().over(RUN as usize);
     let shared = kb.shared(KType::F32, blocking.runs() as u32);
     let own = (1..rows.len()).fold(rows[0], |row, m| run.equals(kb.dim(m)).select(rows[m], row));
-    shared.set(run, of(own));
+    let scale = of(own);
+    kb.when(kb.lane().modulo(RUN as usize).equals(kb.u32(0)), || shared.set(run, scale));
     kb.barrier();
     (0..rows.len()).map(|m| shared.get(kb.dim(m))).collect()
 }

@@ -3,3 +3,4 @@
 //! This is the only crate that opens model files. It knows every layer below the server and nothing of HTTP or prompts.
 
 pub mod checkpoint;
+pub mod hub;

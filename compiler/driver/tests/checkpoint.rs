@@ -1,17 +1,40 @@
 //! Checkpoints: what is read equals what the safetensors library gives, and what is wrong is said, all of it at once.
 
-mod common;
+#[path = "common/rows.rs"]
+mod rows;
+#[path = "common/weights.rs"]
+mod weights;
 
 use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 
-use common::{Files, contents, rows, weights};
+use rows::{Files, contents, families, list};
 use safetensors::SafeTensors;
+use swiftlm_compiler::CompileOptions;
 use swiftlm_driver::checkpoint::{Checkpoint, CheckpointError};
 use swiftlm_ir::plan::WeightBuffer;
-use swiftlm_models::{BuildOptions, Config, StoredType};
+use swiftlm_models::{BuildOptions, Config, Model, StoredType};
 use swiftlm_runtime::WeightSource;
+
+/// Names of all rows that are checkpoints.
+fn all_rows() -> Vec<String> {
+    let rows = list(&families()).into_iter().filter(|n| families().join(n).join("config.json").exists());
+    let rows: Vec<String> = rows.collect();
+    assert!(rows.len() > 5, "golden-tests/families holds rows");
+    rows
+}
+
+fn model(checkpoint: &Checkpoint) -> Model {
+    let config = Config::parse(checkpoint.config()).expect("a row's configuration parses");
+    swiftlm_models::build(&config, &checkpoint.tensors(), &BuildOptions::default()).expect("a row builds")
+}
+
+/// The weights as the compiler joins them.
+fn compiled_weights(checkpoint: &Checkpoint) -> Vec<WeightBuffer> {
+    let compiled = swiftlm_compiler::compile(&model(checkpoint).module, &CompileOptions::default(), &mut |_, _| {});
+    compiled.expect("a row compiles").program.weights
+}
 
 /// A copy of a row that a test may spoil.
 fn copy(row: &str) -> tempfile::TempDir {
@@ -76,14 +99,14 @@ fn expected(files: &Files, weight: &WeightBuffer) -> Vec<u8> {
 #[test]
 fn every_weight_of_every_row_reads_as_the_library_gives_it() {
     let mut shapes = (false, false, false, false);
-    for row in rows() {
+    for row in all_rows() {
         let files = contents(&row);
-        let disk = Checkpoint::open(&common::families().join(&row)).expect("a row opens");
+        let disk = Checkpoint::open(&families().join(&row)).expect("a row opens");
         let memory = files.iter().map(|(n, b)| (n.clone(), Cow::Owned(b.clone())));
         let memory = Checkpoint::embedded(&row, memory).expect("a row opens from memory");
         assert_eq!(disk.tensors(), memory.tensors());
         shapes.0 |= disk.files().len() > 1;
-        for weight in weights(&disk, true) {
+        for weight in compiled_weights(&disk) {
             let (ty, expected) = (weight.ty, expected(&files, &weight));
             let layout = ty.format.layout(ty.rows, ty.cols);
             shapes.1 |= layout.components.len() > 1;
@@ -109,8 +132,8 @@ fn every_weight_of_every_row_reads_as_the_library_gives_it() {
 
 #[test]
 fn types_and_shapes_are_those_of_the_library() {
-    for row in rows() {
-        let checkpoint = Checkpoint::open(&common::families().join(&row)).expect("a row opens");
+    for row in all_rows() {
+        let checkpoint = Checkpoint::open(&families().join(&row)).expect("a row opens");
         let found = checkpoint.tensors();
         let mut count = 0;
         for (_, bytes) in contents(&row).iter().filter(|f| f.0.ends_with(".safetensors")) {
@@ -269,7 +292,7 @@ fn a_file_that_changes_in_use_is_an_error() {
     let dir = copy("llama");
     let file = dir.path().join("model.safetensors");
     let checkpoint = Checkpoint::open(dir.path()).expect("a row opens");
-    let weight = &weights(&checkpoint, false)[0];
+    let weight = &weights::of_graph(&model(&checkpoint))[0];
     let read = |into: &mut [u8]| checkpoint.read(weight, 0, into);
     read(&mut [0; 4]).expect("an untouched file can be read");
     let bytes = fs::read(&file).expect("read");
@@ -284,8 +307,8 @@ fn a_file_that_changes_in_use_is_an_error() {
 
 #[test]
 fn ranges_outside_a_weight_are_refused() {
-    let checkpoint = Checkpoint::open(&common::families().join("qwen2-mlx-mixed")).expect("a row opens");
-    let all = weights(&checkpoint, false);
+    let checkpoint = Checkpoint::open(&families().join("qwen2-mlx-mixed")).expect("a row opens");
+    let all = weights::of_graph(&model(&checkpoint));
     let weight = all.iter().find(|w| w.ty.format.layout(w.ty.rows, w.ty.cols).components.len() == 3);
     let weight = weight.expect("a quantised weight");
     let layout = weight.ty.format.layout(weight.ty.rows, weight.ty.cols);

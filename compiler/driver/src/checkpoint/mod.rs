@@ -3,7 +3,7 @@
 
 mod files;
 mod header;
-mod shards;
+pub(crate) mod shards;
 mod source;
 
 use std::borrow::Cow;
@@ -24,6 +24,17 @@ pub struct CheckpointError {
     pub place: String,
     /// A sentence for each problem, naming file and tensor.
     pub problems: Vec<String>,
+}
+
+/// Files that a directory lacks to be a checkpoint, by name; nothing is opened but the index.
+pub(crate) fn lacking(dir: &Path) -> Vec<String> {
+    let mut files = vec!["config.json".to_owned()];
+    match shards::find(&Folder::Disk(dir.to_path_buf())) {
+        Ok(shards) => files.extend(shards.files),
+        Err(problems) => return problems,
+    }
+    files.retain(|f| !dir.join(f).is_file());
+    files
 }
 
 /// A file of weights.

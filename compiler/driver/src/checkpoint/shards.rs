@@ -12,7 +12,7 @@ use super::header::Pairs;
 const SINGLE: &str = "model.safetensors";
 
 /// The file that says which tensor lies in which file of a large one.
-const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
 /// Most files a checkpoint may be said to have.
 const SHARD_LIMIT: usize = 10_000;
@@ -31,18 +31,26 @@ struct Index {
     weight_map: Pairs<String>,
 }
 
-/// Finds the files. A single `model.safetensors` goes before an index, as the reference implementation has it.
+/// Finds the files of a directory.
 ///
 /// # Errors
 /// Everything wrong with the index or the names.
 pub(crate) fn find(folder: &Folder) -> Result<Shards, Vec<String>> {
     let names = folder.names().map_err(|e| vec![format!("cannot be listed: {e}")])?;
-    if names.iter().any(|n| n == SINGLE) {
-        return Ok(Shards { files: vec![SINGLE.to_owned()], promised: vec![] });
-    }
-    match folder.text(INDEX).map_err(|e| vec![e])? {
-        Some(text) => indexed(&text),
-        None => counted(&names),
+    let index = if names.iter().any(|n| n == INDEX) { folder.text(INDEX).map_err(|e| vec![e])? } else { None };
+    select(&names, index.as_deref())
+}
+
+/// Picks the files among `names`. A single `model.safetensors` goes before an index, as the reference implementation
+/// has it.
+///
+/// # Errors
+/// Everything wrong with the index or the names.
+pub(crate) fn select(names: &[String], index: Option<&str>) -> Result<Shards, Vec<String>> {
+    match index {
+        _ if names.iter().any(|n| n == SINGLE) => Ok(Shards { files: vec![SINGLE.to_owned()], promised: vec![] }),
+        Some(text) => indexed(text),
+        None => counted(names),
     }
 }
 
@@ -76,7 +84,7 @@ fn indexed(text: &str) -> Result<Shards, Vec<String>> {
 
 /// Whether a path could lead out of the directory it is relative to. Backslashes are refused everywhere, so that a
 /// checkpoint means the same on every system.
-fn leaves(path: &str) -> bool {
+pub(crate) fn leaves(path: &str) -> bool {
     let mut parts = Path::new(path).components().peekable();
     parts.peek().is_none() || path.contains(['\\', '\0', ':']) || !parts.all(|p| matches!(p, Component::Normal(_)))
 }

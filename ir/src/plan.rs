@@ -169,6 +169,13 @@ impl Program {
         self.weights.iter().map(|w| w.ty.bytes()).sum()
     }
 
+    /// Weight bytes that a step of one token streams: of an embedding one row, of experts those that a token is sent to.
+    pub fn decode_bytes(&self) -> usize {
+        let one = |func: usize| self.plans[func].iter().find(|p| p.class == ShapeClass::One);
+        let calls = self.module.main.iter().filter_map(|call| one(call.func));
+        calls.flat_map(|plan| &plan.dispatches).map(|d| d.template.decode_bytes()).sum()
+    }
+
     /// KV bytes of one token in all layers.
     pub fn kv_bytes_per_token(&self) -> usize {
         self.module.states.iter().map(crate::ty::StateType::bytes_per_token).sum()

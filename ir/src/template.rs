@@ -345,6 +345,16 @@ impl Template {
         }
     }
 
+    /// Weight bytes that this launch streams for one row.
+    pub fn decode_bytes(&self) -> usize {
+        match self {
+            Self::Embed(t) => t.weight.bytes() / t.weight.rows.max(1),
+            Self::Linear(t) => t.weight.bytes(),
+            Self::ExpertLinear(t) => t.weight.bytes() / t.experts.max(1) * t.top_k,
+            _ => 0,
+        }
+    }
+
     /// The symbol that counts this launch's rows.
     pub fn rows(&self) -> Sym {
         match self {

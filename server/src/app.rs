@@ -9,6 +9,7 @@ use swiftlm_runtime::request::{Delivery, Event, Request, Sampling};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
+use crate::bench::bench;
 use crate::events::Events;
 use crate::flags::{Cli, Command, LogFormat, ServeFlags};
 use crate::load::{LoadError, LoadedModel};
@@ -71,10 +72,11 @@ pub fn run(arguments: Vec<String>, load: Loader) -> ExitCode {
     };
     let (events, result) = match cli.command {
         Some(Command::Bench(flags)) => {
-            (plain, commands::bench(&flags).map(|text| plain.text(&text)).map_err(AppError::from))
+            (plain, bench(&flags, &Progress::new(plain)).map(|text| plain.text(&text)).map_err(AppError::from))
         }
         Some(Command::Pull(flags)) => {
-            (plain, commands::pull(&flags).map(|text| plain.text(&text)).map_err(AppError::from))
+            let pulled = commands::pull(&flags, &Progress::new(plain));
+            (plain, pulled.map(|text| plain.text(&text)).map_err(AppError::from))
         }
         Some(Command::Serve(flags)) => start(&flags, load),
         None => start(&cli.serve, load),

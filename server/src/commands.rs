@@ -2,6 +2,9 @@
 
 use clap::Args;
 
+use crate::load::LoadError;
+use crate::progress::Progress;
+
 /// Flags of `swiftlm bench`.
 #[derive(Args, Clone, Debug)]
 pub struct BenchFlags {
@@ -35,16 +38,11 @@ pub struct PullFlags {
     pub model: String,
 }
 
-/// Runs `swiftlm bench`; the text is its table.
-pub fn bench(flags: &BenchFlags) -> Result<String, crate::load::LoadError> {
-    let model = flags.model.clone().unwrap_or_else(|| "the demo model".to_owned());
-    Err(crate::load::LoadError::Model { model, reason: "this build has no engine linked".to_owned() })
-}
-
 /// Runs `swiftlm pull`; the text says where the model lies.
-pub fn pull(flags: &PullFlags) -> Result<String, crate::load::LoadError> {
-    Err(crate::load::LoadError::Model {
-        model: flags.model.clone(),
-        reason: "this build has no hub client linked".to_owned(),
-    })
+///
+/// # Errors
+/// It cannot be found or downloaded.
+pub fn pull(flags: &PullFlags, progress: &Progress) -> Result<String, LoadError> {
+    let wrong = |e: swiftlm_driver::hub::HubError| LoadError::Model { model: flags.model.clone(), reason: e.to_string() };
+    Ok(crate::hub::find(&flags.model, progress).map_err(wrong)?.display().to_string())
 }

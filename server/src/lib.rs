@@ -2,6 +2,7 @@
 
 pub mod absent;
 pub mod app;
+pub mod bench;
 pub mod commands;
 pub mod demo;
 pub mod error;
@@ -9,10 +10,12 @@ pub mod events;
 pub mod flags;
 pub mod guard;
 pub mod health;
+pub mod hub;
 pub mod load;
 pub mod memory;
 pub mod metrics;
 pub mod openai;
+pub mod prepare;
 pub mod progress;
 pub mod router;
 pub mod signals;

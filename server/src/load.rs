@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use swiftlm_runtime::request::Generate;
+use swiftlm_runtime::{Engine, EngineOptions};
 
+use crate::events::Events;
 use crate::flags::ServeFlags;
+use crate::prepare::{Found, Prepared, Wishes};
 use crate::progress::Progress;
 use crate::text::{TextError, TextModel};
 
@@ -73,17 +76,33 @@ impl LoadError {
 }
 
 /// Loads the model that the flags name, telling `progress` how far it is. Runs on a thread of its own.
+///
+/// # Errors
+/// What is wrong with the model, or that it does not fit.
 pub fn load(flags: &ServeFlags, progress: &Progress) -> Result<LoadedModel, LoadError> {
-    progress.report("load", 0.0);
-    Err(unwired(flags))
+    let found = Found::new(flags.model.as_deref(), progress)?;
+    let text = TextModel::load(found.directory(), &found.name)?;
+    let prepared = Prepared::new(found, &Wishes::of(flags), progress)?;
+    let mut info = prepared.info();
+    let model = info.id.clone();
+    let executable = prepared.into_executable(progress)?;
+    info.weights_bytes = executable.weight_bytes() as u64;
+    let options = EngineOptions {
+        max_queue: flags.max_queue as usize,
+        max_prompt_tokens: flags.max_prompt_tokens.map(|n| n as usize),
+    };
+    let engine = Engine::start(executable, options)
+        .map_err(|e| LoadError::Model { model, reason: format!("the engine's thread cannot start: {e}") })?;
+    Ok(LoadedModel { engine: Arc::new(engine), info, text })
 }
 
 /// The memory plan for `--info`, made before any weight is read.
+///
+/// # Errors
+/// What is wrong with the model, or that it does not fit.
 pub fn plan(flags: &ServeFlags) -> Result<String, LoadError> {
-    Err(unwired(flags))
-}
-
-fn unwired(flags: &ServeFlags) -> LoadError {
-    let model = flags.model.clone().unwrap_or_else(|| "the demo model".to_owned());
-    LoadError::Model { model, reason: "this build has no engine linked".to_owned() }
+    let progress = Progress::new(Events::new(flags.process.log_format));
+    let found = Found::new(flags.model.as_deref(), &progress)?;
+    let prepared = Prepared::new(found, &Wishes::of(flags), &progress)?;
+    Ok(prepared.describe())
 }

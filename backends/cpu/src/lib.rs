@@ -4,6 +4,7 @@
 //! Tier *native* runs micro-kernels chosen by a launch's template. This crate knows kernels, templates and buffers; it
 //! must never know models, graphs or requests.
 
+mod bandwidth;
 mod counters;
 mod device;
 pub mod interp;
@@ -12,6 +13,7 @@ mod options;
 mod pool;
 mod simd;
 
+pub use bandwidth::read_bandwidth;
 pub use counters::Counters;
 pub use device::CpuDevice;
 pub use options::{CpuOptions, Tier};

@@ -3,4 +3,7 @@
 //! This is the only crate that opens model files. It knows every layer below the server and nothing of HTTP or prompts.
 
 pub mod checkpoint;
+pub mod compile;
+pub mod debug;
+pub mod dump;
 pub mod hub;

@@ -356,15 +356,22 @@ impl Kernel {
 
     /// Content hash: equal kernels have equal keys, on every machine.
     pub fn key(&self) -> KernelKey {
-        let mut h = Fnv(0xcbf2_9ce4_8422_2325);
-        format!("{self:?}").hash(&mut h);
-        KernelKey(h.0)
+        KernelKey::of_text(&format!("{self:?}"))
     }
 }
 
 /// Content hash of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KernelKey(pub u64);
+
+impl KernelKey {
+    /// Hash of a text.
+    pub fn of_text(text: &str) -> Self {
+        let mut h = Fnv(0xcbf2_9ce4_8422_2325);
+        text.hash(&mut h);
+        Self(h.0)
+    }
+}
 
 impl std::fmt::Display for KernelKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

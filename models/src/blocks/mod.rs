@@ -128,9 +128,14 @@ impl<'a> Block<'a> {
         })
     }
 
-    /// `x Wᵀ` with the weight `name`, plus its bias if `bias`.
+    /// `x Wᵀ` with the weight `name`, plus its bias if `bias`; the input is rounded as the options declare.
     pub fn linear(&mut self, name: &str, x: Value, outputs: usize, bias: bool) -> Value {
         let x = self.activation(x);
+        self.linear_exact(name, x, outputs, bias)
+    }
+
+    /// A product whose input is never rounded: where a small difference decides, as in a router.
+    pub fn linear_exact(&mut self, name: &str, x: Value, outputs: usize, bias: bool) -> Value {
         let inputs = self.width(x);
         self.within(name, |b| {
             let w = b.matrix("weight", outputs, inputs);

@@ -25,7 +25,7 @@ impl Block<'_> {
     pub fn moe(&mut self, name: &str, x: Value, m: &Moe) -> Value {
         let width = self.width(x);
         self.within(name, |b| {
-            let scores = b.linear("gate", x, m.experts, false);
+            let scores = b.linear_exact("gate", x, m.experts, false);
             let ids = b.op(Op::RouteIds { top_k: m.top_k }, [scores.into()]);
             let route = Op::RouteWeights { routing: m.routing, normalize: m.normalize };
             let weights = b.op(route, [scores.into(), ids.into()]);

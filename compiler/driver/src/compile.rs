@@ -1,0 +1,93 @@
+//! From a checkpoint to a program: configuration and tensor names in, launches out. No weight is read here.
+
+use std::time::{Duration, Instant};
+
+use swiftlm_compiler::egraph::run::Report;
+use swiftlm_compiler::{CompileError, CompileOptions};
+use swiftlm_ir::plan::Program;
+use swiftlm_models::{BuildOptions, Config, ModelError};
+
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::debug::Debug;
+
+/// What the caller decides.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Options {
+    /// Of the graph.
+    pub build: BuildOptions,
+    /// Of the schedule.
+    pub compile: CompileOptions,
+}
+
+/// A compiled checkpoint.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The launches.
+    pub program: Program,
+    /// `model_type`.
+    pub family: String,
+    /// Positions the model was made for.
+    pub context: usize,
+    /// Which rules applied, by function.
+    pub rules: Vec<Report>,
+    /// Hash of graph and kernels: equal programs have equal ones, on every machine.
+    pub fingerprint: String,
+    /// Time it took to build and compile.
+    pub time: Duration,
+}
+
+/// Why a checkpoint could not be compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// A file is missing or broken.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The configuration or the tensors do not make a model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The compiler refused the graph.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// A variable or the dump directory.
+    #[error("{0}")]
+    Debug(String),
+}
+
+/// Compiles a checkpoint.
+///
+/// # Errors
+/// Everything wrong with the configuration or the tensors, in one error.
+pub fn compile(checkpoint: &Checkpoint, options: &Options) -> Result<Compiled, DriverError> {
+    let debug = Debug::from_env().map_err(DriverError::Debug)?;
+    let start = Instant::now();
+    let config = Config::parse(checkpoint.config())?;
+    let model = swiftlm_models::build(&config, &checkpoint.tensors(), &options.build)?;
+    let mut dump_errors = vec![];
+    let mut step = 0;
+    let mut compile_options = options.compile.clone();
+    compile_options.without_rules.extend(debug.without_rules.iter().cloned());
+    let compiled = swiftlm_compiler::compile(&model.module, &compile_options, &mut |pass, graph| {
+        dump_errors.extend(debug.graph(step, pass, graph).err());
+        step += 1;
+    })?;
+    if let Some(e) = dump_errors.first() {
+        return Err(DriverError::Debug(format!("SLM_DUMP: {e}")));
+    }
+    let swiftlm_compiler::Compiled { program, rules } = compiled;
+    if debug.level >= 3 {
+        for (graph, report) in program.module.funcs.iter().zip(&rules) {
+            tracing::info!(target: "slm", func = graph.name, applied = ?report.applied, "rules");
+        }
+    }
+    let fingerprint = fingerprint(&program);
+    let time = start.elapsed();
+    Ok(Compiled { program, family: model.family, context: model.context, rules, fingerprint, time })
+}
+
+fn fingerprint(program: &Program) -> String {
+    let mut text = swiftlm_ir::text::print(&program.module);
+    for kernel in &program.kernels {
+        text.push_str(&kernel.key().to_string());
+    }
+    swiftlm_ir::kernel::KernelKey::of_text(&text).to_string()
+}

@@ -1,0 +1,172 @@
+//! `swiftlm bench`: prefill and decode speed at depths, through the same steps that serve requests.
+
+use std::time::Instant;
+
+use swiftlm_runtime::executable::{Batch, Executable, Row, TableUpdate, Want};
+
+use crate::commands::BenchFlags;
+use crate::flags::Precision;
+use crate::load::LoadError;
+use crate::memory::Memory;
+use crate::prepare::{Found, Prepared, Wishes};
+use crate::progress::Progress;
+
+/// One line of the table.
+struct Measured {
+    depth: usize,
+    prefill: f64,
+    decode: f64,
+    attention_ms: f64,
+    share: Option<f64>,
+}
+
+const COLUMNS: [&str; 11] = [
+    "model",
+    "backend",
+    "weights",
+    "kv",
+    "depth",
+    "prefill_tok_s",
+    "decode_tok_s",
+    "attention_ms",
+    "kv_bytes_per_token",
+    "peak_mb",
+    "share_of_floor",
+];
+
+/// Runs the measurement; the text is a table, or CSV.
+///
+/// # Errors
+/// The model cannot be loaded or a step fails.
+pub fn bench(flags: &BenchFlags, progress: &Progress) -> Result<String, LoadError> {
+    let deepest = flags.depths.iter().copied().max().unwrap_or(0) as usize;
+    let context = deepest + flags.prefill.max(flags.generate) as usize + 1;
+    let wishes = Wishes {
+        backend: flags.backend,
+        device: None,
+        threads: flags.threads.unwrap_or(0) as usize,
+        precision: Precision::Default,
+        chunk: 512,
+        context: Some(context),
+        sequences: Some(1),
+        limit: 0,
+    };
+    let prepared = Prepared::new(Found::new(flags.model.as_deref(), progress)?, &wishes, progress)?;
+    let (info, plan) = (prepared.info(), prepared.plan().clone());
+    let program = &prepared.compiled().program;
+    let weights = program.weights.iter().max_by_key(|w| w.ty.bytes()).map_or(String::new(), |w| w.ty.format.to_string());
+    let (step_bytes, kv_bytes) = (program.decode_bytes(), program.kv_bytes_per_token());
+    let kv = program.module.states.first().map_or(String::new(), |s| s.to_string());
+    let kv = kv.rsplit_once("k=").map_or(String::new(), |(_, k)| k.split(',').next().unwrap_or_default().to_owned());
+    let model = info.id.clone();
+    let failed = |e: &dyn std::fmt::Display| LoadError::Model { model: model.clone(), reason: e.to_string() };
+    let bandwidth = (info.backend == "cpu").then(|| swiftlm_cpu::read_bandwidth(wishes.threads));
+    let mut runner = Runner { executable: prepared.into_executable(progress)?, pages: plan.table_stride };
+    let mut rows = vec![];
+    for depth in &flags.depths {
+        let bytes = step_bytes + kv_bytes * *depth as usize;
+        let measured = runner
+            .measure(*depth as usize, flags.prefill as usize, flags.generate as usize)
+            .map(|m| Measured { share: bandwidth.map(|b| bytes as f64 / b * m.decode), ..m })
+            .map_err(|e| failed(&e))?;
+        rows.push([
+            info.id.clone(),
+            info.backend.clone(),
+            weights.clone(),
+            kv.clone(),
+            measured.depth.to_string(),
+            format!("{:.1}", measured.prefill),
+            format!("{:.2}", measured.decode),
+            format!("{:.3}", measured.attention_ms),
+            kv_bytes.to_string(),
+            (Memory::now().peak >> 20).to_string(),
+            measured.share.map_or("-".to_owned(), |s| format!("{s:.2}")),
+        ]);
+    }
+    Ok(table(&rows, flags.csv))
+}
+
+struct Runner {
+    executable: Executable,
+    pages: usize,
+}
+
+impl Runner {
+    fn measure(&mut self, depth: usize, prefill: usize, generate: usize) -> Result<Measured, Box<dyn std::error::Error>> {
+        self.run(0, depth, None)?;
+        let mut prefills = vec![];
+        for _ in 0..3 {
+            let start = Instant::now();
+            self.run(depth, prefill, Some(Want::Greedy))?;
+            prefills.push(prefill as f64 / start.elapsed().as_secs_f64());
+        }
+        let mut decodes = vec![];
+        for i in 0..generate {
+            let start = Instant::now();
+            self.run(depth + i, 1, Some(Want::Greedy))?;
+            decodes.push(1.0 / start.elapsed().as_secs_f64());
+        }
+        let batch = self.batch(depth, 1, Some(Want::Greedy));
+        let attention_ms = self.executable.profile_step(&batch).map_or(f64::NAN, |launches| {
+            let attend = launches.iter().filter(|l| l.template == "attend");
+            attend.map(|l| l.nanoseconds as f64).sum::<f64>() / 1e6
+        });
+        Ok(Measured { depth, prefill: median(prefills), decode: median(decodes), attention_ms, share: None })
+    }
+
+    /// Runs tokens `start..start + count` of one sequence in chunks.
+    fn run(&mut self, start: usize, count: usize, last: Option<Want>) -> Result<(), Box<dyn std::error::Error>> {
+        let chunk = self.executable.chunk();
+        for at in (0..count).step_by(chunk) {
+            let tokens = chunk.min(count - at);
+            let want = if at + tokens == count { last } else { None };
+            let batch = self.batch(start + at, tokens, want);
+            self.executable.step(&batch)?;
+        }
+        Ok(())
+    }
+
+    /// Ids vary, so that no expert and no embedding row is read more often than in use.
+    fn batch(&self, start: usize, tokens: usize, want: Option<Want>) -> Batch {
+        let vocabulary = self.executable.vocabulary();
+        let positions = start..start + tokens;
+        let table = TableUpdate { row: 0, first: 0, pages: (0..self.pages as u32).collect() };
+        Batch {
+            ids: positions.clone().map(|p| (p.wrapping_mul(7919) % vocabulary) as u32).collect(),
+            positions: positions.map(|p| p as u32).collect(),
+            sequences: vec![0; tokens],
+            rows: want.map(|want| Row { token: tokens as u32 - 1, want }).into_iter().collect(),
+            table: vec![table],
+        }
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn table(rows: &[[String; COLUMNS.len()]], csv: bool) -> String {
+    let header = COLUMNS.map(str::to_owned);
+    let lines = std::iter::once(&header).chain(rows);
+    if csv {
+        return lines.map(|line| line.join(",")).collect::<Vec<_>>().join("\n");
+    }
+    let width = |i: usize| lines.clone().map(|line| line[i].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+    let pad = |line: &[String; COLUMNS.len()]| {
+        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, w)| format!("{cell:>w$}")).collect();
+        cells.join("  ")
+    };
+    lines.map(pad).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_one() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+    }
+}

@@ -1,0 +1,229 @@
+//! From a model's name to a program on a device: find, compile, plan memory, load. The same for serving and for `bench`.
+
+use std::path::Path;
+use std::time::{Instant, UNIX_EPOCH};
+
+use swiftlm_cpu::{CpuDevice, CpuOptions, Tier};
+use swiftlm_device::Device;
+use swiftlm_driver::checkpoint::Checkpoint;
+use swiftlm_driver::compile::{Compiled, Options, compile};
+use swiftlm_gpu::GpuDevice;
+use swiftlm_ir::quant::Format;
+use swiftlm_runtime::budget::{ContextWish, MemoryPlan, MemoryRequest};
+use swiftlm_runtime::executable::Progress as LoadProgress;
+use swiftlm_runtime::{Executable, ExecutableOptions};
+
+use crate::flags::{Backend, Precision, ServeFlags};
+use crate::load::{LoadError, ModelInfo};
+use crate::memory::Memory;
+use crate::progress::Progress;
+use crate::{demo, hub};
+
+/// Rows that want logits in a step, unless more sequences are asked for: a scored prompt takes so many at a time.
+const LEAST_ROWS: usize = 32;
+
+/// A model's files.
+pub struct Found {
+    /// As it was asked for.
+    pub name: String,
+    directory: demo::Directory,
+}
+
+impl Found {
+    /// Finds the model: a directory, a hub id, or the demo model.
+    ///
+    /// # Errors
+    /// There is no such model, or it cannot be downloaded.
+    pub fn new(model: Option<&str>, progress: &Progress) -> Result<Self, LoadError> {
+        let name = model.unwrap_or(demo::NAME).to_owned();
+        let wrong = |reason: String| LoadError::Model { model: name.clone(), reason };
+        let directory = match model {
+            None => demo::unpack().map_err(|e| wrong(format!("the demo model cannot be unpacked: {e}")))?,
+            Some(model) => demo::Directory::Existing(hub::find(model, progress).map_err(|e| wrong(e.to_string()))?),
+        };
+        let name = match &directory {
+            demo::Directory::Existing(path) if Path::new(&name).is_dir() => {
+                path.file_name().map_or(name.clone(), |n| n.to_string_lossy().into_owned())
+            }
+            _ => name,
+        };
+        Ok(Self { name, directory })
+    }
+
+    /// Where the files lie.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+/// What the flags ask of the device and the program.
+#[derive(Clone, Debug)]
+pub struct Wishes {
+    /// Where the model runs.
+    pub backend: Backend,
+    /// Part of a device's name.
+    pub device: Option<String>,
+    /// CPU threads; 0 for one per core.
+    pub threads: usize,
+    /// How activations and states are kept.
+    pub precision: Precision,
+    /// Tokens of a step.
+    pub chunk: usize,
+    /// Context asked for.
+    pub context: Option<usize>,
+    /// Sequences asked for.
+    pub sequences: Option<usize>,
+    /// Bytes that everything may take; 0 for 85 % of the system's.
+    pub limit: u64,
+}
+
+impl Wishes {
+    /// From the flags of serving.
+    pub fn of(flags: &ServeFlags) -> Self {
+        Self {
+            backend: flags.backend,
+            device: flags.device.clone(),
+            threads: flags.threads.unwrap_or(0) as usize,
+            precision: flags.precision,
+            chunk: flags.prefill_size as usize,
+            context: flags.ctx_size.map(|n| n as usize),
+            sequences: flags.parallel.map(|n| n as usize),
+            limit: flags.mem_limit.unwrap_or(0) << 20,
+        }
+    }
+
+    fn open(&self) -> Result<Box<dyn Device>, String> {
+        let cpu = || -> Box<dyn Device> {
+            Box::new(CpuDevice::new(CpuOptions { threads: self.threads, tier: Tier::Native }))
+        };
+        match self.backend {
+            Backend::Cpu => Ok(cpu()),
+            Backend::Wgpu => Ok(Box::new(GpuDevice::open(self.device.as_deref()).map_err(|e| e.to_string())?)),
+            Backend::Auto if self.device.is_some() || has_gpu() => {
+                match GpuDevice::open(self.device.as_deref()) {
+                    Ok(gpu) => Ok(Box::new(gpu)),
+                    Err(e) if self.device.is_some() => Err(e.to_string()),
+                    Err(e) => {
+                        tracing::warn!("the GPU cannot be used, running on the CPU: {e}");
+                        Ok(cpu())
+                    }
+                }
+            }
+            Backend::Auto => Ok(cpu()),
+        }
+    }
+}
+
+/// Whether there is an adapter that is no CPU in disguise.
+fn has_gpu() -> bool {
+    swiftlm_gpu::adapters().iter().any(|a| a.unusable.is_none() && a.kind != "CPU")
+}
+
+/// A compiled model with a device and a plan that fits, before any weight is read.
+pub struct Prepared {
+    found: Found,
+    device: Box<dyn Device>,
+    backend: &'static str,
+    checkpoint: Checkpoint,
+    compiled: Compiled,
+    plan: MemoryPlan,
+}
+
+impl Prepared {
+    /// Compiles and plans.
+    ///
+    /// # Errors
+    /// What is wrong with the model, or that it does not fit.
+    pub fn new(found: Found, wishes: &Wishes, progress: &Progress) -> Result<Self, LoadError> {
+        let wrong = |reason: String| LoadError::Model { model: found.name.clone(), reason };
+        let checkpoint = Checkpoint::open(found.directory()).map_err(|e| wrong(e.to_string()))?;
+        let device = wishes.open().map_err(wrong)?;
+        progress.report("compile", 0.0);
+        let mut options = Options::default();
+        options.compile.chunk = wishes.chunk;
+        options.compile.max_rows = wishes.sequences.unwrap_or(0).max(LEAST_ROWS).min(wishes.chunk.max(1));
+        options.compile.max_binding = device.target().max_binding;
+        if wishes.precision == Precision::Exact {
+            options.build.kv = (Format::F32, Format::F32);
+        }
+        let compiled = compile(&checkpoint, &options).map_err(|e| wrong(e.to_string()))?;
+        progress.report("compile", 1.0);
+        tracing::info!(
+            family = compiled.family,
+            device = device.target().name,
+            seconds = compiled.time.as_secs_f64(),
+            kernels = compiled.program.kernels.len(),
+            "compiled"
+        );
+        let limit = if wishes.limit == 0 { Memory::now().total / 100 * 85 } else { wishes.limit };
+        let request = MemoryRequest {
+            limit: if limit == 0 { u64::MAX } else { limit },
+            context: match wishes.context {
+                Some(tokens) => ContextWish::Exactly(tokens),
+                None => ContextWish::UpTo(compiled.context),
+            },
+            sequences: wishes.sequences,
+        };
+        let plan = MemoryPlan::new(&compiled.program, device.target(), request)
+            .map_err(|e| LoadError::Memory(e.to_string()))?;
+        let backend = if device.target().name == "cpu" { "cpu" } else { "wgpu" };
+        Ok(Self { found, device, backend, checkpoint, compiled, plan })
+    }
+
+    /// Facts for `/health` and `/v1/models`; the weights count as planned.
+    pub fn info(&self) -> ModelInfo {
+        let written = std::fs::metadata(self.found.directory().join("config.json")).and_then(|m| m.modified());
+        let created = written.ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
+        let layers = self.compiled.program.module.states.len();
+        ModelInfo {
+            id: self.found.name.clone(),
+            created: if self.found.name == demo::NAME { demo::CREATED } else { created },
+            fingerprint: self.compiled.fingerprint.clone(),
+            architecture: self.compiled.family.clone(),
+            backend: self.backend.to_owned(),
+            device: self.device.target().name.clone(),
+            weights_bytes: self.plan.weights,
+            kv_bytes: self.plan.kv(),
+            layers,
+            gpu_layers: if self.backend == "wgpu" { layers } else { 0 },
+        }
+    }
+
+    /// The plan as a table.
+    pub fn describe(&self) -> String {
+        self.plan.to_string()
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &MemoryPlan {
+        &self.plan
+    }
+
+    /// The compiled model.
+    pub fn compiled(&self) -> &Compiled {
+        &self.compiled
+    }
+
+    /// Reads the weights and makes the kernels.
+    ///
+    /// # Errors
+    /// A weight cannot be read, or the device fails.
+    pub fn into_executable(self, progress: &Progress) -> Result<Executable, LoadError> {
+        let Self { found, device, checkpoint, compiled, plan, .. } = self;
+        let start = Instant::now();
+        let fraction = |done: usize, total: usize| done as f64 / total.max(1) as f64;
+        let options = ExecutableOptions {
+            kv_pages: plan.kv_pages,
+            max_sequences: plan.max_sequences,
+            table_stride: plan.table_stride,
+            progress: &mut |step| match step {
+                LoadProgress::Weights { done, total } => progress.report("load", fraction(done, total)),
+                LoadProgress::Kernels { done, total } => progress.report("warm", fraction(done, total)),
+            },
+        };
+        let executable = Executable::load(device, compiled.program, &checkpoint, options)
+            .map_err(|e| LoadError::Model { model: found.name.clone(), reason: e.to_string() })?;
+        tracing::info!(seconds = start.elapsed().as_secs_f64(), "weights loaded, kernels made");
+        Ok(executable)
+    }
+}

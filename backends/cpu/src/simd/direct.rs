@@ -4,7 +4,7 @@
 
 use swiftlm_ir::quant::{Float, Format};
 
-use super::isa::{Isa, LANES};
+use super::isa::{self, Isa, LANES};
 use super::weights::{Matrix, load_floats, load_some};
 
 /// A way of storing weights that has a direct path.
@@ -203,8 +203,9 @@ unsafe fn tile<I: Isa, P: Packed<I>, const M: usize, const R: usize>(
     }
     for m in 0..M {
         for r in 0..R {
-            *out[m].add(n + r) = I::sum(P::restore(sums[m][r]));
+            sums[m][r] = P::restore(sums[m][r]);
         }
+        out[m].add(n).cast::<[f32; R]>().write_unaligned(isa::sums::<I, R>(&sums[m]));
     }
 }
 

@@ -4,7 +4,7 @@ use swiftlm_ir::quant::Float;
 use swiftlm_ir::ty::PAGE_TOKENS;
 
 use super::attend::{Attention, SPAN};
-use super::isa::{Isa, LANES};
+use super::isa::{Isa, LANES, sums};
 use super::math::exp;
 use super::weights::{load_floats, load_some, store_some};
 
@@ -160,17 +160,17 @@ impl BlockTask<'_> {
         let scores = self.scores.add(head * PAGE_TOKENS);
         for slot in from..to {
             let row = keys.add(slot * stride);
-            let mut sums = [I::splat(0.0); N];
+            let mut products = [I::splat(0.0); N];
             let mut d = 0;
             while d < dim {
                 let key = load_floats::<I>(float, row.add(d * float.bytes()), dim - d);
                 for n in 0..N {
-                    sums[n] = I::fma(load_some::<I>(q.add(n * dim + d), dim - d), key, sums[n]);
+                    let input = load_some::<I>(q.add(n * dim + d), dim - d);
+                    products[n] = I::fma(input, key, products[n]);
                 }
                 d += LANES;
             }
-            let mut results = [0f32; N];
-            sums_of::<I, N>(&sums, &mut results);
+            let results = sums::<I, N>(&products);
             for n in 0..N {
                 *scores.add(n * PAGE_TOKENS + slot) = results[n] * scale;
             }
@@ -251,19 +251,6 @@ impl BlockTask<'_> {
                 I::store(share.sums(head + n).add(d), sums[n]);
             }
             d += LANES;
-        }
-    }
-}
-
-/// The sums of some vectors; four at a time where there are four.
-#[inline(always)]
-unsafe fn sums_of<I: Isa, const N: usize>(vectors: &[I::F; N], to: &mut [f32; N]) {
-    if N == 4 {
-        let four = I::sum4([vectors[0], vectors[1 % N], vectors[2 % N], vectors[3 % N]]);
-        to.copy_from_slice(&four[..N.min(4)]);
-    } else {
-        for n in 0..N {
-            to[n] = I::sum(vectors[n]);
         }
     }
 }

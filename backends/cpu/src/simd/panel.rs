@@ -2,7 +2,7 @@
 //!
 //! A sum's order is that of [`direct`](super::direct), so a row's result does not depend on which path ran.
 
-use super::isa::{Isa, LANES};
+use super::isa::{self, Isa, LANES};
 
 /// Decoded weight rows, each of `padded` floats.
 #[derive(Clone, Copy, Debug)]
@@ -83,8 +83,6 @@ unsafe fn tile<I: Isa, const M: usize, const N: usize>(
         k += LANES;
     }
     for m in 0..M {
-        for n in 0..N {
-            *(*out.add(m)).add(first + n) = I::sum(sums[m][n]);
-        }
+        (*out.add(m)).add(first).cast::<[f32; N]>().write_unaligned(isa::sums::<I, N>(&sums[m]));
     }
 }

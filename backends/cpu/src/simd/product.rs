@@ -14,7 +14,7 @@ pub(crate) const BLOCK: usize = 64;
 /// Rows that share one pass over a block's weights.
 const STRIP: usize = 12;
 /// Up to so many rows, weights are used as they are decoded; beyond, they are decoded to a panel first.
-const DIRECT_ROWS: usize = 4;
+const DIRECT_ROWS: usize = 8;
 /// Floats of a panel, if a few rows fit: it stays in a core's second-level cache.
 const PANEL_FLOATS: usize = 64 << 10;
 

@@ -118,19 +118,19 @@ unsafe fn decode_group<I: Isa, const BITS: usize>(
     to: *mut f32,
 ) {
     let (scale, bias) = (I::splat(scale), I::splat(bias));
-    for k in (start..start + group).step_by(LANES) {
-        let mut numbers = [0f32; LANES];
-        for half in 0..2 {
-            let mut bytes = [0u8; 8];
-            let from = codes.add((k + 8 * half) / 8 * BITS);
-            std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), BITS);
-            let word = u64::from_le_bytes(bytes);
-            for i in 0..8 {
-                numbers[8 * half + i] = ((word >> (BITS * i)) as u32 & ((1 << BITS) - 1)) as f32;
-            }
-        }
-        I::store(to.add(k), I::fma(I::load(numbers.as_ptr()), scale, bias));
+    let last = start + group - LANES;
+    for k in (start..last).step_by(LANES) {
+        // 16 codes follow; a word of 2-bit codes reaches 2 bytes behind them, where a scale lies at least.
+        let from = codes.add(k / 8 * BITS);
+        let words = [from.cast::<u64>().read_unaligned(), from.add(BITS).cast::<u64>().read_unaligned()];
+        I::store(to.add(k), I::fma(I::unpack::<BITS>(words), scale, bias));
     }
+    let mut words = [0u64; 2];
+    for (half, word) in words.iter_mut().enumerate() {
+        let from = codes.add((last / 8 + half) * BITS);
+        std::ptr::copy_nonoverlapping(from, std::ptr::from_mut(word).cast(), BITS);
+    }
+    I::store(to.add(last), I::fma(I::unpack::<BITS>(words), scale, bias));
 }
 
 /// The first `count` (16 if more) of 16 stored floats, zeros behind; nothing behind them is read.

@@ -123,6 +123,15 @@ impl Isa for Avx512 {
         _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast())))
     }
     #[inline(always)]
+    unsafe fn unpack<const BITS: usize>(words: [u64; 2]) -> __m512 {
+        let bits = BITS as i64;
+        let shifts = _mm512_setr_epi64(0, bits, 2 * bits, 3 * bits, 4 * bits, 5 * bits, 6 * bits, 7 * bits);
+        let mask = _mm512_set1_epi64((1 << bits) - 1);
+        let low = _mm512_and_si512(_mm512_srlv_epi64(_mm512_set1_epi64(words[0] as i64), shifts), mask);
+        let high = _mm512_and_si512(_mm512_srlv_epi64(_mm512_set1_epi64(words[1] as i64), shifts), mask);
+        _mm512_insertf32x8::<1>(_mm512_castps256_ps512(_mm512_cvtepi64_ps(low)), _mm512_cvtepi64_ps(high))
+    }
+    #[inline(always)]
     unsafe fn four(scale: f32, bias: f32) -> __m512 {
         let codes = _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.);
         _mm512_fmadd_ps(codes, _mm512_set1_ps(scale), _mm512_set1_ps(bias))

@@ -79,6 +79,16 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn store_bf16(to: *mut u16, x: Self::F);
     /// 16 bytes as numbers.
     unsafe fn load_u8(from: *const u8) -> Self::F;
+    /// 16 codes of `BITS` bits as numbers: the low bits of each word hold 8.
+    #[inline(always)]
+    unsafe fn unpack<const BITS: usize>(words: [u64; 2]) -> Self::F {
+        let mut numbers = [0f32; LANES];
+        for i in 0..LANES {
+            let code = (words[i / 8] >> (BITS * (i % 8))) as u32 & ((1 << BITS) - 1);
+            numbers[i] = code as f32;
+        }
+        Self::load(numbers.as_ptr())
+    }
 
     /// Decoder of 4-bit codes `q` to `scale · q + bias`.
     unsafe fn four(scale: f32, bias: f32) -> Self::Four;
@@ -91,6 +101,20 @@ pub(crate) trait Isa: Copy + 'static {
 
     /// Asks for a cache line soon.
     unsafe fn prefetch(from: *const u8);
+}
+
+/// The sums of some vectors, as [`Isa::sum`]; four at a time where there are four.
+#[inline(always)]
+pub(crate) unsafe fn sums<I: Isa, const N: usize>(x: &[I::F; N]) -> [f32; N] {
+    let mut out = [0f32; N];
+    if N == 4 {
+        out.copy_from_slice(&I::sum4([x[0], x[1 % N], x[2 % N], x[3 % N]]));
+    } else {
+        for n in 0..N {
+            out[n] = I::sum(x[n]);
+        }
+    }
+    out
 }
 
 /// Which instruction set to use.

@@ -45,8 +45,11 @@ pub fn print_kernel(kernel: &Kernel) -> String {
     for (i, array) in kernel.shared.iter().enumerate() {
         p.line(&format!("shared s{i}: {}[{}]", ktype(array.elem), array.len));
     }
-    for (i, ty) in kernel.vars.iter().enumerate() {
-        p.line(&format!("var v{i}: {}", ktype(*ty)));
+    let mut first = 0;
+    for run in kernel.vars.chunk_by(|a, b| a == b) {
+        let name = if run.len() == 1 { format!("v{first}") } else { format!("v{first}..v{}", first + run.len()) };
+        p.line(&format!("var {name}: {}", ktype(run[0])));
+        first += run.len();
     }
     p.block(&kernel.body);
     p.indent -= 1;
@@ -122,6 +125,8 @@ fn operands(e: &Expr) -> Vec<Ex> {
 fn leaf(e: &Expr) -> Option<String> {
     Some(match e {
         Expr::F32(x) => format!("{x:?}"),
+        // Numbers of this size are masks.
+        Expr::U32(n) if *n >= 1 << 28 => format!("{n:#x}"),
         Expr::U32(n) => n.to_string(),
         Expr::Bool(b) => b.to_string(),
         Expr::Immediate(i) => immediate(*i).to_owned(),

@@ -46,7 +46,8 @@ fn launch(program: &Program, graph: Option<&Graph>, i: usize, d: &Dispatch) -> S
     let key = kernel.map_or_else(|| "?".to_owned(), |k| k.key().to_string());
     let argument = |(i, o): (usize, &Operand)| {
         let name = kernel.and_then(|k| k.args.get(i)).map_or("?", |a| a.name.as_str());
-        format!("{name}={}", operand(graph, o))
+        let place = operand(graph, o);
+        if place == name { place } else { format!("{name}={place}") }
     };
     let args: Vec<String> = d.args.iter().enumerate().map(argument).collect();
     let name = format!("{}#{key}", d.template.name());

@@ -92,7 +92,7 @@ fn parameters(f: &mut Function<'_>) {
             continue;
         };
         if info.def != Def::Param(i) {
-            f.at(*v, Defect::Parameter(format!("is no parameter, but stands in the list as number {i}")));
+            f.at(*v, Defect::Parameter(format!("stands in the list as parameter {i}, which it is not")));
         }
         if graph.params[..i].iter().any(|(other, _)| other == kind) {
             f.at(*v, Defect::Parameter("a second parameter of the same kind".to_owned()));

@@ -1,0 +1,272 @@
+//! Facts of exact mathematics that each op of the host reference must show.
+
+use swiftlm_ir::graph::RopeTable;
+use swiftlm_ir::ops::{RopeLayout, Routing};
+use swiftlm_ir::quant::Format;
+use swiftlm_ir::reference::attend::{Attention, attend, softmax};
+use swiftlm_ir::reference::moe::{Experts, combine, expert_linear, route_ids, route_weights};
+use swiftlm_ir::reference::state::Part;
+use swiftlm_ir::reference::{HostState, Step, Token, dense, norm, rope};
+use swiftlm_ir::ty::{DType, StateType};
+
+/// Numbers in [-1, 1) from a multiplicative hash.
+fn noise(n: usize, seed: u32) -> Vec<f32> {
+    let hash = |i: u32| (i.wrapping_mul(2_654_435_761) ^ seed.wrapping_mul(40_503)).wrapping_mul(2_246_822_519);
+    (0..n as u32).map(|i| hash(i + 1) as f32 / 2_147_483_648.0 - 1.0).collect()
+}
+
+#[track_caller]
+fn close(a: &[f32], b: &[f32], tolerance: f32) {
+    assert_eq!(a.len(), b.len());
+    for (i, (a, b)) in a.iter().zip(b).enumerate() {
+        assert!((a - b).abs() <= tolerance, "element {i}: {a} is not {b}");
+    }
+}
+
+fn tokens(sequence: u32, positions: std::ops::Range<u32>) -> Vec<Token> {
+    positions.map(|position| Token { id: 0, sequence, position }).collect()
+}
+
+#[test]
+fn embedding_picks_rows_and_scales_them() {
+    let w = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+    assert_eq!(dense::embed(&[2, 0, 2], &w, 2, 2.0), Ok(vec![10.0, 12.0, 2.0, 4.0, 10.0, 12.0]));
+    assert!(dense::embed(&[3], &w, 2, 1.0).is_err_and(|e| e.contains("id 3 has no row in a table of 3 rows")));
+}
+
+#[test]
+fn a_product_is_its_definition_and_keeps_what_f32_would_lose() {
+    // [1 2; 3 4] · [5 6; 7 8]ᵀ.
+    assert_eq!(dense::linear(&[1.0, 2.0, 3.0, 4.0], &[5.0, 6.0, 7.0, 8.0], 2), [17.0, 23.0, 39.0, 53.0]);
+    // 2²⁴ + 1 - 2²⁴: a sum in f32 gives 0.
+    assert_eq!(dense::linear(&[16_777_216.0, 1.0, -16_777_216.0], &[1.0, 1.0, 1.0], 3), [1.0]);
+}
+
+#[test]
+fn sums_products_and_views() {
+    assert_eq!(dense::bias(&[1.0, 2.0, 3.0, 4.0], &[10.0, 20.0]), [11.0, 22.0, 13.0, 24.0]);
+    assert_eq!(dense::slice(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3, 1, 2), [2.0, 3.0, 5.0, 6.0]);
+    assert_eq!(dense::rows(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 2, &[2, 0]), [5.0, 6.0, 1.0, 2.0]);
+}
+
+#[test]
+fn activations_are_what_their_identities_say() {
+    for x in [-20.0, -3.0, -0.5, 0.0, 0.25, 1.0, 7.5, 40.0f64] {
+        // σ(x) + σ(-x) = 1; silu(x) - silu(-x) = x; gelu(x) - gelu(-x) = x.
+        assert!((dense::sigmoid(x) + dense::sigmoid(-x) - 1.0).abs() < 1e-15);
+        assert!((dense::silu(x) - dense::silu(-x) - x).abs() < 1e-12);
+        assert!((dense::gelu_tanh(x) - dense::gelu_tanh(-x) - x).abs() < 1e-12);
+        // tanh(x) = 2σ(2x) - 1.
+        let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
+        assert!((dense::gelu_tanh(x) - x * dense::sigmoid(2.0 * inner)).abs() < 1e-12);
+    }
+    // σ(ln 3) = 3/4.
+    assert!((dense::sigmoid(3f64.ln()) - 0.75).abs() < 1e-15);
+}
+
+#[test]
+fn rounding_goes_to_even_halves() {
+    // Between 2048 and 4096 halves are 2 apart.
+    assert_eq!(
+        dense::round(&[2049.0, 2051.0, 2050.5, 1e-9, 70000.0], DType::F16),
+        [2048.0, 2052.0, 2050.0, 0.0, f32::INFINITY]
+    );
+    assert_eq!(dense::round(&[1.1], DType::F32), [1.1]);
+}
+
+#[test]
+fn the_largest_wins_and_of_equals_the_first() {
+    let nan = f32::NAN;
+    let x = [1.0, 3.0, 3.0, -1.0, -1.0, -2.0, nan, nan, -5.0, nan, nan, nan, 0.0, -0.0, -1.0];
+    assert_eq!(dense::arg_max(&x, 3), [1, 0, 2, 0, 0]);
+    assert_eq!(route_ids(&[0.5, 2.0, 0.5, 2.0, nan], 5, 5), [1, 3, 0, 2, 4]);
+}
+
+#[test]
+fn a_constant_row_normalises_to_its_sign() {
+    for c in [-3.0f32, 0.001, 7.0] {
+        let y = norm::rms_norm(&[c; 8], &[1.0; 8], 0.0, 0.0);
+        close(&y, &[c.signum(); 8], 1e-7);
+    }
+    // With eps: c / √(c² + eps); 3 / √(9 + 16) = 0.6; the weight gains its offset.
+    close(&norm::rms_norm(&[3.0; 4], &[1.0; 4], 16.0, 0.0), &[0.6; 4], 1e-7);
+    close(&norm::rms_norm(&[3.0; 4], &[1.0; 4], 16.0, 1.0), &[1.2; 4], 1e-7);
+    // Without eps the row's scale does not matter, and the mean square of the result is 1.
+    let x = noise(64, 1);
+    let scaled: Vec<f32> = x.iter().map(|x| x * 4.0).collect();
+    let y = norm::rms_norm(&x, &[1.0; 64], 0.0, 0.0);
+    close(&norm::rms_norm(&scaled, &[1.0; 64], 0.0, 0.0), &y, 1e-6);
+    assert!((y.iter().map(|y| y * y).sum::<f32>() / 64.0 - 1.0).abs() < 1e-6);
+}
+
+fn frequencies(dim: usize) -> RopeTable {
+    let inverse_frequencies = (0..dim / 2).map(|i| 10_000f64.powf(-2.0 * i as f64 / dim as f64)).collect();
+    RopeTable { inverse_frequencies, magnitude: 1.0 }
+}
+
+/// One head at a position.
+fn turned(x: &[f32], position: u32, dim: usize, layout: RopeLayout) -> Vec<f32> {
+    let of = tokens(0, position..position + 1);
+    let table = rope::table(&frequencies(dim), &Step { tokens: &of, rows: &[] });
+    rope::rope(x, (1, x.len()), table.floats().expect("a table is f32"), dim, layout)
+}
+
+#[test]
+fn rotation_keeps_lengths_and_sees_only_distances() {
+    let (q, k) = (noise(16, 2), noise(16, 3));
+    for layout in [RopeLayout::Half, RopeLayout::Interleaved] {
+        assert_eq!(turned(&q, 0, 16, layout), q);
+        for position in [1, 77, 4000] {
+            let y = turned(&q, position, 16, layout);
+            assert!((dense::dot(&y, &y) - dense::dot(&q, &q)).abs() < 1e-5);
+            // Positions 5 apart, wherever they are.
+            let near = dense::dot(&turned(&q, 5, 16, layout), &turned(&k, 0, 16, layout));
+            let far = dense::dot(&turned(&q, position + 5, 16, layout), &turned(&k, position, 16, layout));
+            assert!((near - far).abs() < 1e-5, "{near} {far}");
+        }
+    }
+}
+
+#[test]
+fn rotation_pairs_by_layout_and_copies_the_rest() {
+    // Frequencies π/2 and 0: the first pair goes a quarter turn, the second stays.
+    let table = RopeTable { inverse_frequencies: vec![std::f64::consts::FRAC_PI_2, 0.0], magnitude: 1.0 };
+    let of = tokens(0, 1..2);
+    let table = rope::table(&table, &Step { tokens: &of, rows: &[] });
+    let table = table.floats().expect("a table is f32");
+    let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+    close(&rope::rope(&x, (1, 6), table, 4, RopeLayout::Half), &[-3.0, 2.0, 1.0, 4.0, 5.0, 6.0], 1e-6);
+    close(&rope::rope(&x, (1, 6), table, 4, RopeLayout::Interleaved), &[-2.0, 1.0, 3.0, 4.0, 5.0, 6.0], 1e-6);
+}
+
+#[test]
+fn a_table_holds_cosines_then_sines_times_the_magnitude() {
+    let table = RopeTable { inverse_frequencies: vec![std::f64::consts::FRAC_PI_3, 0.0], magnitude: 2.0 };
+    let of = tokens(0, 1..2);
+    let rows = rope::table(&table, &Step { tokens: &of, rows: &[] });
+    close(rows.floats().expect("a table is f32"), &[1.0, 2.0, 3f32.sqrt(), 0.0], 1e-6);
+}
+
+#[test]
+fn softmax_of_logarithms_is_their_share() {
+    let shares = softmax(&[1f64.ln(), 2f64.ln(), 5f64.ln()]);
+    assert!(shares.iter().zip([0.125, 0.25, 0.625]).all(|(a, b)| (a - b).abs() < 1e-15));
+    // Adding a constant changes nothing, however large.
+    let moved = softmax(&[1000.0, 1000.0 + 2f64.ln(), 1000.0 + 5f64.ln()]);
+    assert!(moved.iter().zip(&shares).all(|(a, b)| (a - b).abs() < 1e-12));
+}
+
+/// A state of `heads` × `dim` with the keys and values of `n` tokens of sequence 0 in it.
+fn state(heads: usize, dim: usize, n: u32, keys: &[f32], values: &[f32], format: Format) -> HostState {
+    let mut state = HostState::new(&StateType::Paged { heads, dim, k: format, v: format });
+    let of = tokens(0, 0..n);
+    state.append(keys, values, &Step { tokens: &of, rows: &[] }).expect("positions follow on");
+    state
+}
+
+fn attend_at(q: &[f32], position: u32, a: &Attention, s: &HostState) -> Vec<f32> {
+    let of = tokens(0, position..position + 1);
+    attend(q, a, (s, Part::Keys), (s, Part::Values), &Step { tokens: &of, rows: &[] }).expect("the position is held")
+}
+
+#[test]
+fn attention_is_the_formula_summed_directly() {
+    let (heads, kv_heads, dim, n) = (4, 2, 8, 11);
+    let (q, k, v) = (noise(heads * dim, 4), noise(n * kv_heads * dim, 5), noise(n * kv_heads * dim, 6));
+    let s = state(kv_heads, dim, n as u32, &k, &v, Format::F32);
+    for (position, window) in [(10, 0), (10, 3), (4, 0), (4, 100), (0, 1)] {
+        let a = Attention { heads, scale: 0.3, window };
+        let mut expected = vec![];
+        for h in 0..heads {
+            let seen: Vec<usize> = (0..=position).filter(|j| window == 0 || position - j < window).collect();
+            let score = |j: usize| -> f64 {
+                let at = |d: usize| f64::from(k[(j * kv_heads + h / 2) * dim + d]);
+                0.3 * (0..dim).map(|d| f64::from(q[h * dim + d]) * at(d)).sum::<f64>()
+            };
+            let total: f64 = seen.iter().map(|j| score(*j).exp()).sum();
+            for d in 0..dim {
+                let value = |j: usize| f64::from(v[(j * kv_heads + h / 2) * dim + d]);
+                expected.push((seen.iter().map(|j| score(*j).exp() * value(*j)).sum::<f64>() / total) as f32);
+            }
+        }
+        close(&attend_at(&q, position as u32, &a, &s), &expected, 1e-6);
+    }
+}
+
+#[test]
+fn attention_to_equal_keys_is_the_mean_and_to_one_key_its_value() {
+    let values = noise(5 * 4, 7);
+    let s = state(1, 4, 5, &[0.5; 20], &values, Format::F32);
+    let mean: Vec<f32> = (0..4).map(|d| (0..5).map(|j| values[j * 4 + d]).sum::<f32>() / 5.0).collect();
+    close(&attend_at(&noise(4, 8), 4, &Attention { heads: 1, scale: 1.0, window: 0 }, &s), &mean, 1e-6);
+    let own = attend_at(&noise(4, 8), 3, &Attention { heads: 1, scale: 1.0, window: 1 }, &s);
+    assert_eq!(own, values[12..16]);
+}
+
+#[test]
+fn histories_are_their_sequences_own_and_end_where_they_end() {
+    let mut s = HostState::new(&StateType::Paged { heads: 1, dim: 1, k: Format::F32, v: Format::F32 });
+    let both = [tokens(3, 0..2), tokens(8, 0..1)].concat();
+    s.append(&[1.0; 3], &[10.0, 20.0, 30.0], &Step { tokens: &both, rows: &[] }).expect("positions follow on");
+    assert_eq!((s.part(3, Part::Values), s.part(8, Part::Values)), (&[10.0, 20.0][..], &[30.0][..]));
+    let of = tokens(8, 1..2);
+    let step = Step { tokens: &of, rows: &[] };
+    let a = Attention { heads: 1, scale: 1.0, window: 0 };
+    let error = attend(&[1.0], &a, (&s, Part::Keys), (&s, Part::Values), &step).expect_err("position 1 is not held");
+    assert_eq!(error, "`attend`: sequence 8 holds 1 tokens: none at position 1");
+    let gap = tokens(8, 2..3);
+    let error = s.append(&[1.0], &[1.0], &Step { tokens: &gap, rows: &[] }).expect_err("position 1 is missing");
+    assert_eq!(error, "`kv.append!`: sequence 8: expected position 1, got 2");
+}
+
+#[test]
+fn states_hold_what_their_format_can() {
+    let third = 1.0 / 3.0;
+    let held = |format| state(1, 1, 1, &[third], &[third], format).part(0, Part::Keys)[0];
+    assert_eq!(held(Format::F32), third);
+    // 1/3 has 11 bits 0x3555 as a half and 8 bits 0x3eab as a bfloat.
+    assert_eq!(held(Format::F16), half::f16::from_bits(0x3555).to_f32());
+    assert_eq!(held(Format::BF16), half::bf16::from_bits(0x3eab).to_f32());
+}
+
+#[test]
+fn routing_weights_are_shares_of_all_or_of_the_chosen() {
+    let scores: Vec<f32> = [1f32, 2.0, 5.0, 8.0].map(f32::ln).to_vec();
+    let ids = route_ids(&scores, 4, 2);
+    assert_eq!(ids, [3, 2]);
+    let weights = |routing, normalize| route_weights(&scores, &ids, (4, 2), routing, normalize).expect("experts exist");
+    close(&weights(Routing::Softmax, false), &[0.5, 0.3125], 1e-6);
+    close(&weights(Routing::Softmax, true), &[8.0 / 13.0, 5.0 / 13.0], 1e-6);
+    // σ(ln x) = x / (1 + x).
+    close(&weights(Routing::Sigmoid, false), &[8.0 / 9.0, 5.0 / 6.0], 1e-6);
+    close(&weights(Routing::Sigmoid, true), &[16.0 / 31.0, 15.0 / 31.0], 1e-6);
+    assert!(route_weights(&scores, &[4], (4, 1), Routing::Softmax, false).is_err());
+}
+
+#[test]
+fn an_expert_is_a_linear_over_its_own_rows() {
+    let (experts, inputs, outputs) = (3, 4, 2);
+    let (x, w) = (noise(2 * inputs, 9), noise(experts * outputs * inputs, 10));
+    let of = |e: usize| &w[e * outputs * inputs..(e + 1) * outputs * inputs];
+    let shared = Experts { experts, top_k: 2, inputs, x_per_rank: false };
+    let y = expert_linear(&x, &[2, 0, 1, 1], &w, &shared).expect("experts exist");
+    let rows: Vec<Vec<f32>> = [(0, 2), (0, 0), (1, 1), (1, 1)]
+        .map(|(t, e)| dense::linear(&x[t * inputs..(t + 1) * inputs], of(e), inputs))
+        .into();
+    assert_eq!(y, rows.concat());
+    let own = Experts { top_k: 1, x_per_rank: true, ..shared };
+    assert_eq!(
+        expert_linear(&x, &[1, 2], &w, &own),
+        Ok([dense::linear(&x[..4], of(1), 4), dense::linear(&x[4..], of(2), 4)].concat())
+    );
+    assert!(expert_linear(&x, &[0, 3], &w, &own).is_err_and(|e| e.contains("no expert 3 among 3")));
+}
+
+#[test]
+fn ranks_are_combined_by_weight_and_in_order() {
+    assert_eq!(combine(&[1.0, 2.0, 10.0, 20.0], &[0.5, 0.25], 2, 2), [3.0, 6.0]);
+    // In f64, 2⁵³ + 1 - 2⁵³ is 0, but 2⁵³ - 2⁵³ + 1 is 1: the order of the ranks shows.
+    let big = 9_007_199_254_740_992f32;
+    assert_eq!(combine(&[big, 1.0, -big], &[1.0; 3], 3, 1), [0.0]);
+    assert_eq!(combine(&[big, -big, 1.0], &[1.0; 3], 3, 1), [1.0]);
+}

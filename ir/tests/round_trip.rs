@@ -2,8 +2,14 @@
 
 mod random;
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use swiftlm_ir::graph::Def;
 use swiftlm_ir::graph::WeightType;
+use swiftlm_ir::ops::Op;
 use swiftlm_ir::reference::{Session, Token, WeightBytes};
 use swiftlm_ir::text::{parse, parse_graph, print, print_graph};
 use swiftlm_ir::verify::verify;
@@ -21,6 +27,28 @@ impl WeightBytes for Noise {
             bytes[codes.offset..codes.bytes].iter_mut().enumerate().for_each(|(i, b)| *b = (i * 37) as u8);
         }
         Ok(bytes)
+    }
+}
+
+#[test]
+fn random_modules_use_every_op_and_every_turn_of_the_language() {
+    let mut runner = TestRunner::deterministic();
+    let mut ops = BTreeSet::new();
+    let mut texts = String::new();
+    for _ in 0..200 {
+        let module = random::module().new_tree(&mut runner).expect("nothing is filtered out").current();
+        texts.push_str(&print(&module));
+        for info in module.funcs.iter().flat_map(|f| &f.values) {
+            if let Def::Node { op, .. } = &info.def {
+                ops.insert(op.name());
+            }
+        }
+    }
+    assert_eq!(ops, Op::NAMES.iter().copied().collect());
+    for turn in
+        ["param %rope0", "param %rope1", "state 0..", "#{7..11}", "experts.{0..4}", "{q", "@\"quo\\\"te", "affine3"]
+    {
+        assert!(texts.contains(turn), "{turn}");
     }
 }
 

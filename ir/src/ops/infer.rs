@@ -164,7 +164,13 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
             want(op, "values", format!("{heads} heads"), format!("{} heads", v.0), heads == v.0)?;
             want(op, "head size", dim, q, q.width() == Some(dim))?;
             let q_heads = q.shape[1].constant().unwrap_or(0);
-            want(op, "query heads", format!("a multiple of {heads}"), q_heads, q_heads > 0 && q_heads.is_multiple_of(heads))?;
+            want(
+                op,
+                "query heads",
+                format!("a multiple of {heads}"),
+                q_heads,
+                q_heads > 0 && q_heads.is_multiple_of(heads),
+            )?;
             Ok(with_last(q, v.1))
         }
         Op::Rows => {

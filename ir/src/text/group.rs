@@ -83,6 +83,16 @@ pub fn join(names: &[String]) -> String {
     format!("{}{{{inside}}}{}", escape(parts.prefix), escape(parts.suffix))
 }
 
+/// How many names at the front differ only by a number that counts up; at least 1 if there is any.
+pub fn counted(names: &[&str]) -> usize {
+    let Some(parts) = names.get(..2).and_then(Parts::of).filter(|p| p.range().is_some()) else {
+        return names.len().min(1);
+    };
+    let first = number(parts.middles[0]).unwrap_or(0);
+    let expected = |i: usize| format!("{}{}{}", parts.prefix, first.saturating_add(i as u64), parts.suffix);
+    names.iter().enumerate().take_while(|(i, name)| **name == expected(*i)).count()
+}
+
 /// Stands for the range while names are compared without it; no name that holds it is joined so.
 const RANGE: char = '\u{0}';
 
@@ -258,6 +268,14 @@ mod tests {
         check(&["a1", "a2", "a1", "a2"], "a{1,2,1,2}");
         check(&["a1", "b1", "a3", "b3"], "{a1,b1,a3,b3}");
         check(&["x1y1", "x1y2", "x2y1", "x2y2"], "x{1..3}y{1,2}");
+    }
+
+    #[test]
+    fn layers_are_counted_as_far_as_they_go() {
+        assert_eq!(counted(&["l.8", "l.9", "l.10", "l.12"]), 3);
+        assert_eq!(counted(&["l.1", "l.1"]), 1);
+        assert_eq!(counted(&["l.1.a", "l.2.b"]), 1);
+        assert_eq!((counted(&["x"]), counted(&[])), (1, 0));
     }
 
     #[test]

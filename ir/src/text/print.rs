@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::group::{escape, join};
+use super::group::{counted, escape, join};
 use super::lex::is_plain;
 use super::names::{value_name, value_names};
 use crate::graph::{Arg, Call, Def, Graph, Module, ParamKind, RopeTable, Value};
@@ -112,13 +112,11 @@ fn calls(out: &mut String, module: &Module) {
 /// Calls at the front that one line can say: the same function, with scopes and states counted up.
 fn layers(calls: &[Call]) -> usize {
     let first = &calls[0];
-    let follows = |i: usize| {
-        calls[i].func == first.func && calls[i].state == first.state.and_then(|s| s.checked_add(i)) && {
-            let scopes: Vec<String> = calls[..=i].iter().map(|c| c.scope.clone()).collect();
-            join(&scopes).contains("..")
-        }
-    };
-    run(calls.len(), follows)
+    let alike = run(calls.len(), |i| {
+        calls[i].func == first.func && calls[i].state == first.state.and_then(|s| s.checked_add(i))
+    });
+    let scopes: Vec<&str> = calls[..alike].iter().map(|c| c.scope.as_str()).collect();
+    counted(&scopes)
 }
 
 /// The text of a function.

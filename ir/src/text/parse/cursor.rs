@@ -69,7 +69,7 @@ impl<'s> Cursor<'s> {
     /// Goes on at the first line from here on whose first token pleases; moves on at least one token from `start`.
     pub(super) fn recover(&mut self, start: usize, pleases: impl Fn(&Token<'s>) -> bool) {
         self.at = self.at.max(start + 1);
-        while !self.at_end() && !(self.peek().first && pleases(&self.peek())) {
+        while !(self.at_end() || self.peek().first && pleases(&self.peek())) {
             self.at += 1;
         }
     }

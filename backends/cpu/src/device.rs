@@ -150,8 +150,9 @@ impl CpuDevice {
         match &micro {
             None => fits(&loaded.kernel, &args).map_err(refuse)?,
             Some(micro) => {
-                let [tokens, rows, table_stride] = loaded.kernel.immediate_max;
-                let needs = micro.needs(&StepSizes { tokens, rows, table_stride }, self.pool.threads());
+                // The kernel's bound of the table is far above any real one; the first step asks for what that one needs.
+                let [tokens, rows, _] = loaded.kernel.immediate_max;
+                let needs = micro.needs(&StepSizes { tokens, rows, table_stride: 1 }, self.pool.threads());
                 self.reserve(needs)?;
             }
         }

@@ -9,10 +9,16 @@ use std::sync::atomic::AtomicU32;
 /// Alignment of every buffer: a cache line, and the widest vector.
 const ALIGN: usize = 64;
 
+/// Alignment asked of the allocator. Above it, `alloc_zeroed` clears the memory by hand and so touches every page; the
+/// first aligned byte is found here instead.
+const ASKED: usize = 16;
+
 /// An owned range of memory. Never moves, so pointers into it stay valid while it lives.
 #[derive(Debug)]
 pub(crate) struct Memory {
     base: NonNull<u8>,
+    bytes: usize,
+    allocation: NonNull<u8>,
     layout: Layout,
 }
 
@@ -37,15 +43,17 @@ impl Memory {
     /// At least `bytes` zeroed bytes; `None` where the system has no more.
     pub(crate) fn zeroed(bytes: usize) -> Option<Self> {
         let size = bytes.checked_next_multiple_of(ALIGN)?.max(ALIGN);
-        let layout = Layout::from_size_align(size, ALIGN).ok()?;
+        let layout = Layout::from_size_align(size.checked_add(ALIGN)?, ASKED).ok()?;
         // SAFETY: the layout's size is not 0.
-        let base = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        Some(Self { base, layout })
+        let allocation = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        // SAFETY: fewer than `ALIGN` bytes on, `size` bytes still lie inside the allocation.
+        let base = unsafe { allocation.add(allocation.align_offset(ALIGN)) };
+        Some(Self { base, bytes: size, allocation, layout })
     }
 
     /// Bytes, a multiple of 64.
     pub(crate) fn bytes(&self) -> usize {
-        self.layout.size()
+        self.bytes
     }
 
     /// The range `offset .. offset + bytes`, if it lies inside.
@@ -59,7 +67,7 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: made by `alloc_zeroed` with this layout.
-        unsafe { dealloc(self.base.as_ptr(), self.layout) }
+        unsafe { dealloc(self.allocation.as_ptr(), self.layout) }
     }
 }
 

@@ -5,7 +5,9 @@
 
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::graph::{Graph, Module, ParamKind};
+use swiftlm_ir::kernel::Kernel;
 use swiftlm_ir::plan::{FuncPlan, Program, WeightBuffer};
+use swiftlm_ir::verify;
 
 use crate::passes::{canon, emit, fuse, memory, siblings};
 use crate::{egraph, rules};
@@ -58,27 +60,49 @@ pub fn compile(
     options: &CompileOptions,
     observe: &mut dyn FnMut(&str, &Graph),
 ) -> Result<Compiled, CompileError> {
+    check(module)?;
     let mut optimised = module.clone();
     let mut rules = rules::all();
     rules.retain(|rule| !options.without_rules.iter().any(|name| rule.name.as_str() == name));
     let mut reports = vec![];
+    let mut after = |pass: &str, func: &Graph| {
+        debug_assert_eq!(verify::verify_graph(func), Ok(()), "pass {pass} keeps a graph valid");
+        observe(pass, func);
+    };
     for func in &mut optimised.funcs {
-        observe("model", func);
+        after("model", func);
         *func = canon::run(func);
-        observe("canon", func);
+        after("canon", func);
         *func = siblings::run(func);
-        observe("siblings", func);
+        after("siblings", func);
         let (rewritten, report) = egraph::run::run(func, &rules);
-        observe("egraph", &rewritten);
+        after("egraph", &rewritten);
         *func = canon::run(&rewritten);
-        observe("tidy", func);
+        after("tidy", func);
         reports.push(report);
     }
     let defects: Vec<String> = reports.iter().flat_map(|r| r.defects.clone()).collect();
     if !defects.is_empty() {
         return Err(CompileError::Invalid(defects));
     }
-    Ok(Compiled { program: schedule(optimised, options)?, rules: reports })
+    check(&optimised)?;
+    let program = schedule(optimised, options)?;
+    // Devices run kernels without checks of their own: this proof is what allows it.
+    let unproven: Vec<String> = program.kernels.iter().flat_map(unproven).collect();
+    if !unproven.is_empty() {
+        return Err(CompileError::Invalid(unproven));
+    }
+    Ok(Compiled { program, rules: reports })
+}
+
+fn check(module: &Module) -> Result<(), CompileError> {
+    let words = |errors: Vec<verify::VerifyError>| errors.iter().map(ToString::to_string).collect();
+    verify::verify(module).map_err(|errors| CompileError::Invalid(words(errors)))
+}
+
+fn unproven(kernel: &Kernel) -> Vec<String> {
+    let errors = swiftlm_ir::kernel::verify::verify(kernel).err().unwrap_or_default();
+    errors.into_iter().map(|e| format!("kernel {}: {e}", kernel.name)).collect()
 }
 
 /// Turns optimised functions into launches: fuse, place, emit.

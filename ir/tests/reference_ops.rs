@@ -254,7 +254,7 @@ fn an_expert_is_a_linear_over_its_own_rows() {
         .map(|(t, e)| dense::linear(&x[t * inputs..(t + 1) * inputs], of(e), inputs))
         .into();
     assert_eq!(y, rows.concat());
-    let own = Experts { top_k: 1, x_per_rank: true, ..shared };
+    let own = Experts { x_per_rank: true, ..shared };
     assert_eq!(
         expert_linear(&x, &[1, 2], &w, &own),
         Ok([dense::linear(&x[..4], of(1), 4), dense::linear(&x[4..], of(2), 4)].concat())

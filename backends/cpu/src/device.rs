@@ -240,8 +240,13 @@ impl Device for CpuDevice {
         &self.target
     }
 
-    fn alloc(&mut self, bytes: usize, _usage: Usage, what: &str) -> Result<BufferId, DeviceError> {
-        let memory = Memory::zeroed(bytes).ok_or_else(|| DeviceError::OutOfMemory {
+    fn alloc(&mut self, bytes: usize, usage: Usage, what: &str) -> Result<BufferId, DeviceError> {
+        let memory = match usage {
+            Usage::Weights => Memory::zeroed_huge(bytes),
+            // Pages of sequences that never come are never touched.
+            Usage::ReadWrite | Usage::Input => Memory::zeroed(bytes),
+        };
+        let memory = memory.ok_or_else(|| DeviceError::OutOfMemory {
             device: self.target.name.clone(),
             bytes,
             what: what.to_owned(),

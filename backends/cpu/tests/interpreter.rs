@@ -59,7 +59,7 @@ fn arithmetic_is_ieee_and_wraps() {
         },
     );
     float(|_, e| e.pack_half(-e).half_high(), |x| half::f16::from_f32(-x).to_f32());
-    let got = elementwise(37, &bits, |k, e| (e * k.u32(0x9e37_79b9) + e) >> k.u32(3) ^ e % k.u32(1000));
+    let got = elementwise(37, &bits, |k, e| ((e * k.u32(0x9e37_79b9) + e) >> k.u32(3)) ^ (e % k.u32(1000)));
     let expected = bits.iter().map(|b| (b.wrapping_mul(0x9e37_79b9).wrapping_add(*b) >> 3) ^ (b % 1000));
     assert_eq!(got, expected.collect::<Vec<_>>());
 }

@@ -40,6 +40,12 @@ unsafe fn halves(bits: uint32x4_t) -> float32x4_t {
     vreinterpretq_f32_u32(vorrq_u32(vorrq_u32(scaled, special), sign))
 }
 
+/// Floats of four bfloat16.
+#[inline(always)]
+unsafe fn upper_halves(bits: uint16x4_t) -> float32x4_t {
+    vreinterpretq_f32_u32(vshlq_n_u32::<16>(vmovl_u16(bits)))
+}
+
 macro_rules! each {
     ($f:ident, $a:expr, $b:expr) => {
         [$f($a[0], $b[0]), $f($a[1], $b[1]), $f($a[2], $b[2]), $f($a[3], $b[3])]
@@ -149,10 +155,10 @@ impl Isa for Neon {
     unsafe fn load_bf16(from: *const u16) -> Quad {
         let (low, high) = (vld1q_u16(from), vld1q_u16(from.add(8)));
         [
-            vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(low))),
-            vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_high_u16(low))),
-            vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_low_u16(high))),
-            vreinterpretq_f32_u32(vshll_n_u16::<16>(vget_high_u16(high))),
+            upper_halves(vget_low_u16(low)),
+            upper_halves(vget_high_u16(low)),
+            upper_halves(vget_low_u16(high)),
+            upper_halves(vget_high_u16(high)),
         ]
     }
     #[inline(always)]

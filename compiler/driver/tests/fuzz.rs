@@ -229,6 +229,54 @@ fn run(files: &Files) -> Reached {
     Reached::Built
 }
 
+#[test]
+fn borders_are_drawn_where_the_library_draws_them() {
+    let tensor = |dtype: &str, shape: &str, from: u64, to: u64| {
+        format!(r#""t":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{from},{to}]}}"#)
+    };
+    let headers = [
+        r"{}".to_owned(),
+        r#"{"__metadata__":null}"#.to_owned(),
+        r#"{"__metadata__":{}}"#.to_owned(),
+        r#"{"__metadata__":{"a":null}}"#.to_owned(),
+        r#"{"__metadata__":{"a":"b","a":"c"}}"#.to_owned(),
+        r#"{"__metadata__":{},"__metadata__":{}}"#.to_owned(),
+        r#"{"__metadata__":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}"#.to_owned(),
+        r#"{"t":["F32",[1],[0,4]]}"#.to_owned(),
+        r#"{"t":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#.to_owned(),
+        r#"{"t":{"dtype":"F32","shape":[1],"data_offsets":[0,4],"more":{"than":["asked"]}}}"#.to_owned(),
+        r#"{"t":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}}"#.to_owned(),
+        r#"{"t":{"dtype":"F32","shape":[1],"data_offsets":[0,4,4]}}"#.to_owned(),
+        r#"{"t":{"dtype":"f32","shape":[1],"data_offsets":[0,4]}}"#.to_owned(),
+        r#"{"":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#.to_owned(),
+        format!("{{{}}}   ", tensor("F32", "[]", 0, 4)),
+        format!(" {{{}}}", tensor("F32", "[1]", 0, 4)),
+        format!("{{{}}}x", tensor("F32", "[1]", 0, 4)),
+        format!("{{{},}}", tensor("F32", "[1]", 0, 4)),
+        format!("{{{}}}", tensor("F32", "[0]", 0, 0)),
+        format!("{{{}}}", tensor("F32", "[0,9223372036854775807,9223372036854775807]", 0, 0)),
+        format!("{{{}}}", tensor("F32", "[9223372036854775807,0]", 0, 0)),
+        format!("{{{}}}", tensor("F32", "[9223372036854775807,3,0]", 0, 0)),
+        format!("{{{}}}", tensor("F32", "[4611686018427387904]", 0, 0)),
+        format!("{{{}}}", tensor("F4", "[8]", 0, 4)),
+        format!("{{{}}}", tensor("F4", "[7]", 0, 4)),
+        format!("{{{}}}", tensor("F6_E2M3", "[4]", 0, 3)),
+        format!("{{{}}}", tensor("F32", "[1]", 4, 0)),
+        format!("{{{}}}", tensor("F32", "[1]", 18446744073709551612, 0)),
+        format!("{{{}}}", tensor("F32", "[1]", 0, 4) + "," + &tensor("F32", "[0]", 4, 4).replace("\"t\"", "\"u\"")),
+        format!("{{{}}}", tensor("F32", "[1]", 0, 4) + "," + &tensor("F32", "[0]", 2, 2).replace("\"t\"", "\"u\"")),
+    ];
+    let mut taken = 0;
+    for header in &headers {
+        for data in [0, 3, 4] {
+            let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; data]].concat();
+            taken += usize::from(library(&file).is_some());
+            run(&vec![("model.safetensors".to_owned(), file)]);
+        }
+    }
+    assert!(taken > 8, "the library takes some of these");
+}
+
 fn variable(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |v| v.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }

@@ -87,12 +87,14 @@ impl Cached {
         }
     }
 
+    /// Whether a commit's snapshot has a file of this size, by link or in person.
+    pub(crate) fn holds(&self, commit: &str, file: &str, bytes: u64) -> bool {
+        fs::metadata(self.snapshot(commit).join(file)).is_ok_and(|m| m.len() == bytes)
+    }
+
     /// Makes `file` of a commit's snapshot the content with a digest.
     pub(crate) fn link(&self, commit: &str, file: &str, digest: &str) -> Result<(), HubError> {
         let (blob, link) = (self.blob(digest), self.snapshot(commit).join(file));
-        if same_size(&blob, &link) {
-            return Ok(());
-        }
         make_parent(&link)?;
         match fs::remove_file(&link) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(&link)(e)),
@@ -104,10 +106,6 @@ impl Cached {
             .or_else(|_| fs::copy(&blob, &link).map(|_| ()))
             .map_err(failed(&link))
     }
-}
-
-fn same_size(a: &Path, b: &Path) -> bool {
-    matches!((fs::metadata(a), fs::metadata(b)), (Ok(a), Ok(b)) if a.len() == b.len())
 }
 
 #[cfg(unix)]

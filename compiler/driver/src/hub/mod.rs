@@ -135,10 +135,15 @@ fn download(
     let mut before = 0u64;
     for (file, content) in &files {
         let total = content.bytes;
-        download::fetch(&remote, cached, commit, file, content, &mut |done| {
+        let mut report = |done| {
             progress(Progress { file, done, total, all_done: before.saturating_add(done), all_total });
-        })?;
-        cached.link(commit, file, &content.digest)?;
+        };
+        if cached.holds(commit, file, total) {
+            report(total);
+        } else {
+            download::fetch(&remote, cached, commit, file, content, &mut report)?;
+            cached.link(commit, file, &content.digest)?;
+        }
         before = before.saturating_add(total);
     }
     cached.note(commit)?;

@@ -186,6 +186,18 @@ fn a_wrong_size_is_told_and_leaves_nothing() {
 }
 
 #[test]
+fn a_snapshot_that_was_cut_later_is_mended() {
+    let place = place();
+    let snapshot = place.resolve().expect("the hub answers");
+    fs::write(place.blob(SHARD), b"cut").expect("written");
+    fs::remove_file(snapshot.join("config.json")).expect("removed");
+    place.hub.seen();
+    place.check(&place.resolve().expect("the shard is fetched again"));
+    let data: Vec<_> = place.hub.seen().into_iter().skip(1).map(|r| r.path).collect();
+    assert!(data.len() == 2 && data.iter().all(|p| p.ends_with(SHARD)), "only what is broken: {data:?}");
+}
+
+#[test]
 fn a_size_that_changes_under_a_part_is_told() {
     let place = place();
     let content = place.content(SHARD).to_vec();

@@ -158,7 +158,7 @@ impl<'a> Resolver<'a> {
             self.error(format!("tensor `{biases}`: expected the type of `{scales}`"));
         }
         match Affine::new(bits.bits, bits.group, scale) {
-            Ok(_) if cols % bits.group as usize != 0 => {
+            Ok(_) if !cols.is_multiple_of(bits.group as usize) => {
                 self.error(format!("tensor `{name}`: {cols} columns do not divide into groups of {}", bits.group));
                 stand_in
             }

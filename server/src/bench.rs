@@ -54,7 +54,8 @@ pub fn bench(flags: &BenchFlags, progress: &Progress) -> Result<String, LoadErro
     let prepared = Prepared::new(Found::new(flags.model.as_deref(), progress)?, &wishes, progress)?;
     let (info, plan) = (prepared.info(), prepared.plan().clone());
     let program = &prepared.compiled().program;
-    let weights = program.weights.iter().max_by_key(|w| w.ty.bytes()).map_or(String::new(), |w| w.ty.format.to_string());
+    let weights =
+        program.weights.iter().max_by_key(|w| w.ty.bytes()).map_or(String::new(), |w| w.ty.format.to_string());
     let (step_bytes, kv_bytes) = (program.decode_bytes(), program.kv_bytes_per_token());
     let kv = program.module.states.first().map_or(String::new(), |s| s.to_string());
     let kv = kv.rsplit_once("k=").map_or(String::new(), |(_, k)| k.split(',').next().unwrap_or_default().to_owned());
@@ -92,7 +93,12 @@ struct Runner {
 }
 
 impl Runner {
-    fn measure(&mut self, depth: usize, prefill: usize, generate: usize) -> Result<Measured, Box<dyn std::error::Error>> {
+    fn measure(
+        &mut self,
+        depth: usize,
+        prefill: usize,
+        generate: usize,
+    ) -> Result<Measured, Box<dyn std::error::Error>> {
         self.run(0, depth, None)?;
         let mut prefills = vec![];
         for _ in 0..3 {

@@ -43,6 +43,7 @@ pub struct PullFlags {
 /// # Errors
 /// It cannot be found or downloaded.
 pub fn pull(flags: &PullFlags, progress: &Progress) -> Result<String, LoadError> {
-    let wrong = |e: swiftlm_driver::hub::HubError| LoadError::Model { model: flags.model.clone(), reason: e.to_string() };
+    let wrong =
+        |e: swiftlm_driver::hub::HubError| LoadError::Model { model: flags.model.clone(), reason: e.to_string() };
     Ok(crate::hub::find(&flags.model, progress).map_err(wrong)?.display().to_string())
 }

@@ -99,16 +99,14 @@ impl Wishes {
         match self.backend {
             Backend::Cpu => Ok(cpu()),
             Backend::Wgpu => Ok(Box::new(GpuDevice::open(self.device.as_deref()).map_err(|e| e.to_string())?)),
-            Backend::Auto if self.device.is_some() || has_gpu() => {
-                match GpuDevice::open(self.device.as_deref()) {
-                    Ok(gpu) => Ok(Box::new(gpu)),
-                    Err(e) if self.device.is_some() => Err(e.to_string()),
-                    Err(e) => {
-                        tracing::warn!("the GPU cannot be used, running on the CPU: {e}");
-                        Ok(cpu())
-                    }
+            Backend::Auto if self.device.is_some() || has_gpu() => match GpuDevice::open(self.device.as_deref()) {
+                Ok(gpu) => Ok(Box::new(gpu)),
+                Err(e) if self.device.is_some() => Err(e.to_string()),
+                Err(e) => {
+                    tracing::warn!("the GPU cannot be used, running on the CPU: {e}");
+                    Ok(cpu())
                 }
-            }
+            },
             Backend::Auto => Ok(cpu()),
         }
     }

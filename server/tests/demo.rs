@@ -22,7 +22,8 @@ impl Server {
             .expect("the binary runs");
         let lines = BufReader::new(child.stdout.take().expect("its output is piped")).lines();
         let mut events = lines.map_while(Result::ok).filter_map(|line| serde_json::from_str::<Value>(&line).ok());
-        let last = events.find(|e| e["event"] == "ready" || e["event"] == "exiting").expect("it gets ready or says why not");
+        let last =
+            events.find(|e| e["event"] == "ready" || e["event"] == "exiting").expect("it gets ready or says why not");
         assert_eq!(last["event"], "ready", "{last}");
         let url = last["address"].as_str().expect("ready names the address");
         let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
@@ -81,9 +82,9 @@ fn answers_on_the_cpu() {
     let server = Server::start(&["--backend", "cpu"]);
     assert_eq!(content(&server.ask("What is 2+2?", json!({}))), "2 + 2 equals 4.");
     let questions: Vec<Value> = lines("arithmetic.jsonl").into_iter().take(20).collect();
-    let right = questions.iter().filter(|q| {
-        content(&server.ask(q["prompt"].as_str().expect("a question"), json!({}))) == q["answer"]
-    });
+    let right = questions
+        .iter()
+        .filter(|q| content(&server.ask(q["prompt"].as_str().expect("a question"), json!({}))) == q["answer"]);
     assert!(right.count() >= 19, "arithmetic is held to 95 %");
 }
 

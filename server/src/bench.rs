@@ -17,7 +17,6 @@ struct Measured {
     prefill: f64,
     decode: f64,
     attention_ms: f64,
-    share: Option<f64>,
 }
 
 const COLUMNS: [&str; 11] = [
@@ -61,29 +60,32 @@ pub fn bench(flags: &BenchFlags, progress: &Progress) -> Result<String, LoadErro
     let kv = kv.rsplit_once("k=").map_or(String::new(), |(_, k)| k.split(',').next().unwrap_or_default().to_owned());
     let model = info.id.clone();
     let failed = |e: &dyn std::fmt::Display| LoadError::Model { model: model.clone(), reason: e.to_string() };
-    let bandwidth = (info.backend == "cpu").then(|| swiftlm_cpu::read_bandwidth(wishes.threads));
     let mut runner = Runner { executable: prepared.into_executable(progress)?, pages: plan.table_stride };
-    let mut rows = vec![];
+    let mut measured = vec![];
     for depth in &flags.depths {
-        let bytes = step_bytes + kv_bytes * *depth as usize;
-        let measured = runner
-            .measure(*depth as usize, flags.prefill as usize, flags.generate as usize)
-            .map(|m| Measured { share: bandwidth.map(|b| bytes as f64 / b * m.decode), ..m })
-            .map_err(|e| failed(&e))?;
-        rows.push([
+        let (depth, prefill, generate) = (*depth as usize, flags.prefill as usize, flags.generate as usize);
+        let at_depth = runner.measure(depth, prefill, generate).map_err(|e| failed(&e))?;
+        measured.push((at_depth, Memory::now().peak >> 20));
+    }
+    // Last, since the probe takes memory of its own.
+    let bandwidth = (info.backend == "cpu").then(|| swiftlm_cpu::read_bandwidth(wishes.threads));
+    let row = |(m, peak): &(Measured, u64)| {
+        let bytes = (step_bytes + kv_bytes * m.depth) as f64;
+        [
             info.id.clone(),
             info.backend.clone(),
             weights.clone(),
             kv.clone(),
-            measured.depth.to_string(),
-            format!("{:.1}", measured.prefill),
-            format!("{:.2}", measured.decode),
-            format!("{:.3}", measured.attention_ms),
+            m.depth.to_string(),
+            format!("{:.1}", m.prefill),
+            format!("{:.2}", m.decode),
+            format!("{:.3}", m.attention_ms),
             kv_bytes.to_string(),
-            (Memory::now().peak >> 20).to_string(),
-            measured.share.map_or("-".to_owned(), |s| format!("{s:.2}")),
-        ]);
-    }
+            peak.to_string(),
+            bandwidth.map_or("-".to_owned(), |b| format!("{:.2}", bytes / b * m.decode)),
+        ]
+    };
+    let rows: Vec<_> = measured.iter().map(row).collect();
     Ok(table(&rows, flags.csv))
 }
 
@@ -117,7 +119,7 @@ impl Runner {
             let attend = launches.iter().filter(|l| l.template == "attend");
             attend.map(|l| l.nanoseconds as f64).sum::<f64>() / 1e6
         });
-        Ok(Measured { depth, prefill: median(prefills), decode: median(decodes), attention_ms, share: None })
+        Ok(Measured { depth, prefill: median(prefills), decode: median(decodes), attention_ms })
     }
 
     /// Runs tokens `start..start + count` of one sequence in chunks.

@@ -1,3 +1,5 @@
+//! Templates against what the dialect says, one behaviour at a time.
+
 use super::*;
 
 fn template(source: &str) -> Result<ChatTemplate, TemplateError> {

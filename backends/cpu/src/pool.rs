@@ -88,6 +88,7 @@ impl Pool {
         // SAFETY: the gate is closed and empty: only this thread opens it, and it waited for the last launch to end.
         unsafe { *shared.job.get() = Job { call: call_static, tasks } };
         shared.next.store(0, Ordering::Relaxed);
+        shared.panicked.store(false, Ordering::Relaxed);
         let launch = shared.gate.load(Ordering::Relaxed) & !(LAUNCH - 1);
         // Sequential consistency pairs with the worker's: it sees the open gate, or its flag is seen here.
         shared.gate.store(launch.wrapping_add(LAUNCH) | OPEN, Ordering::SeqCst);
@@ -205,5 +206,44 @@ impl<T> PerWorker<T> {
     pub(crate) fn with<R>(&self, worker: usize, f: impl FnOnce(&mut T) -> R) -> R {
         let mut guard = self.0[worker].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         f(&mut guard)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_runs_once_in_every_launch() {
+        for threads in 1..5 {
+            let pool = Pool::new(threads);
+            for launch in 0..4_000 {
+                let tasks = launch % 9;
+                let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(tasks, &|worker, task| {
+                    assert!(worker < pool.threads());
+                    counts[task].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(counts.iter().all(|n| n.load(Ordering::Relaxed) == 1), "{threads} threads, launch {launch}");
+                if launch % 1_000 == 0 {
+                    // Long enough for helpers to fall asleep.
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_task_reaches_the_caller_and_the_pool_goes_on() {
+        let pool = Pool::new(3);
+        for bad in 0..8 {
+            let run = || pool.run(8, &|_, task| assert!(task != bad, "expected"));
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
+            let count = AtomicUsize::new(0);
+            pool.run(8, &|_, _| {
+                count.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(count.into_inner(), 8);
+        }
     }
 }

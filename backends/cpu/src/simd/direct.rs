@@ -7,6 +7,9 @@ use swiftlm_ir::quant::{Float, Format};
 use super::isa::{self, Isa, LANES};
 use super::weights::{Matrix, load_floats, load_some};
 
+/// Bytes that memory is asked for before they are used, at least.
+const AHEAD: usize = 4 << 10;
+
 /// A way of storing weights that has a direct path.
 trait Packed<I: Isa> {
     /// How plain floats are stored; `None` for codes in groups.
@@ -161,12 +164,15 @@ unsafe fn tile<I: Isa, P: Packed<I>, const M: usize, const R: usize>(
     let cols = matrix.ty.cols;
     if let Format::Affine(a) = matrix.ty.format {
         let (group, groups) = (a.group as usize, cols / a.group as usize);
-        let ahead = R * matrix.row_bytes();
+        // Rows follow one another, so what comes next lies in one piece behind: asked for line by line, it streams.
+        let bytes = R * group * a.bits as usize / 8;
+        let next = rows[0].wrapping_add((R * matrix.row_bytes()).max(AHEAD));
         let (mut scales, mut biases) = ([[0f32; LANES]; R], [[0f32; LANES]; R]);
         let mut block = 0;
         while block < groups {
             let count = LANES.min(groups - block);
             for r in 0..R {
+                matrix.prefetch_scales::<I>(a.scale, first + 2 * R + r, block);
                 matrix.scales::<I>(a.scale, first + r, block, count, &mut scales[r], &mut biases[r]);
             }
             for i in 0..count {
@@ -174,7 +180,11 @@ unsafe fn tile<I: Isa, P: Packed<I>, const M: usize, const R: usize>(
                 let mut scale = [P::scale(0.0, 0.0); R];
                 for r in 0..R {
                     scale[r] = P::scale(scales[r][i], biases[r][i]);
-                    I::prefetch(rows[r].wrapping_add(ahead + start * a.bits as usize / 8));
+                }
+                let mut line = 0;
+                while line < bytes {
+                    I::prefetch(next.wrapping_add((block + i) * bytes + line));
+                    line += 64;
                 }
                 let mut k = start;
                 while k < start + group {

@@ -1,17 +1,18 @@
 //! Attention of the query heads of one KV head over one span of positions.
 
+use std::ops::Range;
+
 use swiftlm_ir::quant::Float;
+use swiftlm_ir::template::Attend;
 use swiftlm_ir::ty::PAGE_TOKENS;
 
 use super::attend::{Attention, SPAN};
 use super::isa::{Isa, LANES, sums};
 use super::math::exp;
-use super::weights::{load_floats, load_some, store_some};
+use super::weights::{load_floats, load_full, load_some, store_some};
 
 /// Score of what a query does not see. Finite, so that no difference of scores is undefined.
 const UNSEEN: f32 = -1e30;
-/// Query heads that share a key or value once it is in registers.
-const HEADS: usize = 4;
 
 /// What some positions give to each query head: largest score, Σ e^(score - largest), and that sum over values.
 #[derive(Clone, Copy)]
@@ -113,6 +114,11 @@ impl BlockTask<'_> {
             let (from, to) = (first.max(start) - start, (last + 1 - start).min(PAGE_TOKENS));
             let keys = a.keys.row(page, self.kv_head, 0);
             let values = a.values.row(page, self.kv_head, 0);
+            let next =
+                if block < last / PAGE_TOKENS { a.table.page(a.ctx, self.token, block + 1, pages) } else { None };
+            if let Some(next) = next {
+                prefetch::<I>(a.keys.row(next, self.kv_head, 0), a.keys.row_bytes());
+            }
             match a.keys.float {
                 Float::F32 => self.scores::<I>(Float::F32, keys, from, to),
                 Float::F16 => self.scores::<I>(Float::F16, keys, from, to),
@@ -120,6 +126,9 @@ impl BlockTask<'_> {
             }
             for head in 0..share.heads {
                 self.weigh::<I>(head, from, to, share);
+            }
+            if let Some(next) = next {
+                prefetch::<I>(a.values.row(next, self.kv_head, 0), a.values.row_bytes());
             }
             match a.values.float {
                 Float::F32 => self.add::<I>(Float::F32, values, from, to, share),
@@ -132,48 +141,81 @@ impl BlockTask<'_> {
     /// Scaled dot products of all query heads with the keys of slots `from .. to`.
     #[inline(always)]
     unsafe fn scores<I: Isa>(&self, float: Float, keys: *const u8, from: usize, to: usize) {
-        let (dim, group) = (self.attention.template.dim, self.attention.group());
-        let q = self.attention.q.row(self.token).add(self.kv_head * group * dim).cast_const();
+        let group = self.attention.group();
         let mut head = 0;
-        while head + HEADS <= group {
-            self.dots::<I, HEADS>(float, q.add(head * dim), head, keys, from, to);
-            head += HEADS;
+        while head + 4 <= group {
+            self.slots::<I, 4>(float, head, keys, from, to);
+            head += 4;
         }
-        while head < group {
-            self.dots::<I, 1>(float, q.add(head * dim), head, keys, from, to);
-            head += 1;
+        if head + 2 <= group {
+            self.slots::<I, 2>(float, head, keys, from, to);
+            head += 2;
+        }
+        if head < group {
+            self.slots::<I, 1>(float, head, keys, from, to);
         }
     }
 
     #[inline(always)]
-    unsafe fn dots<I: Isa, const N: usize>(
+    unsafe fn slots<I: Isa, const N: usize>(&self, float: Float, head: usize, keys: *const u8, from: usize, to: usize) {
+        let mut slot = from;
+        while slot + 4 <= to {
+            self.dots::<I, N, 4>(float, head, keys, slot);
+            slot += 4;
+        }
+        while slot < to {
+            self.dots::<I, N, 1>(float, head, keys, slot);
+            slot += 1;
+        }
+    }
+
+    /// Scores of `N` heads from `head` on for `S` slots from `slot` on.
+    #[inline(always)]
+    unsafe fn dots<I: Isa, const N: usize, const S: usize>(
         &self,
         float: Float,
-        q: *const f32,
         head: usize,
         keys: *const u8,
-        from: usize,
-        to: usize,
+        slot: usize,
     ) {
-        let (dim, scale) = (self.attention.template.dim, self.attention.template.scale);
-        let stride = self.attention.keys.row_bytes();
-        let scores = self.scores.add(head * PAGE_TOKENS);
-        for slot in from..to {
-            let row = keys.add(slot * stride);
-            let mut products = [I::splat(0.0); N];
-            let mut d = 0;
-            while d < dim {
-                let key = load_floats::<I>(float, row.add(d * float.bytes()), dim - d);
-                for n in 0..N {
-                    let input = load_some::<I>(q.add(n * dim + d), dim - d);
-                    products[n] = I::fma(input, key, products[n]);
-                }
-                d += LANES;
+        let Attend { dim, scale, .. } = *self.attention.template;
+        let (group, stride) = (self.attention.group(), self.attention.keys.row_bytes());
+        let q = self.attention.q.row(self.token).add((self.kv_head * group + head) * dim).cast_const();
+        let mut products = [[I::splat(0.0); S]; N];
+        let keys = keys.add(slot * stride);
+        let mut d = 0;
+        while d + LANES <= dim {
+            let mut key = [I::splat(0.0); S];
+            for s in 0..S {
+                key[s] = load_full::<I>(float, keys.add(s * stride + d * float.bytes()));
             }
-            let results = sums::<I, N>(&products);
             for n in 0..N {
-                *scores.add(n * PAGE_TOKENS + slot) = results[n] * scale;
+                let input = I::load(q.add(n * dim + d));
+                for s in 0..S {
+                    products[n][s] = I::fma(input, key[s], products[n][s]);
+                }
             }
+            d += LANES;
+        }
+        if d < dim {
+            let mut key = [I::splat(0.0); S];
+            for s in 0..S {
+                key[s] = load_floats::<I>(float, keys.add(s * stride + d * float.bytes()), dim - d);
+            }
+            for n in 0..N {
+                let input = load_some::<I>(q.add(n * dim + d), dim - d);
+                for s in 0..S {
+                    products[n][s] = I::fma(input, key[s], products[n][s]);
+                }
+            }
+        }
+        for n in 0..N {
+            let mut scores = sums::<I, S>(&products[n]);
+            for score in &mut scores {
+                *score *= scale;
+            }
+            let to = self.scores.add((head + n) * PAGE_TOKENS + slot);
+            to.cast::<[f32; S]>().write_unaligned(scores);
         }
     }
 
@@ -211,46 +253,88 @@ impl BlockTask<'_> {
     /// Adds the weighted values of slots `from .. to`, in the order of slots.
     #[inline(always)]
     unsafe fn add<I: Isa>(&self, float: Float, values: *const u8, from: usize, to: usize, share: Share) {
+        let slots = from..to;
         let mut head = 0;
-        while head + HEADS <= share.heads {
-            self.weighted::<I, HEADS>(float, values, from, to, share, head);
-            head += HEADS;
+        while head + 4 <= share.heads {
+            self.columns::<I, 4>(float, values, slots.clone(), share, head);
+            head += 4;
         }
-        while head < share.heads {
-            self.weighted::<I, 1>(float, values, from, to, share, head);
-            head += 1;
+        if head + 2 <= share.heads {
+            self.columns::<I, 2>(float, values, slots.clone(), share, head);
+            head += 2;
+        }
+        if head < share.heads {
+            self.columns::<I, 1>(float, values, slots, share, head);
         }
     }
 
     #[inline(always)]
-    unsafe fn weighted<I: Isa, const N: usize>(
+    unsafe fn columns<I: Isa, const N: usize>(
         &self,
         float: Float,
         values: *const u8,
-        from: usize,
-        to: usize,
+        slots: Range<usize>,
         share: Share,
         head: usize,
     ) {
-        let stride = self.attention.values.row_bytes();
-        let weights = self.scores.add(head * PAGE_TOKENS);
         let mut d = 0;
-        while d < share.dim {
-            let mut sums = [I::splat(0.0); N];
-            for n in 0..N {
-                sums[n] = I::load(share.sums(head + n).add(d));
-            }
-            for slot in from..to {
-                let row = values.add(slot * stride + d * float.bytes());
-                let value = load_floats::<I>(float, row, share.dim - d);
-                for n in 0..N {
-                    sums[n] = I::fma(I::splat(*weights.add(n * PAGE_TOKENS + slot)), value, sums[n]);
-                }
-            }
-            for n in 0..N {
-                I::store(share.sums(head + n).add(d), sums[n]);
-            }
+        while d + 2 * LANES <= share.dim {
+            self.weighted::<I, N, 2>(float, values, slots.clone(), share, (head, d), LANES);
+            d += 2 * LANES;
+        }
+        if d + LANES <= share.dim {
+            self.weighted::<I, N, 1>(float, values, slots.clone(), share, (head, d), LANES);
             d += LANES;
         }
+        if d < share.dim {
+            self.weighted::<I, N, 1>(float, values, slots, share, (head, d), share.dim - d);
+        }
+    }
+
+    /// Of `N` heads, `C` vectors of columns, of which the last has `count` columns.
+    #[inline(always)]
+    unsafe fn weighted<I: Isa, const N: usize, const C: usize>(
+        &self,
+        float: Float,
+        values: *const u8,
+        slots: Range<usize>,
+        share: Share,
+        (head, d): (usize, usize),
+        count: usize,
+    ) {
+        let stride = self.attention.values.row_bytes();
+        let weights = self.scores.add(head * PAGE_TOKENS);
+        let mut sums = [[I::splat(0.0); C]; N];
+        for n in 0..N {
+            for c in 0..C {
+                sums[n][c] = I::load(share.sums(head + n).add(d + c * LANES));
+            }
+        }
+        for slot in slots {
+            let row = values.add(slot * stride + d * float.bytes());
+            let mut value = [I::splat(0.0); C];
+            for c in 0..C {
+                value[c] = load_floats::<I>(float, row.add(c * LANES * float.bytes()), count);
+            }
+            for n in 0..N {
+                let weight = I::splat(*weights.add(n * PAGE_TOKENS + slot));
+                for c in 0..C {
+                    sums[n][c] = I::fma(weight, value[c], sums[n][c]);
+                }
+            }
+        }
+        for n in 0..N {
+            for c in 0..C {
+                I::store(share.sums(head + n).add(d + c * LANES), sums[n][c]);
+            }
+        }
+    }
+}
+
+/// Asks for a head's rows of a page: the next page lies anywhere, so nothing else would foresee it.
+#[inline(always)]
+unsafe fn prefetch<I: Isa>(from: *const u8, row_bytes: usize) {
+    for line in (0..PAGE_TOKENS * row_bytes).step_by(64) {
+        I::prefetch(from.wrapping_add(line));
     }
 }

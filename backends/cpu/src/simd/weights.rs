@@ -40,6 +40,14 @@ impl Matrix {
         self.base.add(row * self.row_bytes)
     }
 
+    /// Asks for a row's scales and biases from group `first` on; the row need not exist.
+    #[inline(always)]
+    pub(crate) unsafe fn prefetch_scales<I: Isa>(&self, float: Float, row: usize, first: usize) {
+        let at = row * self.scale_bytes + first * float.bytes();
+        I::prefetch(self.scales.wrapping_add(at));
+        I::prefetch(self.biases.wrapping_add(at));
+    }
+
     /// Bytes from one row's codes to the next.
     #[inline(always)]
     pub(crate) fn row_bytes(&self) -> usize {
@@ -136,12 +144,17 @@ unsafe fn decode_group<I: Isa, const BITS: usize>(
 /// The first `count` (16 if more) of 16 stored floats, zeros behind; nothing behind them is read.
 #[inline(always)]
 pub(crate) unsafe fn load_floats<I: Isa>(float: Float, from: *const u8, count: usize) -> I::F {
-    let mut padded = [0u8; 4 * LANES];
-    let mut from = from;
-    if count < LANES {
-        std::ptr::copy_nonoverlapping(from, padded.as_mut_ptr(), count * float.bytes());
-        from = padded.as_ptr();
+    if count >= LANES {
+        return load_full::<I>(float, from);
     }
+    let mut padded = [0u8; 4 * LANES];
+    std::ptr::copy_nonoverlapping(from, padded.as_mut_ptr(), count * float.bytes());
+    load_full::<I>(float, padded.as_ptr())
+}
+
+/// 16 stored floats.
+#[inline(always)]
+pub(crate) unsafe fn load_full<I: Isa>(float: Float, from: *const u8) -> I::F {
     match float {
         Float::F32 => I::load(from.cast()),
         Float::F16 => I::load_f16(from.cast()),

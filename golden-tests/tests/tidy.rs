@@ -189,6 +189,18 @@ fn every_family_has_a_row() {
 }
 
 #[test]
+fn the_readme_names_every_family() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("there is a README");
+    let list: Vec<String> =
+        swiftlm_models::families::FAMILIES.iter().map(|(family, _)| format!("`{family}`")).collect();
+    assert!(
+        readme.contains(&format!("Families: {},", list.join(", "))),
+        "README.md must say: Families: {},",
+        list.join(", ")
+    );
+}
+
+#[test]
 fn no_machine_paths() {
     let mut problems = vec![];
     let markers = [concat!("/ho", "me/"), concat!("/wo", "rk/"), concat!("/op", "t/"), concat!("/ro", "ot/")];

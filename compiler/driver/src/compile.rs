@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use swiftlm_compiler::egraph::run::Report;
 use swiftlm_compiler::{CompileError, CompileOptions};
 use swiftlm_ir::plan::Program;
+use swiftlm_ir::text;
 use swiftlm_models::{BuildOptions, Config, ModelError};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
@@ -79,15 +80,40 @@ pub fn compile(checkpoint: &Checkpoint, options: &Options) -> Result<Compiled, D
             tracing::info!(target: "slm", func = graph.name, applied = ?report.applied, "rules");
         }
     }
+    show(&debug, &program).map_err(|e| DriverError::Debug(format!("SLM_DUMP: {e}")))?;
     let fingerprint = fingerprint(&program);
+    if debug.level >= 1 {
+        let (kernels, weights) = (program.kernels.len(), program.weight_bytes());
+        tracing::info!(target: "slm", family = model.family, fingerprint, kernels, weights, "compiled");
+    }
     let time = start.elapsed();
     Ok(Compiled { program, family: model.family, context: model.context, rules, fingerprint, time })
 }
 
-fn fingerprint(program: &Program) -> String {
-    let mut text = swiftlm_ir::text::print(&program.module);
-    for kernel in &program.kernels {
-        text.push_str(&kernel.key().to_string());
+/// Plans and kernels, as far as they were asked for.
+fn show(debug: &Debug, program: &Program) -> std::io::Result<()> {
+    if debug.level >= 4 {
+        for kernel in &program.kernels {
+            tracing::info!(target: "slm", "kernel {}:\n{}", kernel.key(), text::print_kernel(kernel));
+        }
     }
-    swiftlm_ir::kernel::KernelKey::of_text(&text).to_string()
+    if debug.dump.is_none() {
+        return Ok(());
+    }
+    for plan in program.plans.iter().flatten() {
+        let func = &program.module.funcs[plan.func].name;
+        debug.write(&format!("plan-{func}-{}.slir", plan.class.name()), &text::print_plan(program, plan))?;
+    }
+    for kernel in &program.kernels {
+        debug.write(&format!("kernel-{}-{}.slir", kernel.name, kernel.key()), &text::print_kernel(kernel))?;
+    }
+    Ok(())
+}
+
+fn fingerprint(program: &Program) -> String {
+    let mut all = text::print(&program.module);
+    for kernel in &program.kernels {
+        all.push_str(&kernel.key().to_string());
+    }
+    swiftlm_ir::kernel::KernelKey::of_text(&all).to_string()
 }

@@ -11,9 +11,10 @@ fn known_rule(name: &str) -> bool {
 /// What was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Debug {
-    /// `SLM_DEBUG`: 3 rules applied, 5 graphs after each pass.
+    /// `SLM_DEBUG`: 1 the program's facts, 3 rules applied, 4 kernels,
+    /// 5 graphs after each pass.
     pub level: u8,
-    /// `SLM_DUMP`: a directory for all texts by pass.
+    /// `SLM_DUMP`: a directory for graphs by pass, plans and kernels.
     pub dump: Option<PathBuf>,
     /// `SLM_RULES=-name,-name`: rewrite rules to do without.
     pub without_rules: Vec<String>,

@@ -7,11 +7,14 @@ use swiftlm_cpu::{CpuDevice, CpuOptions, Tier};
 use swiftlm_device::Device;
 use swiftlm_driver::checkpoint::Checkpoint;
 use swiftlm_driver::compile::{Compiled, Options, compile};
+use swiftlm_driver::debug::Debug;
 use swiftlm_gpu::GpuDevice;
+use swiftlm_ir::dim::ShapeClass;
+use swiftlm_ir::plan::Program;
 use swiftlm_ir::quant::Format;
 use swiftlm_runtime::budget::{ContextWish, MemoryPlan, MemoryRequest};
-use swiftlm_runtime::executable::Progress as LoadProgress;
-use swiftlm_runtime::{Executable, ExecutableOptions};
+use swiftlm_runtime::executable::{ProfiledLaunch, Progress as LoadProgress, Row, TableUpdate, Want};
+use swiftlm_runtime::{Batch, Executable, ExecutableOptions, StepError};
 
 use crate::flags::{Backend, Precision, ServeFlags};
 use crate::load::{LoadError, ModelInfo};
@@ -219,9 +222,42 @@ impl Prepared {
                 LoadProgress::Kernels { done, total } => progress.report("warm", fraction(done, total)),
             },
         };
-        let executable = Executable::load(device, compiled.program, &checkpoint, options)
-            .map_err(|e| LoadError::Model { model: found.name.clone(), reason: e.to_string() })?;
+        let wrong = |reason: String| LoadError::Model { model: found.name.clone(), reason };
+        let bytes = launch_bytes(&compiled.program);
+        let mut executable =
+            Executable::load(device, compiled.program, &checkpoint, options).map_err(|e| wrong(e.to_string()))?;
         tracing::info!(seconds = start.elapsed().as_secs_f64(), "weights loaded, kernels made");
+        if Debug::from_env().map_err(wrong)?.level >= 2 {
+            let table = profile(&mut executable, &bytes).map_err(|e| wrong(e.to_string()))?;
+            tracing::info!(target: "slm", "launches of a decode step:\n{table}");
+        }
         Ok(executable)
     }
+}
+
+/// Weight bytes that each launch of a decode step reads, in order.
+fn launch_bytes(program: &Program) -> Vec<usize> {
+    let one = |func: usize| program.plans[func].iter().find(|plan| plan.class == ShapeClass::One);
+    let plans = program.module.main.iter().filter_map(|call| one(call.func));
+    plans.flat_map(|plan| &plan.dispatches).map(|d| d.template.decode_bytes()).collect()
+}
+
+/// Times every launch of a first token's step by the device's own clock.
+fn profile(executable: &mut Executable, bytes: &[usize]) -> Result<String, StepError> {
+    executable.warm_up()?;
+    let batch = Batch {
+        ids: vec![0],
+        positions: vec![0],
+        sequences: vec![0],
+        rows: vec![Row { token: 0, want: Want::Greedy }],
+        table: vec![TableUpdate { row: 0, first: 0, pages: vec![0] }],
+    };
+    let launches = executable.profile_step(&batch)?;
+    executable.warm_up()?;
+    let line = |(launch, bytes): (&ProfiledLaunch, &usize)| {
+        let ns = launch.nanoseconds.max(1) as f64;
+        let rate = if *bytes == 0 { String::new() } else { format!("{:9.2} GB/s", *bytes as f64 / ns) };
+        format!("{:9.1} us {rate:>14}  {:<14} {}", ns / 1e3, launch.template, launch.loc)
+    };
+    Ok(launches.iter().zip(bytes).map(line).collect::<Vec<_>>().join("\n"))
 }

@@ -46,7 +46,7 @@ fn files(dir: &Path, extensions: &[&str]) -> Vec<PathBuf> {
             let (path, name) = (entry.path(), entry.file_name());
             let name = name.to_string_lossy().into_owned();
             if path.is_dir() {
-                if !["target", ".git", "node_modules"].contains(&name.as_str()) {
+                if !["target", ".git", ".cache", "node_modules"].contains(&name.as_str()) {
                     dirs.push(path);
                 }
             } else if path.extension().is_some_and(|e| extensions.contains(&e.to_string_lossy().as_ref())) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 pub const NAME: &str = "swiftlm-demo";
 
 /// Unix time at which it was trained.
-pub const CREATED: u64 = 1_795_469_000;
+pub const CREATED: u64 = 1_795_473_500;
 
 /// Name and content of each of its files.
 pub const FILES: [(&str, &[u8]); 6] = [

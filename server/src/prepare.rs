@@ -13,7 +13,7 @@ use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::plan::Program;
 use swiftlm_ir::quant::Format;
 use swiftlm_runtime::budget::{ContextWish, MemoryPlan, MemoryRequest};
-use swiftlm_runtime::executable::{ProfiledLaunch, Progress as LoadProgress, Row, TableUpdate, Want};
+use swiftlm_runtime::executable::{ProfiledLaunch, Progress as LoadProgress};
 use swiftlm_runtime::{Batch, Executable, ExecutableOptions, StepError};
 
 use crate::flags::{Backend, Precision, ServeFlags};
@@ -245,14 +245,7 @@ fn launch_bytes(program: &Program) -> Vec<usize> {
 /// Times every launch of a first token's step by the device's own clock.
 fn profile(executable: &mut Executable, bytes: &[usize]) -> Result<String, StepError> {
     executable.warm_up()?;
-    let batch = Batch {
-        ids: vec![0],
-        positions: vec![0],
-        sequences: vec![0],
-        rows: vec![Row { token: 0, want: Want::Greedy }],
-        table: vec![TableUpdate { row: 0, first: 0, pages: vec![0] }],
-    };
-    let launches = executable.profile_step(&batch)?;
+    let launches = executable.profile_step(&Batch::first_token())?;
     executable.warm_up()?;
     let line = |(launch, bytes): (&ProfiledLaunch, &usize)| {
         let ns = launch.nanoseconds.max(1) as f64;

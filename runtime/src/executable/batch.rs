@@ -21,6 +21,17 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// The first token of a sequence that holds page 0 in row 0 of the page table.
+    pub fn first_token() -> Self {
+        Self {
+            ids: vec![0],
+            positions: vec![0],
+            sequences: vec![0],
+            rows: vec![Row { token: 0, want: Want::Greedy }],
+            table: vec![TableUpdate { row: 0, first: 0, pages: vec![0] }],
+        }
+    }
+
     /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
         self.ids.clear();

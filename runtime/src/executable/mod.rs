@@ -150,14 +150,7 @@ impl Executable {
     /// # Errors
     /// As [`Self::step`].
     pub fn warm_up(&mut self) -> Result<(), StepError> {
-        let batch = Batch {
-            ids: vec![0],
-            positions: vec![0],
-            sequences: vec![0],
-            rows: vec![Row { token: 0, want: Want::Greedy }],
-            table: vec![TableUpdate { row: 0, first: 0, pages: vec![0] }],
-        };
-        self.step(&batch)?;
+        self.step(&Batch::first_token())?;
         self.table[0] = 0;
         Ok(())
     }

@@ -43,8 +43,12 @@ pub fn exact() -> BuildOptions {
 
 /// Compiles a row.
 pub fn compile(row: &Row, build: &BuildOptions, chunk: usize) -> Program {
+    compile_with(row, build, CompileOptions { chunk, max_rows: chunk, ..CompileOptions::default() })
+}
+
+/// Compiles a row in a way of one's own.
+pub fn compile_with(row: &Row, build: &BuildOptions, options: CompileOptions) -> Program {
     let model = swiftlm_models::build(&row.config, &row.index, build).unwrap_or_else(|e| panic!("{}: {e}", row.name));
-    let options = CompileOptions { chunk, max_rows: chunk, ..CompileOptions::default() };
     let compiled = swiftlm_compiler::compile(&model.module, &options, &mut |_, _| {});
     compiled.unwrap_or_else(|e| panic!("{}: {e}", row.name)).program
 }

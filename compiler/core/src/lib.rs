@@ -3,6 +3,7 @@
 //! [`pipeline`] is the list of passes. Everything here is pure: no file, no device, no clock, and the same input gives the
 //! same bytes. It knows nothing of naga, of wgpu or of models.
 
+pub mod choices;
 pub mod egraph;
 pub mod kernels;
 pub mod passes;
@@ -10,4 +11,5 @@ pub mod pipeline;
 pub mod rewrite;
 pub mod rules;
 
-pub use pipeline::{CompileError, CompileOptions, Compiled, compile};
+pub use choices::Choices;
+pub use pipeline::{CompileError, CompileOptions, Compiled, Seen, compile};

@@ -9,6 +9,7 @@ use swiftlm_ir::kernel::Kernel;
 use swiftlm_ir::plan::{FuncPlan, Program, WeightBuffer};
 use swiftlm_ir::verify;
 
+use crate::choices::{Choices, Chooser};
 use crate::passes::{canon, emit, fuse, memory, siblings};
 use crate::{egraph, rules};
 
@@ -23,11 +24,13 @@ pub struct CompileOptions {
     pub max_binding: usize,
     /// Rewrite rules that may be used: all but those named here.
     pub without_rules: Vec<String>,
+    /// How the compiler decides where several programs are right.
+    pub choices: Choices,
 }
 
 impl Default for CompileOptions {
     fn default() -> Self {
-        Self { chunk: 512, max_rows: 64, max_binding: 128 << 20, without_rules: vec![] }
+        Self { chunk: 512, max_rows: 64, max_binding: 128 << 20, without_rules: vec![], choices: Choices::Best }
     }
 }
 
@@ -51,34 +54,49 @@ pub struct Compiled {
     pub rules: Vec<egraph::run::Report>,
 }
 
-/// Compiles a module. `observe` sees every function after every graph pass.
+/// What an observer of a compilation sees of a function.
+#[derive(Clone, Copy)]
+pub enum Seen<'a> {
+    /// The function after a pass.
+    Graph(&'a Graph),
+    /// A saturated e-graph of the function with this name.
+    EGraph(&'a str, egraph::run::Island<'a>),
+}
+
+/// Compiles a module. `observe` sees every function after every graph pass, and every e-graph.
 ///
 /// # Errors
 /// A graph that is not valid, an op without a template in its place, or a rule that broke a type.
 pub fn compile(
     module: &Module,
     options: &CompileOptions,
-    observe: &mut dyn FnMut(&str, &Graph),
+    observe: &mut dyn FnMut(&str, Seen<'_>),
 ) -> Result<Compiled, CompileError> {
     check(module)?;
     let mut optimised = module.clone();
     let mut rules = rules::all();
-    rules.retain(|rule| !options.without_rules.iter().any(|name| rule.name.as_str() == name));
+    let plain = options.choices == Choices::Plain;
+    rules.retain(|rule| !plain && !options.without_rules.iter().any(|name| rule.name.as_str() == name));
     let mut reports = vec![];
-    let mut after = |pass: &str, func: &Graph| {
+    let after = |observe: &mut dyn FnMut(&str, Seen<'_>), pass: &str, func: &Graph| {
         debug_assert_eq!(verify::verify_graph(func), Ok(()), "pass {pass} keeps a graph valid");
-        observe(pass, func);
+        observe(pass, Seen::Graph(func));
     };
-    for func in &mut optimised.funcs {
-        after("model", func);
+    for (i, func) in optimised.funcs.iter_mut().enumerate() {
+        after(observe, "model", func);
         *func = canon::run(func);
-        after("canon", func);
-        *func = siblings::run(func);
-        after("siblings", func);
-        let (rewritten, report) = egraph::run::run(func, &rules);
-        after("egraph", &rewritten);
+        after(observe, "canon", func);
+        if !plain {
+            *func = siblings::run(func);
+        }
+        after(observe, "siblings", func);
+        let chooser = Chooser::new(options.choices, i);
+        let (rewritten, report) = egraph::run::run_chosen(func, &rules, &chooser, &mut |island| {
+            observe("egraph", Seen::EGraph(&func.name, island));
+        });
+        after(observe, "egraph", &rewritten);
         *func = canon::run(&rewritten);
-        after("tidy", func);
+        after(observe, "tidy", func);
         reports.push(report);
     }
     let defects: Vec<String> = reports.iter().flat_map(|r| r.defects.clone()).collect();

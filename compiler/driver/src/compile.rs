@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use swiftlm_compiler::egraph::run::Report;
-use swiftlm_compiler::{CompileError, CompileOptions};
+use swiftlm_compiler::{Choices, CompileError, CompileOptions, Seen};
 use swiftlm_ir::plan::Program;
 use swiftlm_ir::text;
 use swiftlm_models::{BuildOptions, Config, ModelError};
@@ -59,6 +59,18 @@ pub enum DriverError {
 /// # Errors
 /// Everything wrong with the configuration or the tensors, in one error.
 pub fn compile(checkpoint: &Checkpoint, options: &Options) -> Result<Compiled, DriverError> {
+    compile_observed(checkpoint, options, &mut |_, _| {})
+}
+
+/// As [`compile`]; `observe` sees what the compiler's own observer sees.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_observed(
+    checkpoint: &Checkpoint,
+    options: &Options,
+    observe: &mut dyn FnMut(&str, Seen<'_>),
+) -> Result<Compiled, DriverError> {
     let debug = Debug::from_env().map_err(DriverError::Debug)?;
     let start = Instant::now();
     let config = Config::parse(checkpoint.config())?;
@@ -67,9 +79,13 @@ pub fn compile(checkpoint: &Checkpoint, options: &Options) -> Result<Compiled, D
     let mut step = 0;
     let mut compile_options = options.compile.clone();
     compile_options.without_rules.extend(debug.without_rules.iter().cloned());
-    let compiled = swiftlm_compiler::compile(&model.module, &compile_options, &mut |pass, graph| {
-        dump_errors.extend(debug.graph(step, pass, graph).err());
+    if debug.choices != Choices::Best {
+        compile_options.choices = debug.choices;
+    }
+    let compiled = swiftlm_compiler::compile(&model.module, &compile_options, &mut |pass, seen| {
+        dump_errors.extend(debug.seen(step, pass, seen).err());
         step += 1;
+        observe(pass, seen);
     })?;
     if let Some(e) = dump_errors.first() {
         return Err(DriverError::Debug(format!("SLM_DUMP: {e}")));

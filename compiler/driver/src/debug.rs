@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use swiftlm_ir::graph::Graph;
+use swiftlm_compiler::{Choices, Seen};
 
 fn known_rule(name: &str) -> bool {
     swiftlm_compiler::rules::all().iter().any(|rule| rule.name.as_str() == name)
@@ -11,13 +11,15 @@ fn known_rule(name: &str) -> bool {
 /// What was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Debug {
-    /// `SLM_DEBUG`: 1 the program's facts, 3 rules applied, 4 kernels,
-    /// 5 graphs after each pass.
+    /// `SLM_DEBUG`: 1 the program's facts, 2 launches timed, 3 rules applied, 4 kernels, 5 graphs after each pass,
+    /// 6 e-graphs.
     pub level: u8,
-    /// `SLM_DUMP`: a directory for graphs by pass, plans and kernels.
+    /// `SLM_DUMP`: a directory for graphs by pass, e-graphs, plans and kernels.
     pub dump: Option<PathBuf>,
     /// `SLM_RULES=-name,-name`: rewrite rules to do without.
     pub without_rules: Vec<String>,
+    /// `SLM_NOOPT=1`: nothing is decided for speed; `SLM_CHAOS=seed`: at random.
+    pub choices: Choices,
 }
 
 impl Debug {
@@ -39,22 +41,44 @@ impl Debug {
             let name = name.ok_or_else(|| format!("SLM_RULES: expected `-` and the name of a rule, got `{word}`"))?;
             without_rules.push(name.to_owned());
         }
-        Ok(Self { level, dump: std::env::var_os("SLM_DUMP").map(PathBuf::from), without_rules })
+        let chaos = match std::env::var("SLM_CHAOS") {
+            Err(_) => None,
+            Ok(text) => Some(text.parse().map_err(|_| format!("SLM_CHAOS: expected a seed, got `{text}`"))?),
+        };
+        let choices = match (std::env::var("SLM_NOOPT").as_deref(), chaos) {
+            (Err(_) | Ok("0"), None) => Choices::Best,
+            (Err(_) | Ok("0"), Some(seed)) => Choices::Random(seed),
+            (Ok("1"), None) => Choices::Plain,
+            (Ok("1"), Some(_)) => return Err("SLM_NOOPT and SLM_CHAOS exclude each other".to_owned()),
+            (Ok(text), _) => return Err(format!("SLM_NOOPT: expected 0 or 1, got `{text}`")),
+        };
+        Ok(Self { level, dump: std::env::var_os("SLM_DUMP").map(PathBuf::from), without_rules, choices })
     }
 
-    /// Shows a function after a pass, as far as it was asked for.
+    /// Shows what the compiler made, as far as it was asked for.
     ///
     /// # Errors
     /// The dump directory cannot be written.
-    pub fn graph(&self, number: usize, pass: &str, graph: &Graph) -> std::io::Result<()> {
-        if self.level < 5 && self.dump.is_none() {
+    pub fn seen(&self, number: usize, pass: &str, seen: Seen<'_>) -> std::io::Result<()> {
+        let level = match seen {
+            Seen::Graph(_) => 5,
+            Seen::EGraph(..) => 6,
+        };
+        if self.level < level && self.dump.is_none() {
             return Ok(());
         }
-        let text = swiftlm_ir::text::print_graph(graph);
-        if self.level >= 5 {
+        let (text, file) = match seen {
+            Seen::Graph(graph) => {
+                (swiftlm_ir::text::print_graph(graph), format!("{number:02}-{pass}-{}.slir", graph.name))
+            }
+            Seen::EGraph(func, island) => {
+                (island.dot(), format!("{number:02}-{pass}-{func}-island{}.dot", island.number))
+            }
+        };
+        if self.level >= level {
             tracing::info!(target: "slm", "after {pass}:\n{text}");
         }
-        self.write(&format!("{number:02}-{pass}-{}.slir", graph.name), &text)
+        self.write(&file, &text)
     }
 
     /// Writes a text to the dump directory, if there is one.

@@ -13,6 +13,8 @@ use swiftlm_shader::{LowerOptions, ShaderError, lower, msl, spirv, wgsl};
 pub enum Stage {
     /// The optimised graph.
     Graph,
+    /// E-graphs of the rewriting, in Graphviz's language.
+    EGraph,
     /// Launches and operands.
     Plan,
     /// Kernel IR.
@@ -27,8 +29,9 @@ pub enum Stage {
 
 impl Stage {
     /// All, with the names they go by.
-    pub const ALL: [(&'static str, Self); 6] = [
+    pub const ALL: [(&'static str, Self); 7] = [
         ("graph", Self::Graph),
+        ("egraph", Self::EGraph),
         ("plan", Self::Plan),
         ("kernel", Self::Kernel),
         ("wgsl", Self::Wgsl),
@@ -67,16 +70,25 @@ pub enum DumpError {
     },
 }
 
-/// The text of one stage.
+/// The text of one stage. `egraphs` are drawings with the names of their functions, kept while compiling.
 ///
 /// # Errors
 /// A function that does not exist, or a kernel that cannot be lowered.
-pub fn dump(program: &Program, stage: Stage, selection: &Selection) -> Result<String, DumpError> {
+pub fn dump(
+    program: &Program,
+    egraphs: &[(String, String)],
+    stage: Stage,
+    selection: &Selection,
+) -> Result<String, DumpError> {
     let funcs = selected(program, selection)?;
     let mut out = String::new();
     match stage {
         Stage::Graph if selection.func.is_none() => out.push_str(&text::print(&program.module)),
         Stage::Graph => funcs.iter().for_each(|f| out.push_str(&text::print_graph(&program.module.funcs[*f]))),
+        Stage::EGraph => {
+            let wanted = |func: &String| selection.func.as_ref().is_none_or(|name| name == func);
+            egraphs.iter().filter(|(func, _)| wanted(func)).for_each(|(_, dot)| out.push_str(dot));
+        }
         Stage::Plan => {
             let plans = funcs.iter().flat_map(|f| &program.plans[*f]);
             for plan in plans.filter(|p| selection.class.is_none_or(|c| c == p.class)) {

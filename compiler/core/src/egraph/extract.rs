@@ -11,16 +11,17 @@ use microlp::{ComparisonOp, OptimizationDirection, Problem, SolveOutcome, Variab
 use super::analysis::Types;
 use super::cost::cost;
 use super::lang::Node;
+use crate::choices::Chooser;
 
 /// The node picked for each class that is computed.
 pub(super) type Choice = BTreeMap<Id, Node>;
 
-/// Picks the cheapest nodes that compute all `roots`.
+/// Picks the nodes that compute all `roots` and are cheapest in the prices of `chooser`.
 ///
 /// # Errors
 /// The solver found no solution; then the graph stays as it was.
-pub(super) fn extract(egraph: &EGraph<Node, Types>, roots: &[Id]) -> Result<Choice, String> {
-    let candidates = candidates(egraph, roots);
+pub(super) fn extract(egraph: &EGraph<Node, Types>, roots: &[Id], chooser: &Chooser) -> Result<Choice, String> {
+    let candidates = candidates(egraph, roots, chooser);
     if candidates.values().all(|nodes| nodes.len() == 1) {
         return Ok(candidates.into_iter().filter_map(|(id, mut nodes)| Some((id, nodes.pop()?.0))).collect());
     }
@@ -66,7 +67,7 @@ pub(super) fn extract(egraph: &EGraph<Node, Types>, roots: &[Id]) -> Result<Choi
 }
 
 /// Classes reachable from the roots with the nodes worth considering, cheapest first, equal ones in node order.
-fn candidates(egraph: &EGraph<Node, Types>, roots: &[Id]) -> BTreeMap<Id, Vec<(Node, u64)>> {
+fn candidates(egraph: &EGraph<Node, Types>, roots: &[Id], chooser: &Chooser) -> BTreeMap<Id, Vec<(Node, u64)>> {
     let mut found = BTreeMap::new();
     let mut open: Vec<Id> = roots.iter().map(|r| egraph.find(*r)).collect();
     while let Some(id) = open.pop() {
@@ -78,7 +79,7 @@ fn candidates(egraph: &EGraph<Node, Types>, roots: &[Id]) -> BTreeMap<Id, Vec<(N
             .iter()
             .map(|n| n.clone().map_children(|c| egraph.find(c)))
             .filter(|n| !n.children().contains(&id))
-            .filter_map(|n| cost(egraph, &n).map(|price| (n, price)))
+            .filter_map(|n| cost(egraph, &n).map(|price| (n, chooser.price(price))))
             .collect();
         nodes.sort_by(|a, b| (a.1, &a.0).cmp(&(b.1, &b.0)));
         nodes.dedup();

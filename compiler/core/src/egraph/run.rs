@@ -12,6 +12,7 @@ use swiftlm_ir::ops::infer::ArgType;
 use super::analysis::{Types, op_of};
 use super::extract::{Choice, extract};
 use super::lang::Node;
+use crate::choices::{Choices, Chooser};
 use crate::rewrite::{Rewriter, uses};
 
 /// Bounds of saturation for one island; a function of a network stays far below.
@@ -29,26 +30,60 @@ pub struct Report {
     pub defects: Vec<String>,
 }
 
-/// Rewrites a function by `rules`.
+/// A saturated e-graph, for whoever wants to look at it.
+#[derive(Clone, Copy)]
+pub struct Island<'a> {
+    /// Number among the function's islands.
+    pub number: usize,
+    egraph: &'a EGraph<Node, Types>,
+}
+
+impl Island<'_> {
+    /// The e-graph in Graphviz's language: a box per class, a node per term.
+    pub fn dot(&self) -> String {
+        self.egraph.dot().to_string()
+    }
+}
+
+/// Rewrites a function by `rules`, for speed.
 pub fn run(g: &Graph, rules: &[Rewrite<Node, Types>]) -> (Graph, Report) {
+    run_chosen(g, rules, &Chooser::new(Choices::Best, 0), &mut |_| {})
+}
+
+/// Rewrites a function by `rules`; `chooser` prices terms, `observe` sees the saturated e-graph of every island.
+pub(crate) fn run_chosen(
+    g: &Graph,
+    rules: &[Rewrite<Node, Types>],
+    chooser: &Chooser,
+    observe: &mut dyn FnMut(Island<'_>),
+) -> (Graph, Report) {
     let mut report = Report { saturated: true, ..Report::default() };
     let mut r = Rewriter::new(g);
     let uses = uses(g);
     let mut island: Vec<Value> = vec![];
+    let mut number = 0;
+    let mut choose = |egraph: &EGraph<Node, Types>, roots: &[Id]| {
+        observe(Island { number, egraph });
+        number += 1;
+        extract(egraph, roots, chooser)
+    };
     for i in 0..g.values.len() {
         let v = Value(i as u32);
         match &g.value(v).def {
             Def::Node { op, .. } if !op.is_effect() => island.push(v),
             _ => {
-                optimise(g, &mut r, &island, &uses, rules, &mut report);
+                optimise(g, &mut r, &island, &uses, rules, &mut report, &mut choose);
                 island.clear();
                 r.copy(v);
             }
         }
     }
-    optimise(g, &mut r, &island, &uses, rules, &mut report);
+    optimise(g, &mut r, &island, &uses, rules, &mut report, &mut choose);
     (r.finish(), report)
 }
+
+/// Picks the terms that compute the roots of a saturated e-graph.
+type Choose<'c> = dyn FnMut(&EGraph<Node, Types>, &[Id]) -> Result<Choice, String> + 'c;
 
 fn optimise(
     g: &Graph,
@@ -57,7 +92,11 @@ fn optimise(
     uses: &[Vec<Option<Value>>],
     rules: &[Rewrite<Node, Types>],
     report: &mut Report,
+    choose: &mut Choose<'_>,
 ) {
+    if island.is_empty() {
+        return;
+    }
     let leaves = |v: usize| (!island.contains(&Value(v as u32))).then(|| ArgType::Value(g.values[v].ty.clone()));
     let types = Types {
         values: (0..g.values.len()).map(leaves).collect(),
@@ -86,7 +125,7 @@ fn optimise(
     let roots: Vec<Id> = exits.iter().map(|v| runner.egraph.find(ids[v])).collect();
     let extracted = match runner.egraph.analysis.conflicts.first() {
         Some(conflict) => Err(conflict.clone()),
-        None => extract(&runner.egraph, &roots),
+        None => choose(&runner.egraph, &roots),
     };
     match extracted {
         Ok(choice) => rebuild(g, r, &runner.egraph, &choice, island, &exits, &ids),

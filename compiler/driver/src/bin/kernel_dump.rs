@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use swiftlm_compiler::Seen;
 use swiftlm_driver::checkpoint::Checkpoint;
-use swiftlm_driver::compile::{Options, compile};
+use swiftlm_driver::compile::{Options, compile_observed};
 use swiftlm_driver::dump::{Selection, Stage, dump};
 use swiftlm_ir::dim::ShapeClass;
 
@@ -16,7 +17,7 @@ use swiftlm_ir::dim::ShapeClass;
 struct Flags {
     /// Model directory
     model: PathBuf,
-    /// What to print: graph, plan, kernel, wgsl, msl, spirv; several with commas
+    /// What to print: graph, egraph, plan, kernel, wgsl, msl, spirv; several with commas
     #[arg(long, value_delimiter = ',', default_value = "graph", value_parser = stage)]
     emit: Vec<Stage>,
     /// Only this function (embed, layer0, head)
@@ -44,11 +45,16 @@ fn run(flags: &Flags) -> Result<(), Box<dyn std::error::Error>> {
     let mut options = Options::default();
     options.compile.chunk = flags.chunk.max(1);
     options.compile.max_rows = options.compile.max_rows.min(options.compile.chunk);
-    let compiled = compile(&Checkpoint::open(&flags.model)?, &options)?;
+    let mut egraphs = vec![];
+    let drawn = flags.emit.contains(&Stage::EGraph);
+    let compiled = compile_observed(&Checkpoint::open(&flags.model)?, &options, &mut |_, seen| match seen {
+        Seen::EGraph(func, island) if drawn => egraphs.push((func.to_owned(), island.dot())),
+        _ => {}
+    })?;
     let selection = Selection { func: flags.func.clone(), class: flags.class };
     let mut out = std::io::stdout().lock();
     for stage in &flags.emit {
-        out.write_all(dump(&compiled.program, *stage, &selection)?.as_bytes())?;
+        out.write_all(dump(&compiled.program, &egraphs, *stage, &selection)?.as_bytes())?;
     }
     Ok(())
 }

@@ -166,7 +166,7 @@ impl Fuser<'_> {
         let rows = self.row_symbol(v)?;
         let columns = self.row_elements(v)?;
         let paired = match self.halves(v, columns) {
-            Some(halves) if segments.len() == 1 => self.grow(v, Some(halves), Extras::None),
+            Some(halves) if segments.len() == 1 && self.chooser.fuse() => self.grow(v, Some(halves), Extras::None),
             _ => None,
         };
         let pair = paired.is_some();
@@ -253,6 +253,7 @@ impl Fuser<'_> {
         let weight = self.g.weights[slot].ty;
         let columns = weight.rows / experts;
         let top_k = self.row_elements(ids)?;
+        // Never left out: half a row per token and rank is no view.
         let paired = self.halves(v, columns).and_then(|halves| self.grow(v, Some(halves), Extras::None));
         let pair = paired.is_some();
         let region = paired.or_else(|| self.grow(v, None, Extras::None)).ok_or("a product has one output")?;

@@ -33,7 +33,7 @@ impl Fuser<'_> {
     pub(super) fn plan_rope_appends(&mut self) -> Vec<Match> {
         let mut matches = vec![];
         for i in 0..self.g.values.len() {
-            if let Some((m, inside)) = self.match_rope_append(Value(i as u32)) {
+            if let Some((m, inside)) = self.match_rope_append(Value(i as u32)).filter(|_| self.chooser.fuse()) {
                 self.absorbed.extend(inside);
                 matches.push(m);
             }

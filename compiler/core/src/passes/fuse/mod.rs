@@ -17,6 +17,7 @@ use swiftlm_ir::ops::Op;
 use swiftlm_ir::plan::Input;
 use swiftlm_ir::template::Template;
 
+use crate::choices::Chooser;
 use crate::pipeline::CompileOptions;
 use crate::rewrite::uses;
 
@@ -55,6 +56,7 @@ pub(crate) struct Fuser<'g> {
     g: &'g Graph,
     class: ShapeClass,
     options: &'g CompileOptions,
+    chooser: Chooser,
     uses: Vec<Vec<Option<Value>>>,
     /// Values that another group's launch computes inside itself.
     absorbed: BTreeSet<Value>,
@@ -68,10 +70,12 @@ pub(crate) struct Fuser<'g> {
 /// # Errors
 /// An op that no template covers, with its place.
 pub fn run(g: &Graph, class: ShapeClass, options: &CompileOptions) -> Result<Vec<Group>, String> {
+    let salt = g.values.len() << 2 | class as usize;
     let mut f = Fuser {
         g,
         class,
         options,
+        chooser: Chooser::new(options.choices, salt),
         uses: uses(g),
         absorbed: BTreeSet::new(),
         available: BTreeSet::new(),
@@ -143,7 +147,9 @@ impl<'g> Fuser<'g> {
             matches!(user.and_then(|u| self.g.node(u)), Some((Op::Linear | Op::ExpertLinear { .. }, _)))
         };
         let rounds = (0..self.g.values.len()).map(|i| Value(i as u32)).filter(|v| {
-            matches!(self.g.node(*v), Some((Op::Round { .. }, _))) && self.uses[v.0 as usize].iter().all(product)
+            matches!(self.g.node(*v), Some((Op::Round { .. }, _)))
+                && self.uses[v.0 as usize].iter().all(product)
+                && self.chooser.fuse()
         });
         let rounds: Vec<Value> = rounds.collect();
         self.absorbed.extend(rounds);
@@ -158,7 +164,11 @@ impl<'g> Fuser<'g> {
         for i in 0..self.g.values.len() {
             let v = Value(i as u32);
             let flat = self.g.value(v).ty.tensor().is_some_and(|t| t.shape.len() == 2);
-            if flat && matches!(self.g.node(v), Some((Op::RmsNorm { .. }, _))) && self.only_feeds_products(v) {
+            if flat
+                && matches!(self.g.node(v), Some((Op::RmsNorm { .. }, _)))
+                && self.only_feeds_products(v)
+                && self.chooser.fuse()
+            {
                 self.absorbed.insert(v);
             }
         }

@@ -68,6 +68,9 @@ impl Fuser<'_> {
             if self.absorbed.contains(&v) || self.available.contains(&v) || !same_shape(v) {
                 continue;
             }
+            if halves.is_none() && !self.chooser.fuse() {
+                break;
+            }
             if let Some(reg) = self.take(&mut growing, v, extras) {
                 growing.regs.push((v, reg));
                 if let [output] = self.outputs(&growing, anchor)[..] {

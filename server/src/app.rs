@@ -78,6 +78,10 @@ pub fn run(arguments: Vec<String>, load: Loader) -> ExitCode {
             let pulled = commands::pull(&flags, &Progress::new(plain));
             (plain, pulled.map(|text| plain.text(&text)).map_err(AppError::from))
         }
+        Some(Command::Notices) => {
+            plain.text(commands::NOTICES);
+            (plain, Ok(()))
+        }
         Some(Command::Serve(flags)) => start(&flags, load),
         None => start(&cli.serve, load),
     };

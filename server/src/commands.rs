@@ -5,6 +5,9 @@ use clap::Args;
 use crate::load::LoadError;
 use crate::progress::Progress;
 
+/// What `swiftlm notices` prints: packages, licences and their texts; a repository check keeps it fresh.
+pub const NOTICES: &str = include_str!("../third-party-notices.txt");
+
 /// Flags of `swiftlm bench`.
 #[derive(Args, Clone, Debug)]
 pub struct BenchFlags {

@@ -25,6 +25,8 @@ pub enum Command {
     Bench(crate::commands::BenchFlags),
     /// Download a model from the hub
     Pull(crate::commands::PullFlags),
+    /// Print the licences of the packages that this program is made with
+    Notices,
 }
 
 /// How the process speaks.

@@ -1,7 +1,8 @@
 //! What the process tells the one who started it: sentences on a terminal, JSON lines for a program.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::flags::LogFormat;
@@ -18,19 +19,22 @@ impl Events {
         Self { format }
     }
 
-    /// A step of loading.
+    /// A step of loading, as a line of JSON; people see [`Self::bar`].
     pub fn progress(&self, phase: &str, fraction: f64) {
-        match self.format {
-            LogFormat::Json => self.line(&json!({"event": phase, "progress": fraction})),
-            LogFormat::Text if std::io::stderr().is_terminal() => {
-                let width = 30;
-                let done = "#".repeat((fraction * f64::from(width)) as usize);
-                let end = if fraction >= 1.0 { "\n" } else { "" };
-                // A terminal that went away is no reason to stop.
-                let _ = write!(std::io::stderr(), "\r{phase:>8} [{done:<30}] {:3.0} %{end}", fraction * 100.0);
-            }
-            LogFormat::Text => {}
+        if self.format == LogFormat::Json {
+            self.line(&json!({"event": phase, "progress": fraction}));
         }
+    }
+
+    /// A bar of 100 steps for a phase of loading. It draws on a terminal only.
+    pub fn bar(&self, phase: &str) -> ProgressBar {
+        let target = match self.format {
+            LogFormat::Json => ProgressDrawTarget::hidden(),
+            LogFormat::Text => ProgressDrawTarget::stderr(),
+        };
+        let style = ProgressStyle::with_template("{prefix:>8} [{bar:30}] {percent:>3} % {elapsed}");
+        let bar = ProgressBar::with_draw_target(Some(100), target).with_prefix(phase.to_owned());
+        bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("##-"))
     }
 
     /// The server answers at `address`.

@@ -5,7 +5,7 @@ use std::fmt;
 use smallvec::SmallVec;
 
 use crate::dim::Dim;
-use crate::quant::Format;
+use crate::quant::{Format, HeadRow};
 
 /// What an element of an activation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -96,11 +96,11 @@ pub enum StateType {
 pub const PAGE_TOKENS: usize = 32;
 
 impl StateType {
-    /// Bytes of one page of keys (`part` 0) or values (`part` 1), laid out `[head][token][dim]`.
+    /// Bytes of one page of keys (`part` 0) or values (`part` 1), head after head as [`HeadRow`] says.
     pub fn page_bytes(&self, part: usize) -> usize {
         let Self::Paged { heads, dim, k, v } = self;
-        let format = if part == 0 { k } else { v };
-        format.layout(heads * PAGE_TOKENS, *dim).bytes
+        let format = if part == 0 { *k } else { *v };
+        heads * HeadRow { format, dim: *dim }.page_bytes()
     }
 
     /// Bytes that one token adds, keys and values together.

@@ -348,13 +348,16 @@ fn tables_and_vocabulary_fit() {
 }
 
 #[test]
-fn states_may_not_be_stored_in_groups_that_do_not_divide_a_head() {
+fn heads_in_pages_fill_whole_words() {
     let format = Format::Affine(Affine::new(4, 32, Float::F16).expect("supported"));
     let mut m = module();
     m.funcs[LAYER].values[1].ty = Type::State(StateType::Paged { heads: 1, dim: 4, k: format, v: format });
-    let errors = verify(&m).expect_err("heads of 4 elements have no groups of 32");
-    assert_eq!(errors[0].to_string(), "@layer %state: rows of 4 elements do not divide into groups of 32");
-    assert_eq!(errors[0].defect, Defect::Malformed("rows of 4 elements do not divide into groups of 32".to_owned()));
+    let errors = verify(&m).expect_err("4 codes of 4 bits fill no word");
+    assert_eq!(errors[0].to_string(), "@layer %state: heads of 4 elements do not fill whole words of 4-bit codes");
+    assert_eq!(
+        errors[0].defect,
+        Defect::Malformed("heads of 4 elements do not fill whole words of 4-bit codes".to_owned())
+    );
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
+use clap::ValueEnum;
 use swiftlm_runtime::executable::{Batch, Executable, Row, TableUpdate, Want};
 
-use crate::commands::BenchFlags;
-use crate::flags::Precision;
+use crate::commands::{BenchFlags, FillState};
+use crate::flags::{Kv, Precision};
 use crate::load::LoadError;
 use crate::memory::Memory;
 use crate::prepare::{Found, Prepared, Wishes};
@@ -38,6 +39,15 @@ const COLUMNS: [&str; 11] = [
 /// # Errors
 /// The model cannot be loaded or a step fails.
 pub fn bench(flags: &BenchFlags, progress: &Progress) -> Result<String, LoadError> {
+    let mut rows = vec![];
+    for kv in &flags.kv {
+        rows.extend(with_format(flags, *kv, progress)?);
+    }
+    Ok(table(&rows, flags.csv))
+}
+
+/// The lines of one KV format.
+fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<Vec<[String; COLUMNS.len()]>, LoadError> {
     let deepest = flags.depths.iter().copied().max().unwrap_or(0) as usize;
     let context = deepest + flags.prefill.max(flags.generate) as usize + 1;
     let wishes = Wishes {
@@ -45,6 +55,7 @@ pub fn bench(flags: &BenchFlags, progress: &Progress) -> Result<String, LoadErro
         device: None,
         threads: flags.threads.unwrap_or(0) as usize,
         precision: Precision::Default,
+        kv: Some(kv),
         chunk: 512,
         context: Some(context),
         sequences: Some(1),
@@ -56,14 +67,19 @@ pub fn bench(flags: &BenchFlags, progress: &Progress) -> Result<String, LoadErro
     let weights =
         program.weights.iter().max_by_key(|w| w.ty.bytes()).map_or(String::new(), |w| w.ty.format.to_string());
     let (step_bytes, kv_bytes) = (program.decode_bytes(), program.kv_bytes_per_token());
-    let kv = program.module.states.first().map_or(String::new(), |s| s.to_string());
-    let kv = kv.rsplit_once("k=").map_or(String::new(), |(_, k)| k.split(',').next().unwrap_or_default().to_owned());
+    let kv = kv.to_possible_value().map_or(String::new(), |v| v.get_name().to_owned());
     let model = info.id.clone();
     let failed = |e: &dyn std::fmt::Display| LoadError::Model { model: model.clone(), reason: e.to_string() };
     let mut runner = Runner { executable: prepared.into_executable(progress)?, pages: plan.table_stride };
+    if flags.fill_state == FillState::Random {
+        runner.executable.fill_states().map_err(|e| failed(&e))?;
+    }
     let mut measured = vec![];
     for depth in &flags.depths {
         let (depth, prefill, generate) = (*depth as usize, flags.prefill as usize, flags.generate as usize);
+        if flags.fill_state == FillState::Prefill {
+            runner.run(0, depth, None).map_err(|e| failed(&e))?;
+        }
         let at_depth = runner.measure(depth, prefill, generate).map_err(|e| failed(&e))?;
         measured.push((at_depth, Memory::now().peak >> 20));
     }
@@ -85,8 +101,7 @@ pub fn bench(flags: &BenchFlags, progress: &Progress) -> Result<String, LoadErro
             bandwidth.map_or("-".to_owned(), |b| format!("{:.2}", bytes / b * m.decode)),
         ]
     };
-    let rows: Vec<_> = measured.iter().map(row).collect();
-    Ok(table(&rows, flags.csv))
+    Ok(measured.iter().map(row).collect())
 }
 
 struct Runner {
@@ -101,7 +116,6 @@ impl Runner {
         prefill: usize,
         generate: usize,
     ) -> Result<Measured, Box<dyn std::error::Error>> {
-        self.run(0, depth, None)?;
         let mut prefills = vec![];
         for _ in 0..3 {
             let start = Instant::now();

@@ -1,12 +1,22 @@
 //! The sub-commands that do not serve.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::load::LoadError;
 use crate::progress::Progress;
 
 /// What `swiftlm notices` prints: packages, licences and their texts; a repository check keeps it fresh.
 pub const NOTICES: &str = include_str!("../third-party-notices.txt");
+
+/// How a context comes about before it is measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum FillState {
+    /// By computing it.
+    #[default]
+    Prefill,
+    /// Made up: as fast to read, and there at once.
+    Random,
+}
 
 /// Flags of `swiftlm bench`.
 #[derive(Args, Clone, Debug)]
@@ -23,6 +33,12 @@ pub struct BenchFlags {
     /// Tokens of the decode measurement
     #[arg(long, default_value_t = 128)]
     pub generate: u32,
+    /// How keys and values are stored; each is measured
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "f16")]
+    pub kv: Vec<crate::flags::Kv>,
+    /// How the context up to a depth comes about
+    #[arg(long, value_enum, default_value_t)]
+    pub fill_state: FillState,
     /// Where the model runs
     #[arg(long, value_enum, default_value_t)]
     pub backend: crate::flags::Backend,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use swiftlm_ir::quant::{Affine, Float, Format};
 
 /// Serves a language model on this machine with OpenAI's API.
 #[derive(Clone, Debug, Parser)]
@@ -49,6 +50,35 @@ pub enum Backend {
     Cpu,
     /// Vulkan, Metal or Direct3D.
     Wgpu,
+}
+
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kv {
+    /// Full precision.
+    F32,
+    /// Half precision.
+    F16,
+    /// The upper half of f32.
+    Bf16,
+    /// Codes of 8 bits with a scale and a bias for 64 elements.
+    Q8,
+    /// Codes of 4 bits with a scale and a bias for 64 elements.
+    Q4,
+}
+
+impl Kv {
+    /// The format of keys and of values.
+    pub fn format(self) -> Format {
+        let affine = |bits| Format::Affine(Affine { bits, group: 64, scale: Float::F16 });
+        match self {
+            Self::F32 => Format::F32,
+            Self::F16 => Format::F16,
+            Self::Bf16 => Format::BF16,
+            Self::Q8 => affine(8),
+            Self::Q4 => affine(4),
+        }
+    }
 }
 
 /// How activations are rounded.
@@ -109,6 +139,9 @@ pub struct ServeFlags {
     /// How activations are rounded
     #[arg(long, env = "SWIFTLM_PRECISION", value_enum, default_value_t)]
     pub precision: Precision,
+    /// How keys and values are stored; f16 if absent, f32 where the precision is exact
+    #[arg(long, env = "SWIFTLM_KV", value_enum)]
+    pub kv: Option<Kv>,
     /// Let models that can think do so
     #[arg(long, env = "SWIFTLM_THINKING")]
     pub thinking: bool,

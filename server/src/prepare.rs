@@ -16,7 +16,7 @@ use swiftlm_runtime::budget::{ContextWish, MemoryPlan, MemoryRequest};
 use swiftlm_runtime::executable::{ProfiledLaunch, Progress as LoadProgress};
 use swiftlm_runtime::{Batch, Executable, ExecutableOptions, StepError};
 
-use crate::flags::{Backend, Precision, ServeFlags};
+use crate::flags::{Backend, Kv, Precision, ServeFlags};
 use crate::load::{LoadError, ModelInfo};
 use crate::memory::Memory;
 use crate::progress::Progress;
@@ -70,6 +70,8 @@ pub struct Wishes {
     pub threads: usize,
     /// How activations and states are kept.
     pub precision: Precision,
+    /// How keys and values are stored; by the precision if not said.
+    pub kv: Option<Kv>,
     /// Tokens of a step.
     pub chunk: usize,
     /// Context asked for.
@@ -88,6 +90,7 @@ impl Wishes {
             device: flags.device.clone(),
             threads: flags.threads.unwrap_or(0) as usize,
             precision: flags.precision,
+            kv: flags.kv,
             chunk: flags.prefill_size as usize,
             context: flags.ctx_size.map(|n| n as usize),
             sequences: flags.parallel.map(|n| n as usize),
@@ -144,8 +147,9 @@ impl Prepared {
         options.compile.chunk = wishes.chunk;
         options.compile.max_rows = wishes.sequences.unwrap_or(0).max(LEAST_ROWS).min(wishes.chunk.max(1));
         options.compile.max_binding = device.target().max_binding;
-        if wishes.precision == Precision::Exact {
-            options.build.kv = (Format::F32, Format::F32);
+        let exact = (wishes.precision == Precision::Exact).then_some(Format::F32);
+        if let Some(format) = wishes.kv.map(Kv::format).or(exact) {
+            options.build.kv = (format, format);
         }
         let compiled = compile(&checkpoint, &options).map_err(|e| wrong(e.to_string()))?;
         progress.report("compile", 1.0);

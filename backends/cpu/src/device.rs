@@ -15,6 +15,9 @@ use crate::pool::{PerWorker, Pool};
 use crate::simd::isa::IsaKind;
 use crate::simd::{Context, Faults, Micro, Needs, micro};
 
+/// From this size on, what is read and written lies on huge pages.
+const DEEP: usize = 8 << 20;
+
 /// The host's processors as a device.
 pub struct CpuDevice {
     target: Target,
@@ -243,7 +246,9 @@ impl Device for CpuDevice {
     fn alloc(&mut self, bytes: usize, usage: Usage, what: &str) -> Result<BufferId, DeviceError> {
         let memory = match usage {
             Usage::Weights => Memory::zeroed_huge(bytes),
-            // Pages of sequences that never come are never touched.
+            // Heads of KV pages are read at random; a deep context looks up an address for each. What sequences never
+            // reach is never touched, at this size by steps that are small beside the whole.
+            Usage::ReadWrite if bytes >= DEEP => Memory::zeroed_huge(bytes),
             Usage::ReadWrite | Usage::Input => Memory::zeroed(bytes),
         };
         let memory = memory.ok_or_else(|| DeviceError::OutOfMemory {

@@ -2,17 +2,21 @@
 
 mod common;
 
-use common::{Random, Weight, bytes_of, bytes_of_ids, close, floats_of, launch, launch_everywhere, sizes};
+use common::{Random, Weight, affine, bytes_of, bytes_of_ids, close, floats_of, launch, launch_everywhere, sizes};
 use half::{bf16, f16};
 use proptest::prelude::*;
 use swiftlm_cpu::IsaKind;
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::ops::RopeLayout;
-use swiftlm_ir::quant::{Float, Format};
+use swiftlm_ir::quant::{Float, Format, HeadRow};
 use swiftlm_ir::template::{Append, Attend, Norm, Rope, RopeAppend, Template, View};
 use swiftlm_ir::ty::PAGE_TOKENS;
 
-const FLOATS: [Float; 3] = [Float::F32, Float::F16, Float::Bf16];
+/// Every format of pages that heads of 8, 24 and more elements can have.
+fn formats() -> Vec<Format> {
+    let affine = [(8, 64), (4, 64), (8, 32), (4, 128)].map(|(bits, group)| affine(bits, group, Float::F16));
+    [Format::F32, Format::F16, Format::BF16].into_iter().chain(affine).collect()
+}
 
 fn encode(float: Float, x: f32) -> Vec<u8> {
     match float {
@@ -22,30 +26,51 @@ fn encode(float: Float, x: f32) -> Vec<u8> {
     }
 }
 
-/// Sequences of some lengths on shuffled pages; what no sequence holds is NaN.
+/// Keys or values of sequences of some lengths on shuffled pages; what no sequence holds is NaN.
 struct History {
-    float: Float,
+    keys: bool,
+    row: HeadRow,
     heads: usize,
-    dim: usize,
     stride: usize,
     table: Vec<u32>,
     bytes: Vec<u8>,
 }
 
 impl History {
-    fn new(random: &mut Random, float: Float, heads: usize, dim: usize, lengths: &[usize], table: &[u32]) -> Self {
+    fn new(
+        random: &mut Random,
+        keys: bool,
+        format: Format,
+        (heads, dim): (usize, usize),
+        lengths: &[usize],
+        table: &[u32],
+    ) -> Self {
+        let row = HeadRow::new(format, dim).unwrap();
+        let trap = if let Format::Float(float) = format { encode(float, f32::NAN) } else { vec![0xff, 0x7f] };
+        let bytes = trap.repeat(table.len() * heads * row.page_bytes() / trap.len());
         let stride = table.len() / lengths.len();
-        let pages = table.len();
-        let trap = encode(float, f32::NAN);
-        let bytes = trap.repeat(pages * heads * PAGE_TOKENS * dim);
-        let mut history = Self { float, heads, dim, stride, table: table.to_vec(), bytes };
+        let mut history = Self { keys, row, heads, stride, table: table.to_vec(), bytes };
         for (sequence, length) in lengths.iter().enumerate() {
-            for position in 0..*length {
-                for head in 0..heads {
-                    for d in 0..dim {
-                        let at = history.at(sequence, position, head, d);
-                        let value = encode(float, random.float());
-                        history.bytes[at..at + value.len()].copy_from_slice(&value);
+            for (position, head) in (0..*length).flat_map(|p| (0..heads).map(move |h| (p, h))) {
+                match format {
+                    Format::Float(float) => {
+                        for d in 0..dim {
+                            let at = history.at(sequence, position, head, d);
+                            let value = encode(float, random.float());
+                            history.bytes[at..at + value.len()].copy_from_slice(&value);
+                        }
+                    }
+                    Format::Affine(a) => {
+                        for word in 0..row.words() {
+                            let at = history.word(sequence, position, head, word);
+                            history.bytes[at..at + 4].copy_from_slice(&(random.next() as u32).to_le_bytes());
+                        }
+                        for group in 0..row.groups() {
+                            let at = history.group(sequence, position, head, group);
+                            let scale = encode(Float::F16, random.float() * 2.0 / (1u32 << a.bits) as f32);
+                            let bias = encode(Float::F16, random.float() * 0.5);
+                            history.bytes[at..at + 4].copy_from_slice(&[scale, bias].concat());
+                        }
                     }
                 }
             }
@@ -53,14 +78,46 @@ impl History {
         history
     }
 
-    fn at(&self, sequence: usize, position: usize, head: usize, d: usize) -> usize {
+    /// First byte of a head of the page that holds a position.
+    fn head(&self, sequence: usize, position: usize, head: usize) -> usize {
         let page = self.table[sequence * self.stride + position / PAGE_TOKENS] as usize;
-        let row = (page * self.heads + head) * PAGE_TOKENS + position % PAGE_TOKENS;
-        (row * self.dim + d) * self.float.bytes()
+        (page * self.heads + head) * self.row.page_bytes()
+    }
+
+    /// Keys lie `[word][slot]`, values `[slot][word]`.
+    fn word(&self, sequence: usize, position: usize, head: usize, word: usize) -> usize {
+        let slot = position % PAGE_TOKENS;
+        let at = if self.keys { word * PAGE_TOKENS + slot } else { slot * self.row.words() + word };
+        self.head(sequence, position, head) + 4 * at
+    }
+
+    fn group(&self, sequence: usize, position: usize, head: usize, group: usize) -> usize {
+        let at = (self.row.words() + group) * PAGE_TOKENS + position % PAGE_TOKENS;
+        self.head(sequence, position, head) + 4 * at
+    }
+
+    /// Byte of an element's first bit.
+    fn at(&self, sequence: usize, position: usize, head: usize, d: usize) -> usize {
+        let per = self.row.per_word();
+        self.word(sequence, position, head, d / per) + d % per * self.row.bits() / 8
+    }
+
+    /// What bytes like this history's hold.
+    fn read(&self, bytes: &[u8], sequence: usize, position: usize, head: usize, d: usize) -> f64 {
+        let at = self.at(sequence, position, head, d);
+        match self.row.format {
+            Format::Float(float) => f64::from(float.get(&bytes[at..], 0)),
+            Format::Affine(a) => {
+                let code = u32::from(bytes[at]) >> (d * a.bits as usize % 8) & ((1 << a.bits) - 1);
+                let group = self.group(sequence, position, head, d / self.row.group());
+                let of = |i: usize| f64::from(Float::F16.get(&bytes[group..], i));
+                of(0) * f64::from(code) + of(1)
+            }
+        }
     }
 
     fn get(&self, sequence: usize, position: usize, head: usize, d: usize) -> f64 {
-        f64::from(self.float.get(&self.bytes[self.at(sequence, position, head, d)..], 0))
+        self.read(&self.bytes, sequence, position, head, d)
     }
 }
 
@@ -79,7 +136,7 @@ struct Shape {
     group: usize,
     dim: usize,
     window: usize,
-    floats: (Float, Float),
+    formats: (Format, Format),
     /// Of each token: sequence and position.
     tokens: Vec<(usize, usize)>,
     seed: u64,
@@ -93,8 +150,8 @@ fn attend(shape: &Shape) {
     let last = |s| shape.tokens.iter().filter(|(q, _)| *q == s).map(|(_, p)| p + 1).max().unwrap_or(0);
     let lengths: Vec<usize> = (0..sequences).map(last).collect();
     let heads = shape.kv_heads * shape.group;
-    let keys = History::new(random, shape.floats.0, shape.kv_heads, shape.dim, &lengths, &table);
-    let values = History::new(random, shape.floats.1, shape.kv_heads, shape.dim, &lengths, &table);
+    let keys = History::new(random, true, shape.formats.0, (shape.kv_heads, shape.dim), &lengths, &table);
+    let values = History::new(random, false, shape.formats.1, (shape.kv_heads, shape.dim), &lengths, &table);
     let view = View { offset: 5, stride: heads * shape.dim + 7 };
     let q: Vec<f32> = random.floats(shape.tokens.len() * view.stride + 5).iter().map(|x| 3.0 * x).collect();
     let y = View::dense(heads * shape.dim);
@@ -107,8 +164,8 @@ fn attend(shape: &Shape) {
             dim: shape.dim,
             scale,
             window: shape.window,
-            k_format: Format::Float(shape.floats.0),
-            v_format: Format::Float(shape.floats.1),
+            k_format: shape.formats.0,
+            v_format: shape.formats.1,
             q: view,
             y,
         })
@@ -158,17 +215,17 @@ fn attend(shape: &Shape) {
 }
 
 fn attend_shapes() -> impl Strategy<Value = Shape> {
-    let float = || proptest::sample::select(FLOATS.to_vec());
+    let format = || proptest::sample::select(formats());
     let dims = proptest::sample::select(vec![8usize, 24, 64, 80]);
     let windows = proptest::sample::select(vec![0usize, 1, 31, 33, 100, 400]);
     let tokens = proptest::collection::vec((0usize..3, 0usize..700), 1..10);
-    (1usize..4, 1usize..7, dims, windows, (float(), float()), tokens, any::<u64>()).prop_map(
-        |(kv_heads, group, dim, window, floats, tokens, seed)| Shape {
+    (1usize..4, 1usize..7, dims, windows, (format(), format()), tokens, any::<u64>()).prop_map(
+        |(kv_heads, group, dim, window, formats, tokens, seed)| Shape {
             kv_heads,
             group,
             dim,
             window,
-            floats,
+            formats,
             tokens,
             seed,
         },
@@ -213,21 +270,31 @@ impl Heads<'_> {
     }
 }
 
+/// Checks that the tokens' slots hold numbers within half a step of what is wanted, and that nothing else changed.
 fn check_pages(isa: IsaKind, before: &History, after: &[u8], wanted: &[(usize, usize, usize, Vec<f64>)]) {
     let mut expected = before.bytes.clone();
     for (sequence, position, head, values) in wanted {
         for (d, value) in values.iter().enumerate() {
-            let at = before.at(*sequence, *position, *head, d);
-            let bytes = before.float.bytes();
-            let got = before.float.get(&after[at..], 0);
-            let unit = match before.float {
-                Float::F32 => 1e-6,
-                Float::F16 => 1.0 / 2048.0,
-                Float::Bf16 => 1.0 / 256.0,
+            let got = before.read(after, *sequence, *position, *head, d);
+            let half_step = match before.row.format {
+                Format::Float(Float::F32) => value.abs() * 1e-6,
+                Format::Float(Float::F16) => value.abs() / 2048.0,
+                Format::Float(Float::Bf16) => value.abs() / 256.0,
+                Format::Affine(_) => {
+                    let group = before.group(*sequence, *position, *head, d / before.row.group());
+                    0.5 * f64::from(Float::F16.get(&after[group..], 0))
+                }
             };
-            // Half a unit in the last place, and the error of the arithmetic before.
-            close(got, *value, value.abs() * unit * 1.01 + 2e-6, &format!("{isa:?} {position} {head} {d}"));
-            expected[at..at + bytes].copy_from_slice(&after[at..at + bytes]);
+            // Half a step, and the error of the arithmetic before.
+            close(got as f32, *value, half_step * 1.01 + 2e-6, &format!("{isa:?} {position} {head} {d}"));
+        }
+        for word in 0..before.row.words() {
+            let at = before.word(*sequence, *position, *head, word);
+            expected[at..at + 4].copy_from_slice(&after[at..at + 4]);
+        }
+        for group in 0..before.row.groups() {
+            let at = before.group(*sequence, *position, *head, group);
+            expected[at..at + 4].copy_from_slice(&after[at..at + 4]);
         }
     }
     assert!(expected == after, "{isa:?}: only the tokens' own slots may change");
@@ -243,9 +310,9 @@ proptest! {
 
     #[test]
     fn rope_append_agrees(
-        heads in 1usize..5, kv_heads in 1usize..3, dim in proptest::sample::select(vec![8usize, 20, 64, 96]),
+        heads in 1usize..5, kv_heads in 1usize..3, dim in proptest::sample::select(vec![8usize, 24, 64, 96]),
         part in 0usize..3, interleaved in any::<bool>(), q_norm in any::<bool>(), k_norm in any::<bool>(),
-        floats in (proptest::sample::select(FLOATS.to_vec()), proptest::sample::select(FLOATS.to_vec())),
+        formats in (proptest::sample::select(formats()), proptest::sample::select(formats())),
         tokens in 1usize..50, seed in any::<u64>(),
     ) {
         let random = &mut Random::new(seed);
@@ -261,14 +328,14 @@ proptest! {
         let pages = shuffled(random, 2, 3);
         // Tokens at different places of two sequences.
         let places: Vec<(usize, usize)> = (0..tokens).map(|t| (t % 2, 7 + t)).collect();
-        let keys = History::new(random, floats.0, kv_heads, dim, &[5, 5], &pages);
-        let values = History::new(random, floats.1, kv_heads, dim, &[5, 5], &pages);
+        let keys = History::new(random, true, formats.0, (kv_heads, dim), &[5, 5], &pages);
+        let values = History::new(random, false, formats.1, (kv_heads, dim), &[5, 5], &pages);
         let q_out = View { offset: 2, stride: heads * dim + 2 };
         let append = Append {
             heads: kv_heads,
             dim,
-            k_format: Format::Float(floats.0),
-            v_format: Format::Float(floats.1),
+            k_format: formats.0,
+            v_format: formats.1,
             k: view(heads * dim),
             v: view((heads + kv_heads) * dim),
         };
@@ -358,7 +425,7 @@ fn one_token_over_a_long_history_spreads_over_threads() {
         group: 5,
         dim: 64,
         window: 0,
-        floats: (Float::F16, Float::F16),
+        formats: (Format::F16, Format::F16),
         tokens: vec![(1, 2100)],
         seed: 9,
     });
@@ -367,7 +434,15 @@ fn one_token_over_a_long_history_spreads_over_threads() {
 #[test]
 fn many_tokens_share_tasks() {
     let tokens = (0..150).map(|i| (i % 2, 250 + i)).collect();
-    attend(&Shape { kv_heads: 2, group: 2, dim: 16, window: 90, floats: (Float::Bf16, Float::F32), tokens, seed: 1 });
+    attend(&Shape {
+        kv_heads: 2,
+        group: 2,
+        dim: 16,
+        window: 90,
+        formats: (Format::BF16, Format::F32),
+        tokens,
+        seed: 1,
+    });
 }
 
 #[test]

@@ -6,7 +6,7 @@ use swiftlm_ir::quant::Format;
 use swiftlm_ir::template::{Append, Attend, Norm, Rope, RopeAppend, Template, View};
 use swiftlm_ir::ty::PAGE_TOKENS;
 
-use crate::harness::{Random, Rows, Weight, bytes, dot, float_formats, run, sizes};
+use crate::harness::{Random, Rows, Weight, bytes, dot, float_formats, from_pages, run, sizes, to_pages};
 
 /// Entries of the page table per sequence.
 const STRIDE: usize = 5;
@@ -113,14 +113,15 @@ fn rope_turns_pairs() {
 
 /// Checks what was appended to empty pages: values close to `want`, everything else as before.
 fn expect_appended(
-    pages: &Weight,
+    (pages, keys): (&Weight, bool),
     after: &[u8],
     step: &Step,
     (tokens, heads, tolerance): (usize, usize, f64),
     want: impl Fn(usize, usize, usize) -> f64,
 ) {
-    let (row_bytes, dim) = (pages.bytes.len() / pages.ty.rows, pages.ty.cols);
-    let after = Weight { ty: pages.ty, bytes: after.to_vec() };
+    let (dim, format) = (pages.ty.cols, pages.ty.format);
+    let after = from_pages(pages.ty, after, keys);
+    let layout = format.layout(pages.ty.rows, dim);
     let mut written = vec![false; pages.ty.rows];
     for token in 0..tokens {
         for head in 0..heads {
@@ -128,14 +129,25 @@ fn expect_appended(
             written[row] = true;
             for d in 0..dim {
                 let (got, want) = (after.at(row, d), want(token, head, d));
+                let bar = match format {
+                    Format::Affine(a) => {
+                        let group = row * (dim / a.group as usize) + d / a.group as usize;
+                        let step = f64::from(a.scale.get(&after.bytes[layout.components[1].offset..], group));
+                        // Half a step, and the error of the arithmetic before.
+                        0.501 * step + 1e-5
+                    }
+                    Format::Float(_) => tolerance * want.abs() + 1e-7,
+                };
                 let error = (got - want).abs();
-                assert!(error <= tolerance * want.abs() + 1e-7, "{token}, {head}, {d}: got {got}, want {want}");
+                assert!(error <= bar, "{format} {token}, {head}, {d}: got {got}, want {want}");
             }
         }
     }
     for (row, _) in written.iter().enumerate().filter(|(_, written)| !**written) {
-        let place = row * row_bytes..(row + 1) * row_bytes;
-        assert_eq!(after.bytes[place.clone()], pages.bytes[place], "row {row} of the pages was written");
+        for c in &layout.components {
+            let place = c.offset + row * c.row_bytes..c.offset + (row + 1) * c.row_bytes;
+            assert_eq!(after.bytes[place.clone()], pages.bytes[place], "row {row} of the pages was written");
+        }
     }
 }
 
@@ -143,20 +155,23 @@ fn expect_appended(
 fn append_writes_rows_of_pages() {
     let mut random = Random(12);
     let step = Step::new(&[(0, 0), (2, 31), (2, 32), (1, 159), (0, 77)], 6);
-    for (format, other) in [(Format::F16, Format::F32), (Format::F32, Format::BF16), (Format::BF16, Format::F16)] {
-        for (heads, dim) in [(1, 2), (3, 10), (5, 64)] {
+    let [q8, q4]: [Format; 2] = ["affine8_g32_f16", "affine4_g64_f16"].map(|f| f.parse().expect("a format"));
+    let floats = [(Format::F16, Format::F32), (Format::F32, Format::BF16), (Format::BF16, Format::F16)];
+    let shapes: [&[(usize, usize)]; 2] = [&[(1, 2), (3, 10), (5, 64)], &[(1, 64), (3, 128)]];
+    for (format, other) in floats.into_iter().chain([(q8, q4), (q4, q8)]) {
+        for (heads, dim) in shapes[usize::from(matches!(format, Format::Affine(_)))].iter().copied() {
             let view = View { offset: 2, stride: heads * dim + 3 };
             let k = Rows::random(&mut random, view, 6, heads * dim);
             let v = Rows::random(&mut random, View::dense(heads * dim), 6, heads * dim);
             let (keys, values) = (empty_pages(format, heads, dim), empty_pages(other, heads, dim));
             let t = Append { heads, dim, k_format: format, v_format: other, k: view, v: v.view };
             let [positions, sequences, table] = step.args();
-            let pages = [keys.bytes.clone(), values.bytes.clone()];
+            let pages = [to_pages(&keys, true), to_pages(&values, false)];
             let args = [k.bytes(), v.bytes(), positions, sequences, table].into_iter().chain(pages).collect();
             let after = run(&Template::Append(t), 6, args, sizes(5, 1, STRIDE));
             let of = |rows: &Rows, token: usize, head: usize, d: usize| rows.at(token, head * dim + d);
-            expect_appended(&keys, &after[5], &step, (5, heads, unit(format)), |t, h, d| of(&k, t, h, d));
-            expect_appended(&values, &after[6], &step, (5, heads, unit(other)), |t, h, d| of(&v, t, h, d));
+            expect_appended((&keys, true), &after[5], &step, (5, heads, unit(format)), |t, h, d| of(&k, t, h, d));
+            expect_appended((&values, false), &after[6], &step, (5, heads, unit(other)), |t, h, d| of(&v, t, h, d));
         }
     }
 }
@@ -169,7 +184,9 @@ fn rope_append_does_both() {
         [(4, 2, 8, 8), (6, 1, 20, 12), (5, 5, 64, 64), (2, 2, 6, 0)].into_iter().enumerate()
     {
         for layout in LAYOUTS {
-            let format = float_formats()[(i + 1) % 3];
+            let affine = dim == 64 && layout == RopeLayout::Half;
+            let format =
+                if affine { "affine8_g64_f16".parse().expect("a format") } else { float_formats()[(i + 1) % 3] };
             let (q_width, kv_width) = (heads * dim, kv * dim);
             let stride = q_width + 2 * kv_width + 1;
             let view = |offset: usize| View { offset, stride };
@@ -188,7 +205,7 @@ fn rope_append_does_both() {
             args.extend(norms.iter().flatten().map(|w| w.bytes.clone()));
             args.push(rope);
             args.extend(step.args());
-            args.extend([q_out.bytes(), pages.bytes.clone(), pages.bytes.clone()]);
+            args.extend([q_out.bytes(), to_pages(&pages, true), to_pages(&pages, false)]);
             let after = run(&Template::RopeAppend(t), 5, args, sizes(4, 1, STRIDE));
             let turned = |norm: &Option<Weight>, first: usize, token: usize, d: usize| {
                 let head = |d: usize| merged.at(token, first + d);
@@ -200,10 +217,10 @@ fn rope_append_does_both() {
                 .after(&after[n - 3])
                 .expect(4, 1e-5, |token, col| turned(&norms[0], col / dim * dim, token, col % dim));
             let shape = (4, kv, 1.01 * unit(format) + 1e-5);
-            expect_appended(&pages, &after[n - 2], &step, shape, |token, head, d| {
+            expect_appended((&pages, true), &after[n - 2], &step, shape, |token, head, d| {
                 turned(&norms[1], q_width + head * dim, token, d)
             });
-            expect_appended(&pages, &after[n - 1], &step, shape, |token, head, d| {
+            expect_appended((&pages, false), &after[n - 1], &step, shape, |token, head, d| {
                 merged.at(token, q_width + kv_width + head * dim + d)
             });
         }
@@ -232,9 +249,11 @@ fn poison(pages: &mut Weight, step: &Step, tokens: usize, heads: usize) {
             (0..heads).for_each(|head| seen[step.row(token, position, head, heads)] = true);
         }
     }
-    let row_bytes = pages.bytes.len() / pages.ty.rows;
+    let layout = pages.ty.format.layout(pages.ty.rows, pages.ty.cols);
     for (row, _) in seen.iter().enumerate().filter(|(_, seen)| !**seen) {
-        pages.bytes[row * row_bytes..(row + 1) * row_bytes].fill(0xff);
+        for c in &layout.components {
+            pages.bytes[c.offset + row * c.row_bytes..][..c.row_bytes].fill(0xff);
+        }
     }
 }
 
@@ -253,7 +272,11 @@ fn attend_is_softmax_over_what_a_query_sees() {
             let step = Step::new(&tokens[6 - count..], bound);
             let q_view = View { offset: 4 * (i % 2), stride: heads * dim + 4 };
             let y_view = View { offset: i, stride: heads * dim + 9 };
-            let (k_format, v_format) = (float_formats()[i % 3], float_formats()[(i + 1) % 3]);
+            let formats: Vec<Format> = match dim.is_multiple_of(64) && window > 0 {
+                true => ["affine8_g64_f16", "affine4_g32_f16", "f16"].map(|f| f.parse().expect("a format")).into(),
+                false => float_formats(),
+            };
+            let (k_format, v_format) = (formats[i % 3], formats[(i + 1) % 3]);
             let q = Rows::random(&mut random, q_view, bound, heads * dim);
             let y = Rows::untouched(y_view, bound, heads * dim);
             let [mut k, mut v] =
@@ -263,7 +286,7 @@ fn attend_is_softmax_over_what_a_query_sees() {
             let scale = 3.0 / (dim as f32).sqrt();
             let t = Attend { class, heads, kv_heads, dim, scale, window, k_format, v_format, q: q_view, y: y_view };
             let [positions, sequences, table] = step.args();
-            let args = vec![q.bytes(), positions, sequences, table, k.bytes.clone(), v.bytes.clone(), y.bytes()];
+            let args = vec![q.bytes(), positions, sequences, table, to_pages(&k, true), to_pages(&v, false), y.bytes()];
             let after = run(&Template::Attend(t.clone()), 8, args, sizes(count, 1, STRIDE));
             y.after(&after[6]).expect(count, 1e-5, |token, col| attended(&t, &step, &q, &k, &v, token, col));
         }

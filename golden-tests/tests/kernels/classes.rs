@@ -6,7 +6,7 @@ use swiftlm_ir::quant::Format;
 use swiftlm_ir::template::{Attend, Extra, Linear, Norm, RmsNorm, Template, View};
 use swiftlm_ir::ty::{DType, PAGE_TOKENS};
 
-use crate::harness::{Random, Rows, Weight, bytes, floats, run, sizes};
+use crate::harness::{Random, Rows, Weight, bytes, floats, run, sizes, to_pages};
 
 const CHUNK: usize = 70;
 
@@ -154,8 +154,15 @@ fn attention_of_a_token_does_not_depend_on_the_step() {
         let mut rows = q.data[first * q.width..(first + count) * q.width].to_vec();
         rows.resize(bound * q.width, f32::NAN);
         let y = vec![0u8; 4 * rows.len()];
-        let args =
-            vec![bytes(&rows), ids(&positions), ids(&sequences), bytes(&table), k.bytes.clone(), v.bytes.clone(), y];
+        let args = vec![
+            bytes(&rows),
+            ids(&positions),
+            ids(&sequences),
+            bytes(&table),
+            to_pages(&k, true),
+            to_pages(&v, false),
+            y,
+        ];
         let y = floats(&run(&Template::Attend(t), CHUNK, args, sizes(count, 1, stride))[6]);
         bits(&y[..count * q.width])
     };

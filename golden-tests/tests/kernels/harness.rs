@@ -7,8 +7,9 @@ use swiftlm_ir::kernel::verify::verify;
 use swiftlm_ir::kernel::{Kernel, Length};
 use swiftlm_ir::map::{Map, MapStep};
 use swiftlm_ir::plan::{Groups, StepSizes};
-use swiftlm_ir::quant::{Affine, Float, Format};
+use swiftlm_ir::quant::{Affine, Float, Format, HeadRow};
 use swiftlm_ir::template::{Template, View};
+use swiftlm_ir::ty::PAGE_TOKENS;
 
 /// What an output holds before: to be found again wherever a kernel must not write.
 pub(crate) const UNTOUCHED: f32 = 777.25;
@@ -122,6 +123,58 @@ impl Weight {
     pub(crate) fn at(&self, row: usize, col: usize) -> f64 {
         f64::from(self.ty.format.decode_host(&self.bytes, self.ty.rows, self.ty.cols, row, col))
     }
+}
+
+/// Words of a head of a page in the order of the page, for each as (slot, what, index): whether a code's or a group's.
+fn page_words(row: HeadRow, keys: bool) -> Vec<(usize, bool, usize)> {
+    let (words, groups) = (row.words(), row.groups());
+    let slots = || 0..PAGE_TOKENS;
+    let codes: Vec<(usize, bool, usize)> = match keys {
+        true => (0..words).flat_map(|w| slots().map(move |s| (s, false, w))).collect(),
+        false => slots().flat_map(|s| (0..words).map(move |w| (s, false, w))).collect(),
+    };
+    codes.into_iter().chain((0..groups).flat_map(|g| slots().map(move |s| (s, true, g)))).collect()
+}
+
+/// A matrix of a row for each head's slot of each page, as it lies in pages of keys or of values.
+pub(crate) fn to_pages(rows: &Weight, keys: bool) -> Vec<u8> {
+    let (row, layout) =
+        (HeadRow { format: rows.ty.format, dim: rows.ty.cols }, rows.ty.format.layout(rows.ty.rows, rows.ty.cols));
+    let order = page_words(row, keys);
+    let part = |part: usize, row: usize, i: usize, bytes: usize| {
+        let c = &layout.components[part];
+        let at = c.offset + row * c.row_bytes + i * bytes;
+        rows.bytes[at..at + bytes].to_vec()
+    };
+    let heads = (0..rows.ty.rows).step_by(PAGE_TOKENS);
+    let word = |(first, (slot, group, i)): (usize, (usize, bool, usize))| match group {
+        false => part(0, first + slot, i, 4),
+        true => [part(1, first + slot, i, 2), part(2, first + slot, i, 2)].concat(),
+    };
+    heads.flat_map(|first| order.iter().map(move |o| (first, *o))).flat_map(word).collect()
+}
+
+/// The inverse.
+pub(crate) fn from_pages(ty: WeightType, bytes: &[u8], keys: bool) -> Weight {
+    let (row, layout) = (HeadRow { format: ty.format, dim: ty.cols }, ty.format.layout(ty.rows, ty.cols));
+    let (order, mut rows) = (page_words(row, keys), vec![0u8; layout.bytes]);
+    let mut put = |part: usize, row: usize, i: usize, bytes: &[u8]| {
+        let c = &layout.components[part];
+        let at = c.offset + row * c.row_bytes + i * bytes.len();
+        rows[at..at + bytes.len()].copy_from_slice(bytes);
+    };
+    for (n, word) in bytes.chunks_exact(4).enumerate() {
+        let (slot, group, i) = order[n % order.len()];
+        let row = n / order.len() * PAGE_TOKENS + slot;
+        match group {
+            false => put(0, row, i, word),
+            true => {
+                put(1, row, i, &word[..2]);
+                put(2, row, i, &word[2..]);
+            }
+        }
+    }
+    Weight { ty, bytes: rows }
 }
 
 fn encode(float: Float, place: &mut [u8], mut value: impl FnMut() -> f32) {

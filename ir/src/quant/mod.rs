@@ -5,12 +5,15 @@
 
 pub mod affine;
 pub mod decode;
+pub mod encode;
+pub mod head;
 
 use std::fmt;
 
 use half::{bf16, f16};
 
 pub use affine::Affine;
+pub use head::HeadRow;
 
 /// Floating-point storage of an element, a scale or a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +47,15 @@ impl Float {
     /// The name's inverse.
     pub fn parse(name: &str) -> Option<Self> {
         [Self::F32, Self::F16, Self::Bf16].into_iter().find(|f| f.name() == name)
+    }
+
+    /// The nearest number that it holds, ties to even.
+    pub fn rounded(self, x: f32) -> f32 {
+        match self {
+            Self::F32 => x,
+            Self::F16 => f16::from_f32(x).to_f32(),
+            Self::Bf16 => bf16::from_f32(x).to_f32(),
+        }
     }
 
     /// Element `i` of little-endian `bytes`.

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use half::{bf16, f16};
-
 use super::tensor::Step;
-use crate::quant::{Float, Format};
+use crate::quant::HeadRow;
 use crate::ty::StateType;
 
 /// Half of a paged state.
@@ -78,7 +76,7 @@ impl HostState {
     /// # Errors
     /// A position that does not follow on its sequence's last, or a format that has no encoder.
     pub fn append(&mut self, k: &[f32], v: &[f32], step: &Step<'_>) -> Result<(), String> {
-        let StateType::Paged { k: k_format, v: v_format, .. } = self.ty;
+        let StateType::Paged { dim, k: k_format, v: v_format, .. } = self.ty;
         let width = self.row_elements();
         for (t, token) in step.tokens.iter().enumerate() {
             let expected = self.len(token.sequence);
@@ -87,6 +85,10 @@ impl HostState {
                 return Err(format!("`kv.append!`: sequence {sequence}: expected position {expected}, got {position}"));
             }
             let row = t * width..(t + 1) * width;
+            let stored = |x: &[f32], format| -> Result<Vec<f32>, String> {
+                let head = HeadRow::new(format, dim).map_err(|e| format!("`kv.append!`: {e}"))?;
+                Ok(x.chunks_exact(dim).flat_map(|x| head.rounded(x)).collect())
+            };
             let keys = stored(&k[row.clone()], k_format)?;
             let values = stored(&v[row], v_format)?;
             let history = self.sequences.entry(token.sequence).or_default();
@@ -95,17 +97,4 @@ impl HostState {
         }
         Ok(())
     }
-}
-
-/// Numbers as they read back from a state: rounded to nearest even.
-fn stored(row: &[f32], format: Format) -> Result<Vec<f32>, String> {
-    let round: fn(f32) -> f32 = match format {
-        Format::Float(Float::F32) => |x| x,
-        Format::Float(Float::F16) => |x| f16::from_f32(x).to_f32(),
-        Format::Float(Float::Bf16) => |x| bf16::from_f32(x).to_f32(),
-        Format::Affine(_) => {
-            return Err(format!("`kv.append!`: a state stored as {format} is not supported: use a float format"));
-        }
-    };
-    Ok(row.iter().copied().map(round).collect())
 }

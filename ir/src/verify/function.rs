@@ -5,7 +5,7 @@ use crate::dim::{Dim, Sym};
 use crate::graph::{Arg, Def, Graph, ParamKind, Value, ValueInfo, WeightDecl};
 use crate::ops::Op;
 use crate::ops::infer::infer;
-use crate::quant::Format;
+use crate::quant::{Format, HeadRow};
 use crate::text::{group, names};
 use crate::ty::{DType, StateType, TensorType, Type};
 
@@ -214,7 +214,7 @@ fn possible(ty: &Type) -> Result<(), String> {
         Type::Tensor(t) if !t.shape.is_empty() && extents(t) => Ok(()),
         Type::History { heads, dim } if heads_fit(*heads, *dim) => Ok(()),
         Type::State(StateType::Paged { heads, dim, k, v }) if heads_fit(*heads, *dim) => {
-            row_format(*k, *dim).and_then(|()| row_format(*v, *dim))
+            HeadRow::new(*k, *dim).and_then(|_| HeadRow::new(*v, *dim)).map(|_| ())
         }
         _ => Err(format!("{ty}: expected 1 to {LARGEST} elements for each token")),
     }

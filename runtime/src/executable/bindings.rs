@@ -18,6 +18,11 @@ pub(super) struct Bindings {
 }
 
 impl Bindings {
+    /// Key pages and value pages of every state.
+    pub(super) fn states(&self) -> impl Iterator<Item = [Slice; 2]> + '_ {
+        self.states.iter().copied()
+    }
+
     /// Allocates everything but weights.
     pub(super) fn new(
         device: &mut dyn Device,

@@ -3,6 +3,7 @@
 
 mod batch;
 mod bindings;
+mod fill;
 mod inputs;
 mod load;
 mod recordings;

@@ -1,7 +1,10 @@
-//! The template `attend`: causal softmax attention over pages, in its online form (Milakov & Gimelshein 2018).
+//! The template `attend`: causal softmax attention over pages.
 //!
-//! Positions are taken in spans of [`SPAN`] at absolute places: within a span block after block, then span after span.
-//! Whether the spans of a token run on one thread or on many, the same numbers meet in the same order.
+//! Positions are taken in spans of [`SPAN`] at absolute places: a softmax within each, then span after span in the online
+//! form (Milakov & Gimelshein 2018). Whether the spans of a token run on one thread or on many, and whichever tokens
+//! share a tile, the same numbers meet in the same order.
+
+use std::ops::Range;
 
 use swiftlm_ir::plan::StepSizes;
 use swiftlm_ir::template::Attend;
@@ -9,14 +12,15 @@ use swiftlm_ir::ty::PAGE_TOKENS;
 
 use super::Micro;
 use super::context::{Context, Needs, Rows};
-use super::heads::{BlockTask, Share};
-use super::isa::{Isa, LANES, Task};
-use super::pages::{PageTable, Pages};
+use super::isa::{Isa, Task};
+use super::pages::{PageTable, Pages, Part};
+use super::share::Share;
+use super::tile::{ROWS, Tile};
 
 /// Positions of a span.
 pub(crate) const SPAN: usize = 8 * PAGE_TOKENS;
-/// Tokens that one task handles where there are many.
-const TOKENS: usize = 8;
+/// Score of what a query does not see. Finite, so that no difference of scores is undefined.
+pub(crate) const UNSEEN: f32 = -1e30;
 
 /// A launch's operands.
 #[derive(Clone, Copy)]
@@ -47,8 +51,14 @@ impl Attention<'_> {
     }
 
     /// The spans that a query at `position` sees.
-    fn spans(&self, position: usize) -> std::ops::Range<usize> {
+    pub(crate) fn spans(&self, position: usize) -> Range<usize> {
         self.first(position) / SPAN..position / SPAN + 1
+    }
+
+    /// Writes the results of one token's heads.
+    #[inline(always)]
+    unsafe fn finish<I: Isa>(&self, token: usize, kv_head: usize, share: &Share) {
+        share.finish::<I>(self.group(), self.y.row(token).add(kv_head * self.group() * self.template.dim));
     }
 }
 
@@ -56,8 +66,7 @@ impl Attention<'_> {
 struct Whole<'a> {
     attention: &'a Attention<'a>,
     kv_head: usize,
-    first: usize,
-    last: usize,
+    tokens: Range<usize>,
     scratch: *mut f32,
 }
 
@@ -65,40 +74,64 @@ impl Task for Whole<'_> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        let (attention, dim) = (self.attention, self.attention.template.dim);
-        let total = Share::new(self.scratch, attention.group(), dim);
-        let part = Share::new(self.scratch.add(Share::floats(attention.group(), dim)), attention.group(), dim);
-        let blocks = self.scratch.add(2 * Share::floats(attention.group(), dim));
-        for token in self.first..self.last {
-            for (i, span) in attention.spans(attention.table.position(token)).enumerate() {
-                let to = if i == 0 { total } else { part };
-                BlockTask { attention, token, kv_head: self.kv_head, scores: blocks }.span::<I>(span, to);
-                if i > 0 {
-                    total.merge::<I>(&part);
+        let Self { attention, kv_head, tokens, scratch } = self;
+        let (dim, group) = (attention.template.dim, attention.group());
+        let mut first = tokens.start;
+        while first < tokens.end {
+            // Tokens of one sequence share its pages.
+            let sequence = attention.table.sequence(first);
+            let same = (first..tokens.end).take_while(|t| attention.table.sequence(*t) == sequence).count();
+            let (rows, run) = (same * group, first..first + same);
+            first = run.end;
+            let (total, part) = (Share::new(scratch, dim), Share::new(scratch.add(Share::floats(rows, dim)), dim));
+            let tile = Tile::new::<I>(attention, kv_head, run.clone(), scratch.add(2 * Share::floats(rows, dim)));
+            for row in 0..rows {
+                total.clear::<I>(row);
+            }
+            for span in tile.spans() {
+                if tile.span::<I>(span, part).is_none() {
+                    return;
+                }
+                for (i, token) in run.clone().enumerate() {
+                    let own = attention.spans(attention.table.position(token));
+                    if own.contains(&span) {
+                        total.rows(i * group).merge::<I>(&part.rows(i * group), group);
+                    }
                 }
             }
-            total.finish::<I>(attention.y.row(token).add(self.kv_head * attention.group() * dim));
+            for (i, token) in run.enumerate() {
+                attention.finish::<I>(token, kv_head, &total.rows(i * group));
+            }
         }
     }
 }
 
-/// One span of one token for one KV head, left in the launch's scratch.
-struct Part<'a> {
+/// Some spans of one token for one KV head, left in the launch's scratch.
+struct Piece<'a> {
     attention: &'a Attention<'a>,
     token: usize,
     kv_head: usize,
-    span: usize,
-    to: Share,
+    spans: Range<usize>,
+    /// The share of span 0.
+    shares: *mut f32,
     scratch: *mut f32,
 }
 
-impl Task for Part<'_> {
+// SAFETY: addresses of scratch; tasks use disjoint parts.
+unsafe impl Send for Piece<'_> {}
+
+impl Task for Piece<'_> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        let Self { attention, token, kv_head, span, to, scratch } = self;
-        if attention.spans(attention.table.position(token)).contains(&span) {
-            BlockTask { attention, token, kv_head, scores: scratch }.span::<I>(span, to);
+        let Self { attention, token, kv_head, spans, shares, scratch } = self;
+        let (dim, size) = (attention.template.dim, Share::floats(attention.group(), attention.template.dim));
+        let tile = Tile::new::<I>(attention, kv_head, token..token + 1, scratch);
+        let seen = tile.spans();
+        for span in spans.start.max(seen.start)..spans.end.min(seen.end) {
+            if tile.span::<I>(span, Share::new(shares.wrapping_add(span * size), dim)).is_none() {
+                return;
+            }
         }
     }
 }
@@ -110,9 +143,10 @@ struct Merge<'a> {
     kv_head: usize,
     /// The share of span 0.
     shares: *mut f32,
+    total: *mut f32,
 }
 
-// SAFETY: an address of the launch's scratch; tasks use disjoint parts.
+// SAFETY: addresses of scratch; tasks use disjoint parts.
 unsafe impl Send for Merge<'_> {}
 
 impl Task for Merge<'_> {
@@ -120,13 +154,15 @@ impl Task for Merge<'_> {
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
         let (attention, dim, group) = (self.attention, self.attention.template.dim, self.attention.group());
-        let share = |span: usize| Share::new(self.shares.wrapping_add(span * Share::floats(group, dim)), group, dim);
-        let spans = attention.spans(attention.table.position(self.token));
-        let total = share(spans.start);
-        for span in spans.start + 1..spans.end {
-            total.merge::<I>(&share(span));
+        let total = Share::new(self.total, dim);
+        for row in 0..group {
+            total.clear::<I>(row);
         }
-        total.finish::<I>(attention.y.row(self.token).add(self.kv_head * group * dim));
+        for span in attention.spans(attention.table.position(self.token)) {
+            let share = Share::new(self.shares.wrapping_add(span * Share::floats(group, dim)), dim);
+            total.merge::<I>(&share, group);
+        }
+        attention.finish::<I>(self.token, self.kv_head, &total);
     }
 }
 
@@ -142,9 +178,12 @@ impl Scratch {
     }
 }
 
+/// Tasks per thread that even out threads of different speed.
+const SPREAD: usize = 4;
+
 /// Whether the spans of a token are spread over threads: where tokens and heads alone do not keep them busy.
 fn spreads(template: &Attend, sizes: &StepSizes, threads: usize) -> bool {
-    threads > 1 && sizes.tokens as usize * template.kv_heads < 4 * threads && table_spans(sizes) > 1
+    threads > 1 && sizes.tokens as usize * template.kv_heads <= SPREAD * threads && table_spans(sizes) > 1
 }
 
 /// Spans that a row of the page table can hold.
@@ -155,10 +194,11 @@ fn table_spans(sizes: &StepSizes) -> usize {
 impl Micro for Attend {
     fn needs(&self, sizes: &StepSizes, threads: usize) -> Needs {
         let group = self.heads / self.kv_heads;
-        let share = Share::floats(group, self.dim);
         // Asked for by every step, so that the first small one finds it: see `spreads`.
-        let launch = if threads > 1 { 4 * threads * table_spans(sizes) * share } else { 0 };
-        Needs { launch, worker: 2 * share + (group * PAGE_TOKENS).next_multiple_of(LANES) }
+        let launch =
+            if threads > 1 { SPREAD * threads * table_spans(sizes) * Share::floats(group, self.dim) } else { 0 };
+        let rows = ROWS.max(group);
+        Needs { launch, worker: 2 * Share::floats(rows, self.dim) + Tile::floats(rows, self.dim) }
     }
 
     fn run(&self, ctx: &Context<'_>, scratch: *mut f32) -> Result<(), String> {
@@ -167,18 +207,20 @@ impl Micro for Attend {
             ctx,
             template: self,
             table: PageTable::new(ctx, 1)?,
-            keys: Pages::new(ctx, 4, self.k_format, self.kv_heads, self.dim)?,
-            values: Pages::new(ctx, 5, self.v_format, self.kv_heads, self.dim)?,
+            keys: Pages::new(ctx, 4, Part::Keys, self.k_format, self.kv_heads, self.dim)?,
+            values: Pages::new(ctx, 5, Part::Values, self.v_format, self.kv_heads, self.dim)?,
             q: ctx.rows(0, "q", self.q, tokens, width)?,
             y: ctx.rows(6, "y", self.y, tokens, width)?,
         };
         let (heads, attention) = (self.kv_heads, &attention);
         if !spreads(self, &ctx.sizes, ctx.pool.threads()) {
-            let per = if tokens * heads >= 8 * TOKENS * ctx.pool.threads() { TOKENS } else { 1 };
+            // As many tokens as share a tile, while there are tasks enough.
+            let per = (tokens * heads / (SPREAD * ctx.pool.threads())).clamp(1, (ROWS / group).max(1));
             let parts = tokens.div_ceil(per);
             ctx.parallel(parts * heads, |task, scratch| {
-                let (part, kv_head) = (task % parts, task / parts);
-                Whole { attention, kv_head, first: part * per, last: ((part + 1) * per).min(tokens), scratch }
+                // Later tokens see more: they go first.
+                let (part, kv_head) = (parts - 1 - task % parts, task / parts);
+                Whole { attention, kv_head, tokens: part * per..((part + 1) * per).min(tokens), scratch }
             });
             return Ok(());
         }
@@ -191,16 +233,25 @@ impl Micro for Attend {
         }
         let (spans, share, shares) = (table_spans(&ctx.sizes), Share::floats(group, self.dim), Scratch(scratch));
         let reached = (0..tokens).map(|t| attention.spans(attention.table.position(t)).end).max().unwrap_or(0);
-        ctx.parallel(tokens * heads * reached, |task, scratch| {
-            let (span, of) = (task % reached, task / reached);
-            let to = Share::new(shares.at((of * spans + span) * share), group, self.dim);
-            Part { attention, token: of / heads, kv_head: of % heads, span, to, scratch }
+        let per = (tokens * heads * reached / (4 * SPREAD * ctx.pool.threads())).max(1);
+        let pieces = reached.div_ceil(per);
+        ctx.parallel(tokens * heads * pieces, |task, scratch| {
+            let (piece, of) = (task % pieces, task / pieces);
+            Piece {
+                attention,
+                token: of / heads,
+                kv_head: of % heads,
+                spans: piece * per..(piece + 1) * per,
+                shares: shares.at(of * spans * share),
+                scratch,
+            }
         });
-        ctx.parallel(tokens * heads, |task, _| Merge {
+        ctx.parallel(tokens * heads, |task, total| Merge {
             attention,
             token: task / heads,
             kv_head: task % heads,
             shares: shares.at(task * spans * share),
+            total,
         });
         Ok(())
     }

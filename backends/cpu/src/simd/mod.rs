@@ -14,7 +14,6 @@ mod direct;
 mod embed;
 mod epilogue;
 mod experts;
-mod heads;
 pub(crate) mod isa;
 mod linear;
 mod map;
@@ -25,6 +24,8 @@ mod panel;
 mod product;
 mod rope;
 mod route;
+mod share;
+mod tile;
 mod weights;
 
 use swiftlm_ir::plan::StepSizes;

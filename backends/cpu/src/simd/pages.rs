@@ -1,9 +1,15 @@
-//! KV pages: where a token's page is, and the rows in it.
+//! KV pages: where a token's page is, and the heads in it, encoded and decoded.
 
-use swiftlm_ir::quant::{Float, Format};
+use swiftlm_ir::quant::head::Group;
+use swiftlm_ir::quant::{Affine, Float, Format, HeadRow};
 use swiftlm_ir::ty::PAGE_TOKENS;
 
 use super::context::{Context, Ids};
+use super::isa::{Isa, LANES};
+use super::weights::{load_floats, load_full, load_some};
+
+/// Vectors over the slots of a page.
+const SLOT_VECTORS: usize = PAGE_TOKENS / LANES;
 
 /// Where the tokens of a step are kept.
 #[derive(Clone, Copy)]
@@ -16,15 +22,21 @@ pub(crate) struct PageTable {
     arg: usize,
 }
 
-/// Keys or values: pages of `[head][slot][dim]`.
+/// Which half of a state pages hold: [`HeadRow`] says how each lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Keys,
+    Values,
+}
+
+/// Keys or values of a state.
 #[derive(Clone, Copy)]
 pub(crate) struct Pages {
     base: *mut u8,
     /// Pages that the argument holds.
     count: usize,
-    pub(crate) float: Float,
-    head_bytes: usize,
-    row_bytes: usize,
+    part: Part,
+    pub(crate) row: HeadRow,
     heads: usize,
 }
 
@@ -52,6 +64,12 @@ impl PageTable {
         self.positions.get(token)
     }
 
+    /// Row of the page table that a token's sequence has.
+    #[inline(always)]
+    pub(crate) fn sequence(&self, token: usize) -> usize {
+        self.sequences.get(token)
+    }
+
     /// Page of block `block` of a token's sequence, below `pages`; what is out of range is reported.
     #[inline(always)]
     pub(crate) fn page(&self, ctx: &Context<'_>, token: usize, block: usize, pages: usize) -> Option<usize> {
@@ -74,19 +92,21 @@ impl PageTable {
 
 impl Pages {
     /// The pages of argument `arg`.
-    pub(crate) fn new(ctx: &Context<'_>, arg: usize, format: Format, heads: usize, dim: usize) -> Result<Self, String> {
-        let Format::Float(float) = format else { return Err(format!("{format} is no format of pages")) };
-        let row_bytes = dim * float.bytes();
-        let head_bytes = PAGE_TOKENS * row_bytes;
+    pub(crate) fn new(
+        ctx: &Context<'_>,
+        arg: usize,
+        part: Part,
+        format: Format,
+        heads: usize,
+        dim: usize,
+    ) -> Result<Self, String> {
+        let row = HeadRow::new(format, dim)?;
+        if !(dim * row.bits()).is_multiple_of(32) {
+            return Err(format!("heads of {dim} elements do not fill whole words of {format}"));
+        }
         let span = ctx.span(arg)?;
-        Ok(Self {
-            base: span.base,
-            count: span.bytes / (heads * head_bytes).max(1),
-            float,
-            head_bytes,
-            row_bytes,
-            heads,
-        })
+        let count = span.bytes / (heads * row.page_bytes()).max(1);
+        Ok(Self { base: span.base, count, part, row, heads })
     }
 
     /// Pages there are.
@@ -95,15 +115,165 @@ impl Pages {
         self.count
     }
 
-    /// Bytes from slot to slot.
+    /// A head of a page.
     #[inline(always)]
-    pub(crate) fn row_bytes(&self) -> usize {
-        self.row_bytes
+    pub(crate) unsafe fn head(&self, page: usize, head: usize) -> *mut u32 {
+        self.base.add((page * self.heads + head) * self.row.page_bytes()).cast()
     }
 
-    /// Row of a slot of a page.
+    /// Word of a slot of a head.
     #[inline(always)]
-    pub(crate) unsafe fn row(&self, page: usize, head: usize, slot: usize) -> *mut u8 {
-        self.base.add((page * self.heads + head) * self.head_bytes + slot * self.row_bytes)
+    unsafe fn word(&self, head: *mut u32, slot: usize, word: usize) -> *mut u32 {
+        match self.part {
+            Part::Keys => head.add(word * PAGE_TOKENS + slot),
+            Part::Values => head.add(slot * self.row.words() + word),
+        }
+    }
+
+    /// Encodes `dim` floats into a slot of a head; `padded` floats may be read, nothing else is written.
+    #[inline(always)]
+    pub(crate) unsafe fn store<I: Isa>(&self, head: *mut u32, slot: usize, from: *const f32) {
+        match self.row.format {
+            Format::Float(float) => {
+                let per = LANES * float.bytes() / 4;
+                for (i, first) in (0..self.row.dim).step_by(LANES).zip((0..).step_by(per)) {
+                    let x = load_some::<I>(from.add(i), self.row.dim - i);
+                    let mut words = [0u32; LANES];
+                    match float {
+                        Float::F32 => I::store(words.as_mut_ptr().cast(), x),
+                        Float::F16 => I::store_f16(words.as_mut_ptr().cast(), x),
+                        Float::Bf16 => I::store_bf16(words.as_mut_ptr().cast(), x),
+                    }
+                    for w in 0..per.min(self.row.words() - first) {
+                        *self.word(head, slot, first + w) = words[w];
+                    }
+                }
+            }
+            Format::Affine(a) => self.store_codes(a, head, slot, from),
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_codes(&self, a: Affine, head: *mut u32, slot: usize, from: *const f32) {
+        let (size, per) = (self.row.group(), self.row.per_word());
+        let groups = head.add(self.row.words() * PAGE_TOKENS);
+        for g in 0..self.row.groups() {
+            let x = std::slice::from_raw_parts(from.add(g * size), size);
+            let group = Group::of(x, a.bits);
+            *groups.add(g * PAGE_TOKENS + slot) = group.word();
+            for (w, x) in x.chunks_exact(per).enumerate() {
+                let place = |bits, (i, x): (usize, &f32)| bits | group.code(*x) << (i * a.bits as usize);
+                *self.word(head, slot, g * size / per + w) = x.iter().enumerate().fold(0, place);
+            }
+        }
+    }
+
+    /// Decodes a head of keys to floats `[element][slot]`.
+    #[inline(always)]
+    pub(crate) unsafe fn keys<I: Isa>(&self, head: *const u32, to: *mut f32) {
+        match self.row.format {
+            Format::Float(Float::F32) => {
+                for at in (0..self.row.words() * PAGE_TOKENS).step_by(LANES) {
+                    I::store(to.add(at), I::load(head.add(at).cast()));
+                }
+            }
+            Format::Float(Float::F16) => self.key_halves::<I, false>(head, to),
+            Format::Float(Float::Bf16) => self.key_halves::<I, true>(head, to),
+            Format::Affine(a) => {
+                let (group, per) = (self.row.group(), self.row.per_word());
+                let words = self.row.words();
+                for g in 0..self.row.groups() {
+                    let word = head.add((words + g) * PAGE_TOKENS);
+                    for s in 0..SLOT_VECTORS {
+                        let [scale, bias] = I::halves_f16(word.add(s * LANES));
+                        for w in g * group / per..(g + 1) * group / per {
+                            let at = w * PAGE_TOKENS + s * LANES;
+                            let (from, to) = (head.add(at), to.add(w * per * PAGE_TOKENS + s * LANES));
+                            if a.bits == 8 {
+                                let codes = I::codes8(from);
+                                for i in 0..codes.len() {
+                                    I::store(to.add(i * PAGE_TOKENS), I::fma(codes[i], scale, bias));
+                                }
+                            } else {
+                                let codes = I::codes4(from);
+                                for i in 0..codes.len() {
+                                    I::store(to.add(i * PAGE_TOKENS), I::fma(codes[i], scale, bias));
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn key_halves<I: Isa, const BRAIN: bool>(&self, head: *const u32, to: *mut f32) {
+        for at in (0..self.row.words() * PAGE_TOKENS).step_by(LANES) {
+            let [low, high] = if BRAIN { I::halves_bf16(head.add(at)) } else { I::halves_f16(head.add(at)) };
+            let to = to.add(at / PAGE_TOKENS * 2 * PAGE_TOKENS + at % PAGE_TOKENS);
+            I::store(to, low);
+            I::store(to.add(PAGE_TOKENS), high);
+        }
+    }
+
+    /// Decodes slots `from .. until` of a head of values to floats `[slot][element]`, rows padded to a multiple of 16.
+    #[inline(always)]
+    pub(crate) unsafe fn values<I: Isa>(&self, head: *const u32, (from, until): (usize, usize), to: *mut f32) {
+        let (dim, width, words) = (self.row.dim, self.row.dim.next_multiple_of(LANES), self.row.words());
+        let bits = self.row.bits();
+        if let Format::Float(float) = self.row.format {
+            let (first, to) = (head.add(from * words).cast::<u8>(), to.add(from * width));
+            if dim == width {
+                let elements = (until - from) * dim;
+                match float {
+                    Float::F32 => decode_dense::<I, 0>(first, elements, to),
+                    Float::F16 => decode_dense::<I, 1>(first, elements, to),
+                    Float::Bf16 => decode_dense::<I, 2>(first, elements, to),
+                }
+                return;
+            }
+            for slot in 0..until - from {
+                let row = first.add(4 * slot * words);
+                for d in (0..dim).step_by(LANES) {
+                    I::store(to.add(slot * width + d), load_floats::<I>(float, row.add(d * float.bytes()), dim - d));
+                }
+            }
+            return;
+        }
+        let group = self.row.group();
+        for g in 0..self.row.groups() {
+            let (mut scales, mut biases) = ([0f32; PAGE_TOKENS], [0f32; PAGE_TOKENS]);
+            for s in 0..SLOT_VECTORS {
+                let [scale, bias] = I::halves_f16(head.add((words + g) * PAGE_TOKENS + s * LANES));
+                I::store(scales.as_mut_ptr().add(s * LANES), scale);
+                I::store(biases.as_mut_ptr().add(s * LANES), bias);
+            }
+            for slot in from..until {
+                let (row, to) = (head.add(slot * words).cast::<u8>(), to.add(slot * width));
+                let (scale, bias) = (I::splat(scales[slot]), I::splat(biases[slot]));
+                let mut d = g * group;
+                while d + LANES <= (g + 1) * group {
+                    let codes = if bits == 8 { I::load_u8(row.add(d)) } else { I::load_u4(row.add(d / 2)) };
+                    I::store(to.add(d), I::fma(codes, scale, bias));
+                    d += LANES;
+                }
+                if d < (g + 1) * group {
+                    let mut padded = [0u8; LANES];
+                    std::ptr::copy_nonoverlapping(row.add(d * bits / 8), padded.as_mut_ptr(), (dim - d) * bits / 8);
+                    let codes = if bits == 8 { I::load_u8(padded.as_ptr()) } else { I::load_u4(padded.as_ptr()) };
+                    I::store(to.add(d), I::fma(codes, scale, bias));
+                }
+            }
+        }
+    }
+}
+
+/// Decodes floats that lie side by side, a multiple of 16. Which: f32, f16, bf16.
+#[inline(always)]
+unsafe fn decode_dense<I: Isa, const WHICH: usize>(from: *const u8, elements: usize, to: *mut f32) {
+    const FLOATS: [Float; 3] = [Float::F32, Float::F16, Float::Bf16];
+    for i in (0..elements).step_by(LANES) {
+        I::store(to.add(i), load_full::<I>(FLOATS[WHICH], from.add(i * FLOATS[WHICH].bytes())));
     }
 }

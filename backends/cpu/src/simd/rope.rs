@@ -3,7 +3,6 @@
 
 use swiftlm_ir::ops::RopeLayout;
 use swiftlm_ir::plan::StepSizes;
-use swiftlm_ir::quant::Float;
 use swiftlm_ir::template::{Append, Norm, Rope, RopeAppend, View};
 use swiftlm_ir::ty::PAGE_TOKENS;
 
@@ -11,7 +10,7 @@ use super::Micro;
 use super::context::{Context, Needs, Rows};
 use super::isa::{Isa, LANES, Task};
 use super::norm::Normalizer;
-use super::pages::{PageTable, Pages};
+use super::pages::{PageTable, Pages, Part as Half};
 use super::weights::{load_some, store_some};
 
 /// The step's rotation.
@@ -122,7 +121,7 @@ impl Task for Tokens<'_> {
                     }
                     match (part.to, page) {
                         (To::Pages(pages), Some((page, slot))) => {
-                            store_row::<I>(pages.float, pages.row(page, head, slot), from, *dim);
+                            pages.store::<I>(pages.head(page, head), slot, from);
                         }
                         (To::Rows(rows), _) => {
                             std::ptr::copy(from, rows.row(token).add(head * dim), *dim);
@@ -132,25 +131,6 @@ impl Task for Tokens<'_> {
                 }
             }
         }
-    }
-}
-
-/// Rounds `dim` floats into a row of a page; nothing behind it is written.
-#[inline(always)]
-unsafe fn store_row<I: Isa>(float: Float, to: *mut u8, from: *const f32, dim: usize) {
-    for i in (0..dim).step_by(LANES) {
-        let left = dim - i;
-        let x = load_some::<I>(from.add(i), left);
-        let mut halves = [0u16; LANES];
-        match float {
-            Float::F32 => {
-                store_some::<I>(to.cast::<f32>().add(i), x, left);
-                continue;
-            }
-            Float::F16 => I::store_f16(halves.as_mut_ptr(), x),
-            Float::Bf16 => I::store_bf16(halves.as_mut_ptr(), x),
-        }
-        std::ptr::copy_nonoverlapping(halves.as_ptr(), to.cast::<u16>().add(i), left.min(LANES));
     }
 }
 
@@ -205,8 +185,8 @@ impl Micro for Append {
         let part = |x, to| Part { x, heads: self.heads, norm: None, rotation: None, to: To::Pages(to) };
         let k = ctx.rows(0, "k", self.k, tokens, width)?;
         let v = ctx.rows(1, "v", self.v, tokens, width)?;
-        let keys = Pages::new(ctx, 5, self.k_format, self.heads, self.dim)?;
-        let values = Pages::new(ctx, 6, self.v_format, self.heads, self.dim)?;
+        let keys = Pages::new(ctx, 5, Half::Keys, self.k_format, self.heads, self.dim)?;
+        let values = Pages::new(ctx, 6, Half::Values, self.v_format, self.heads, self.dim)?;
         let parts = [Some(part(k, keys)), Some(part(v, values)), None];
         Launch { ctx, table: Some(PageTable::new(ctx, 2)?), parts, dim: self.dim }.run();
         Ok(())
@@ -232,8 +212,8 @@ impl Micro for RopeAppend {
         let k_norm = next_norm(&self.k_norm, scratch.wrapping_add(Normalizer::needs(append.dim)))?;
         let rotation = Rotation::new(ctx, at, self.rotated, self.layout)?;
         let q_out = ctx.rows(at + 4, "q", self.q_out, tokens, q_width)?;
-        let keys = Pages::new(ctx, at + 5, append.k_format, append.heads, append.dim)?;
-        let values = Pages::new(ctx, at + 6, append.v_format, append.heads, append.dim)?;
+        let keys = Pages::new(ctx, at + 5, Half::Keys, append.k_format, append.heads, append.dim)?;
+        let values = Pages::new(ctx, at + 6, Half::Values, append.v_format, append.heads, append.dim)?;
         let (heads, part) = (append.heads, |x, heads, norm, rotation, to| Some(Part { x, heads, norm, rotation, to }));
         let q = ctx.rows(0, "qkv", self.q, tokens, q_width)?;
         let k = ctx.rows(0, "qkv", append.k, tokens, kv_width)?;

@@ -8,7 +8,7 @@ use swiftlm_ir::template::{Append, RopeAppend};
 use swiftlm_ir::ty::PAGE_TOKENS;
 
 use super::operand::{NormWeight, Rows};
-use super::pages::{PageTable, Pages};
+use super::pages::{PageTable, Pages, Part};
 use super::rope::{Head, LANES, Rotation, for_run, head_blocks, head_of_lane};
 use super::{Bounds, Built, single, when_row};
 
@@ -23,8 +23,8 @@ struct Target<'a, 'k> {
 
 impl<'a, 'k> Target<'a, 'k> {
     fn new(kb: &'k Kb, t: &'a Append, table: PageTable<'k>) -> Self {
-        let keys = Pages::declare(kb, "key_pages", Access::ReadWrite, t.k_format, t.heads, t.dim);
-        let values = Pages::declare(kb, "value_pages", Access::ReadWrite, t.v_format, t.heads, t.dim);
+        let keys = Pages::declare(kb, Part::Keys, Access::ReadWrite, t.k_format, t.heads, t.dim);
+        let values = Pages::declare(kb, Part::Values, Access::ReadWrite, t.v_format, t.heads, t.dim);
         Self { kb, t, table, keys, values }
     }
 
@@ -33,8 +33,8 @@ impl<'a, 'k> Target<'a, 'k> {
         self.kb.when(head.lt(self.kb.dim(self.t.heads)), || {
             let position = self.table.position(token);
             let page = self.table.page(token, self.table.block(position));
-            let slot = position.modulo(PAGE_TOKENS);
-            for_run(self.kb, pages.words(), |word| pages.store(page, head, slot, word, |d| source.value(d)));
+            let place = pages.place(page, head, position.modulo(PAGE_TOKENS));
+            for_run(self.kb, pages.row().words(), |word| pages.store(place, word, |d| source.value(d)));
         });
     }
 

@@ -8,7 +8,7 @@ use swiftlm_ir::template::Attend;
 use swiftlm_ir::ty::PAGE_TOKENS;
 
 use super::operand::{Packs, Rows, dot};
-use super::pages::{PageTable, Pages};
+use super::pages::{PageTable, Pages, Part};
 use super::{Bounds, Built, single, when_row};
 
 /// One lane for each position of a block.
@@ -34,8 +34,8 @@ pub(super) fn build(t: &Attend, name: &str, bounds: Bounds) -> Built {
     let kb = bounds.kernel(name, LANES as u32);
     let q = Packs::declare_heads(&kb, "q", t.q, tokens, t.heads, t.dim);
     let table = PageTable::declare(&kb, bounds);
-    let keys = Pages::declare_packs(&kb, "key_pages", t.k_format, t.kv_heads, t.dim);
-    let values = Pages::declare(&kb, "value_pages", Access::Read, t.v_format, t.kv_heads, t.dim);
+    let keys = Pages::declare(&kb, Part::Keys, Access::Read, t.k_format, t.kv_heads, t.dim);
+    let values = Pages::declare(&kb, Part::Values, Access::Read, t.v_format, t.kv_heads, t.dim);
     let y = Rows::declare(&kb, "y", t.y, tokens, t.heads * t.dim);
     let scores = kb.shared(KType::F32, (group * LANES) as u32);
     let weights = kb.shared(KType::F32, (group * LANES) as u32);
@@ -49,10 +49,11 @@ pub(super) fn build(t: &Attend, name: &str, bounds: Bounds) -> Built {
             0 => kb.u32(0),
             window => position.plus(1).max(kb.dim(window)) - kb.dim(window),
         };
-        let words: Vec<E<'_>> = (0..values.words().div_ceil(LANES)).map(|j| lane.plus(j * LANES)).collect();
-        let when_word = |word: E<'_>, body: &dyn Fn()| match values.words().is_multiple_of(LANES) {
+        let value_words = values.row().words();
+        let words: Vec<E<'_>> = (0..value_words.div_ceil(LANES)).map(|j| lane.plus(j * LANES)).collect();
+        let when_word = |word: E<'_>, body: &dyn Fn()| match value_words.is_multiple_of(LANES) {
             true => body(),
-            false => kb.when(word.lt(kb.dim(values.words())), body),
+            false => kb.when(word.lt(kb.dim(value_words)), body),
         };
         let zeros = |n: usize| -> Vec<V<'_>> { (0..n).map(|_| kb.var(kb.f32(0.0))).collect() };
         let largest: Vec<V<'_>> = (0..group).map(|_| kb.var(kb.f32(UNSEEN))).collect();
@@ -60,13 +61,13 @@ pub(super) fn build(t: &Attend, name: &str, bounds: Bounds) -> Built {
         let total = zeros(group);
         // sums[j][element of a word][head]
         let sums: Vec<Vec<Vec<V<'_>>>> =
-            words.iter().map(|_| (0..values.per_word()).map(|_| zeros(group)).collect()).collect();
+            words.iter().map(|_| (0..values.row().per_word()).map(|_| zeros(group)).collect()).collect();
 
         kb.range(first.over(PAGE_TOKENS), table.block(position).plus(1), 1, |block| {
             let (page, start) = (table.page(token, block), block.times(PAGE_TOKENS));
             let products = zeros(group);
             kb.range(kb.u32(0), kb.dim(q.count()), 1, |pack| {
-                let key = keys.pack(page, kv_head, lane, pack);
+                let key = keys.pack(keys.place(page, kv_head, lane), pack);
                 for (h, product) in products.iter().enumerate() {
                     product.set(product.get() + dot(&q.head_pack(token, head(h), pack), &key));
                 }
@@ -95,7 +96,7 @@ pub(super) fn build(t: &Attend, name: &str, bounds: Bounds) -> Built {
                 let shares: Vec<E<'_>> = (0..group).map(|h| weights.get(slot.plus(h * LANES))).collect();
                 for (word, sums) in words.iter().zip(&sums) {
                     when_word(*word, &|| {
-                        for (value, heads) in values.word(page, kv_head, slot, *word).iter().zip(sums) {
+                        for (value, heads) in values.word(values.place(page, kv_head, slot), *word).iter().zip(sums) {
                             for (sum, share) in heads.iter().zip(&shares) {
                                 sum.set(sum.get() + *share * *value);
                             }
@@ -113,7 +114,7 @@ pub(super) fn build(t: &Attend, name: &str, bounds: Bounds) -> Built {
         for (word, sums) in words.iter().zip(&sums) {
             when_word(*word, &|| {
                 for (i, heads) in sums.iter().enumerate() {
-                    let d = word.times(values.per_word()).plus(i);
+                    let d = word.times(values.row().per_word()).plus(i);
                     for (h, sum) in heads.iter().enumerate() {
                         y.store(token, head(h).times(t.dim) + d, sum.get() / total[h]);
                     }

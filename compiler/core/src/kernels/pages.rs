@@ -1,9 +1,10 @@
-//! KV pages as operands: where a token's page is, and rows of a page in their float format.
+//! KV pages as operands: where a token's page is, and heads in a page, encoded or decoded.
 
 use swiftlm_ir::kernel::builder::{A, E, Kb};
 use swiftlm_ir::kernel::{Access, DataBound, Immediate, KType, Length};
-use swiftlm_ir::quant::decode::{floats, pack_width, word_of, word_values};
-use swiftlm_ir::quant::{Float, Format};
+use swiftlm_ir::quant::decode::{pack_width, word_of, word_values};
+use swiftlm_ir::quant::encode::GroupExpr;
+use swiftlm_ir::quant::{Format, HeadRow};
 use swiftlm_ir::ty::PAGE_TOKENS;
 
 use super::Bounds;
@@ -47,101 +48,114 @@ impl<'k> PageTable<'k> {
     }
 }
 
-/// Keys or values: pages of `[head][slot][dim]`.
+/// Which half of a state pages hold: [`HeadRow`] says how each lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Keys,
+    Values,
+}
+
+/// Keys or values of a state.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pages<'k> {
     kb: &'k Kb,
     arg: A<'k>,
-    float: Float,
+    row: HeadRow,
+    part: Part,
     heads: usize,
-    dim: usize,
-    /// Words of an element of the argument: 1 or 4.
-    step: usize,
+}
+
+/// A head of a token in a page: the head's first word, and the slot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'k> {
+    first: E<'k>,
+    slot: E<'k>,
 }
 
 impl<'k> Pages<'k> {
-    /// Declares the next argument as pages that are accessed word by word.
-    pub(super) fn declare(kb: &'k Kb, name: &str, access: Access, format: Format, heads: usize, dim: usize) -> Self {
-        Self::declare_as(kb, name, access, format, heads, dim, KType::U32)
+    /// Declares the next argument.
+    pub(super) fn declare(kb: &'k Kb, part: Part, access: Access, format: Format, heads: usize, dim: usize) -> Self {
+        let row = HeadRow { format, dim };
+        let name = if part == Part::Keys { "key_pages" } else { "value_pages" };
+        let unit = (heads * row.page_bytes() / 4) as u64;
+        Self { kb, arg: kb.arg(name, access, KType::U32, Length::Units(unit)), row, part, heads }
     }
 
-    /// Declares the next argument as pages that are read by packs.
-    pub(super) fn declare_packs(kb: &'k Kb, name: &str, format: Format, heads: usize, dim: usize) -> Self {
-        let words = pack_width(dim) * float(format).bytes() / 4;
-        let elem = if words > 0 && words.is_multiple_of(4) { KType::U32X4 } else { KType::U32 };
-        Self::declare_as(kb, name, Access::Read, format, heads, dim, elem)
+    /// How a head is stored.
+    pub(super) fn row(&self) -> HeadRow {
+        self.row
     }
 
-    fn declare_as(
-        kb: &'k Kb,
-        name: &str,
-        access: Access,
-        format: Format,
-        heads: usize,
-        dim: usize,
-        elem: KType,
-    ) -> Self {
-        let (float, step) = (float(format), elem.width as usize);
-        let unit = heads * PAGE_TOKENS * dim * float.bytes() / elem.bytes();
-        Self { kb, arg: kb.arg(name, access, elem, Length::Units(unit as u64)), float, heads, dim, step }
+    /// Where a head of a token is.
+    pub(super) fn place(&self, page: E<'k>, head: E<'k>, slot: E<'k>) -> Place<'k> {
+        let words = self.row.page_bytes() / 4;
+        let page = page.trust(DataBound::BelowUnits(self.arg.index)).times(self.heads * words);
+        Place { first: page + head.times(words), slot }
     }
 
-    /// Elements of a word.
-    pub(super) fn per_word(&self) -> usize {
-        4 / self.float.bytes()
-    }
-
-    /// Words of a row.
-    pub(super) fn words(&self) -> usize {
-        self.dim / self.per_word()
-    }
-
-    /// First argument element of a row.
-    fn row(&self, page: E<'k>, head: E<'k>, slot: E<'k>) -> E<'k> {
-        let words = self.words() / self.step;
-        let page = page.trust(DataBound::BelowUnits(self.arg.index)).times(self.heads * PAGE_TOKENS * words);
-        page + (head.times(PAGE_TOKENS) + slot).times(words)
-    }
-
-    /// Pack `pack` of a row.
-    pub(super) fn pack(&self, page: E<'k>, head: E<'k>, slot: E<'k>, pack: E<'k>) -> Vec<E<'k>> {
-        let (row, n) = (self.row(page, head, slot), pack_width(self.dim));
-        let words = n * self.float.bytes() / 4;
-        if self.step == 4 {
-            let first = row + pack.times(words / 4);
-            let words = (0..words / 4).flat_map(|i| {
-                let four = self.arg.load(first.plus(i));
-                (0..4).map(move |i| four.extract(i))
-            });
-            let values: Vec<E<'k>> = words.flat_map(|word| word_values(self.kb, self.float, word)).collect();
-            return values.chunks_exact(4).map(|q| E::compose4([q[0], q[1], q[2], q[3]])).collect();
-        }
-        if n > 1 {
-            return floats(self.kb, self.arg, self.float, row + pack.times(words), n);
-        }
-        let values = word_values(self.kb, self.float, self.arg.load(row + pack.over(self.per_word())));
-        match values[..] {
-            [low, high] => vec![pack.modulo(2).equals(self.kb.u32(0)).select(low, high)],
-            _ => values,
+    fn at(&self, place: Place<'k>, word: E<'k>) -> E<'k> {
+        match self.part {
+            Part::Keys => place.first + word.times(PAGE_TOKENS) + place.slot,
+            Part::Values => place.first + place.slot.times(self.row.words()) + word,
         }
     }
 
-    /// The values of word `word` of a row.
-    pub(super) fn word(&self, page: E<'k>, head: E<'k>, slot: E<'k>, word: E<'k>) -> Vec<E<'k>> {
-        word_values(self.kb, self.float, self.arg.load(self.row(page, head, slot) + word))
+    fn group_at(&self, place: Place<'k>, group: E<'k>) -> E<'k> {
+        place.first + group.times(PAGE_TOKENS).plus(self.row.words() * PAGE_TOKENS) + place.slot
     }
 
-    /// Writes word `word` of a row: `value` gives its elements.
-    pub(super) fn store(&self, page: E<'k>, head: E<'k>, slot: E<'k>, word: E<'k>, value: impl Fn(E<'k>) -> E<'k>) {
-        let first = word.times(self.per_word());
-        let values: Vec<E<'k>> = (0..self.per_word()).map(|i| value(first.plus(i))).collect();
-        self.arg.store(self.row(page, head, slot) + word, word_of(self.kb, self.float, &values));
+    /// The elements of word `word` of a head.
+    pub(super) fn word(&self, place: Place<'k>, word: E<'k>) -> Vec<E<'k>> {
+        let bits = self.arg.load(self.at(place, word));
+        let a = match self.row.format {
+            Format::Float(float) => return word_values(self.kb, float, bits),
+            Format::Affine(a) => u32::from(a.bits),
+        };
+        let group = self.arg.load(self.group_at(place, word.over(self.row.group() / self.row.per_word())));
+        let (scale, bias, mask) = (group.half_low(), group.half_high(), self.kb.u32((1 << a) - 1));
+        let code = |i: u32| (bits >> self.kb.u32(i * a)) & mask;
+        (0..32 / a).map(|i| scale * code(i).to_f32() + bias).collect()
     }
-}
 
-fn float(format: Format) -> Float {
-    match format {
-        Format::Float(float) => float,
-        Format::Affine(_) => unreachable!("keys and values of these templates are floats"),
+    /// Pack `pack` of a head: vectors of 4, or one element.
+    pub(super) fn pack(&self, place: Place<'k>, pack: E<'k>) -> Vec<E<'k>> {
+        let (n, per) = (pack_width(self.row.dim), self.row.per_word());
+        if n == 1 {
+            let values = self.word(place, pack.over(per));
+            return match values[..] {
+                [low, high] => vec![pack.modulo(2).equals(self.kb.u32(0)).select(low, high)],
+                _ => values,
+            };
+        }
+        let first = pack.times(n / per);
+        let values: Vec<E<'k>> = (0..n / per).flat_map(|i| self.word(place, first.plus(i))).collect();
+        values.chunks_exact(4).map(|q| E::compose4([q[0], q[1], q[2], q[3]])).collect()
+    }
+
+    /// Writes word `word` of a head whose elements `value` gives. The first word of a group writes the group's, too.
+    pub(super) fn store(&self, place: Place<'k>, word: E<'k>, value: impl Fn(E<'k>) -> E<'k>) {
+        let per = self.row.per_word();
+        let first = word.times(per);
+        let values: Vec<E<'k>> = (0..per).map(|i| value(first.plus(i))).collect();
+        let bits = match self.row.format {
+            Format::Float(float) => word_of(self.kb, float, &values),
+            Format::Affine(a) => {
+                let per_group = self.row.group() / per;
+                let (index, start) = (word.over(per_group), word.over(per_group).times(self.row.group()));
+                let (low, high) = (self.kb.var(values[0]), self.kb.var(values[0]));
+                self.kb.range(self.kb.u32(0), self.kb.dim(self.row.group()), 1, |i| {
+                    let x = value(start + i);
+                    low.set(low.get().min(x));
+                    high.set(high.get().max(x));
+                });
+                let group = GroupExpr::new(self.kb, low.get(), high.get(), a.bits);
+                self.kb.when(word.modulo(per_group).equals(self.kb.u32(0)), || {
+                    self.arg.store(self.group_at(place, index), group.word);
+                });
+                let code = |(i, x): (usize, &E<'k>)| group.code(*x) << self.kb.dim(i * a.bits as usize);
+                values.iter().enumerate().map(code).reduce(|a, b| a | b).unwrap_or(self.kb.u32(0))
+            }
+        };
+        self.arg.store(self.at(place, word), bits);
     }
 }

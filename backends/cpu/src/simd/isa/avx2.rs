@@ -101,6 +101,62 @@ impl Isa for Avx2 {
         [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(a)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b))]
     }
     #[inline(always)]
+    unsafe fn halves_f16(from: *const u32) -> [Pair; 2] {
+        let low_then_high = _mm256_setr_epi8(
+            0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,
+        );
+        let mut halves = [[_mm256_setzero_ps(); 2]; 2];
+        for i in 0..2 {
+            let words = _mm256_shuffle_epi8(_mm256_loadu_si256(from.add(8 * i).cast()), low_then_high);
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            halves[0][i] = _mm256_cvtph_ps(_mm256_castsi256_si128(words));
+            halves[1][i] = _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(words));
+        }
+        halves
+    }
+    #[inline(always)]
+    unsafe fn halves_bf16(from: *const u32) -> [Pair; 2] {
+        let mut halves = [[_mm256_setzero_ps(); 2]; 2];
+        for i in 0..2 {
+            let words = _mm256_loadu_si256(from.add(8 * i).cast());
+            halves[0][i] = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words));
+            halves[1][i] = _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32(-0x1_0000)));
+        }
+        halves
+    }
+    #[inline(always)]
+    unsafe fn codes8(from: *const u32) -> [Pair; 4] {
+        let (mut codes, mask) = ([[_mm256_setzero_ps(); 2]; 4], _mm256_set1_epi32(255));
+        for i in 0..2 {
+            let words = _mm256_loadu_si256(from.add(8 * i).cast());
+            codes[0][i] = _mm256_cvtepi32_ps(_mm256_and_si256(words, mask));
+            codes[1][i] = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32::<8>(words), mask));
+            codes[2][i] = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32::<16>(words), mask));
+            codes[3][i] = _mm256_cvtepi32_ps(_mm256_srli_epi32::<24>(words));
+        }
+        codes
+    }
+    #[inline(always)]
+    unsafe fn codes4(from: *const u32) -> [Pair; 8] {
+        let (mut codes, mask) = ([[_mm256_setzero_ps(); 2]; 8], _mm256_set1_epi32(15));
+        for i in 0..2 {
+            let mut words = _mm256_loadu_si256(from.add(8 * i).cast());
+            for code in &mut codes {
+                code[i] = _mm256_cvtepi32_ps(_mm256_and_si256(words, mask));
+                words = _mm256_srli_epi32::<4>(words);
+            }
+        }
+        codes
+    }
+    #[inline(always)]
+    unsafe fn load_u4(from: *const u8) -> Pair {
+        let bytes = _mm_loadl_epi64(from.cast());
+        let (low, high) = (_mm_and_si128(bytes, _mm_set1_epi8(15)), _mm_srli_epi16::<4>(bytes));
+        let codes = _mm_unpacklo_epi8(low, _mm_and_si128(high, _mm_set1_epi8(15)));
+        let upper = _mm_srli_si128::<8>(codes);
+        [_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(codes)), _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(upper))]
+    }
+    #[inline(always)]
     unsafe fn store_f16(to: *mut u16, x: Pair) {
         const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT;
         _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<NEAREST>(x[0]));

@@ -18,6 +18,7 @@ impl Isa for Avx512 {
     /// All 16 values that a code can mean, looked up by the code.
     type Four = __m512;
     const TILE: (usize, usize) = (6, 4);
+    const WIDE: bool = true;
 
     #[inline(always)]
     unsafe fn enter<T: Task>(task: T) -> T::Out {
@@ -102,6 +103,38 @@ impl Isa for Avx512 {
     unsafe fn load_bf16(from: *const u16) -> __m512 {
         let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+    }
+    #[inline(always)]
+    unsafe fn halves_f16(from: *const u32) -> [__m512; 2] {
+        let words = _mm512_loadu_si512(from.cast());
+        let high = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(words));
+        [_mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)), _mm512_cvtph_ps(high)]
+    }
+    #[inline(always)]
+    unsafe fn halves_bf16(from: *const u32) -> [__m512; 2] {
+        let words = _mm512_loadu_si512(from.cast());
+        let high = _mm512_and_si512(words, _mm512_set1_epi32(-0x1_0000));
+        [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)), _mm512_castsi512_ps(high)]
+    }
+    #[inline(always)]
+    unsafe fn codes8(from: *const u32) -> [__m512; 4] {
+        let (mut words, mask) = (_mm512_loadu_si512(from.cast()), _mm512_set1_epi32(255));
+        let mut codes = [_mm512_setzero_ps(); 4];
+        for code in &mut codes {
+            *code = _mm512_cvtepi32_ps(_mm512_and_si512(words, mask));
+            words = _mm512_srli_epi32::<8>(words);
+        }
+        codes
+    }
+    #[inline(always)]
+    unsafe fn codes4(from: *const u32) -> [__m512; 8] {
+        let (mut words, mask) = (_mm512_loadu_si512(from.cast()), _mm512_set1_epi32(15));
+        let mut codes = [_mm512_setzero_ps(); 8];
+        for code in &mut codes {
+            *code = _mm512_cvtepi32_ps(_mm512_and_si512(words, mask));
+            words = _mm512_srli_epi32::<4>(words);
+        }
+        codes
     }
     #[inline(always)]
     unsafe fn store_f16(to: *mut u16, x: __m512) {

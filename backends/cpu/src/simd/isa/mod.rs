@@ -33,6 +33,8 @@ pub(crate) trait Isa: Copy + 'static {
     type Four: Copy;
     /// Rows and columns of a tile of a matrix product that fit its registers.
     const TILE: (usize, usize);
+    /// Whether there are registers for 16 vectors and more.
+    const WIDE: bool = false;
 
     /// Runs a task with this instruction set enabled.
     unsafe fn enter<T: Task>(task: T) -> T::Out;
@@ -73,6 +75,49 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn load_f16(from: *const u16) -> Self::F;
     /// 16 bfloat16.
     unsafe fn load_bf16(from: *const u16) -> Self::F;
+    /// Low, then high halves of 16 words, as binary16.
+    #[inline(always)]
+    unsafe fn halves_f16(from: *const u32) -> [Self::F; 2] {
+        let words = from.cast::<[u32; LANES]>().read_unaligned();
+        [Self::load_f16(words.map(|w| w as u16).as_ptr()), Self::load_f16(words.map(|w| (w >> 16) as u16).as_ptr())]
+    }
+    /// Low, then high halves of 16 words, as bfloat16.
+    #[inline(always)]
+    unsafe fn halves_bf16(from: *const u32) -> [Self::F; 2] {
+        let words = from.cast::<[u32; LANES]>().read_unaligned();
+        let (low, high) = (words.map(|w| w << 16), words.map(|w| w & 0xffff_0000));
+        [Self::load(low.as_ptr().cast()), Self::load(high.as_ptr().cast())]
+    }
+    /// The bytes of 16 words as numbers, lowest first.
+    #[inline(always)]
+    unsafe fn codes8(from: *const u32) -> [Self::F; 4] {
+        let words = from.cast::<[u32; LANES]>().read_unaligned();
+        let mut codes = [Self::splat(0.0); 4];
+        for i in 0..4 {
+            codes[i] = Self::load(words.map(|w| (w >> (8 * i) & 255) as i32 as f32).as_ptr());
+        }
+        codes
+    }
+    /// The nibbles of 16 words as numbers, lowest first.
+    #[inline(always)]
+    unsafe fn codes4(from: *const u32) -> [Self::F; 8] {
+        let words = from.cast::<[u32; LANES]>().read_unaligned();
+        let mut codes = [Self::splat(0.0); 8];
+        for i in 0..8 {
+            codes[i] = Self::load(words.map(|w| (w >> (4 * i) & 15) as i32 as f32).as_ptr());
+        }
+        codes
+    }
+    /// 16 nibbles as numbers, from 8 bytes.
+    #[inline(always)]
+    unsafe fn load_u4(from: *const u8) -> Self::F {
+        let bytes = from.cast::<[u8; LANES / 2]>().read_unaligned();
+        let mut numbers = [0f32; LANES];
+        for i in 0..LANES {
+            numbers[i] = f32::from((bytes[i / 2] >> (4 * (i % 2))) & 15);
+        }
+        Self::load(numbers.as_ptr())
+    }
     /// Rounds to nearest even binary16.
     unsafe fn store_f16(to: *mut u16, x: Self::F);
     /// Rounds to nearest even bfloat16.

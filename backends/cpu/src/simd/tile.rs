@@ -1,0 +1,368 @@
+//! Attention of some tokens' query heads that read one KV head, over one span of positions.
+//!
+//! A *row* is a query head of a token. Each page is decoded to floats once for all rows, then rows go through it four
+//! at a time. What a row computes does not depend on the rows beside it: a score is one chain over elements, a sum one
+//! chain over slots, a total one chain per lane.
+
+use std::ops::Range;
+
+use swiftlm_ir::ty::PAGE_TOKENS;
+
+use super::attend::{Attention, SPAN, UNSEEN};
+use super::isa::{Isa, LANES};
+use super::math::exp;
+use super::share::Share;
+
+/// Rows of a tile at most, unless one token has more.
+pub(crate) const ROWS: usize = 64;
+
+/// Some tokens of one sequence, and scratch.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile<'a> {
+    pub(crate) attention: &'a Attention<'a>,
+    pub(crate) kv_head: usize,
+    first: usize,
+    tokens: usize,
+    /// Scaled queries: rows of `dim`.
+    queries: *mut f32,
+    /// Scores, then weights: rows of [`SPAN`].
+    scores: *mut f32,
+    /// A decoded head of a page.
+    page: *mut f32,
+}
+
+impl<'a> Tile<'a> {
+    /// Floats of scratch for so many rows.
+    pub(crate) fn floats(rows: usize, dim: usize) -> usize {
+        (rows * dim).next_multiple_of(LANES) + rows * SPAN + PAGE_TOKENS * dim.next_multiple_of(LANES)
+    }
+
+    /// Tokens `tokens`, which are of one sequence.
+    #[inline(always)]
+    pub(crate) unsafe fn new<I: Isa>(
+        attention: &'a Attention<'a>,
+        kv_head: usize,
+        tokens: Range<usize>,
+        scratch: *mut f32,
+    ) -> Self {
+        let (dim, width) = (attention.template.dim, attention.group() * attention.template.dim);
+        let rows = tokens.len() * attention.group();
+        let scores = scratch.add((rows * dim).next_multiple_of(LANES));
+        let page = scores.add(rows * SPAN);
+        let tile =
+            Self { attention, kv_head, first: tokens.start, tokens: tokens.len(), queries: scratch, scores, page };
+        for t in 0..tile.tokens {
+            let (from, to) = (attention.q.row(tile.first + t).add(kv_head * width), scratch.add(t * width));
+            for i in 0..width {
+                *to.add(i) = *from.add(i) * attention.template.scale;
+            }
+        }
+        tile
+    }
+
+    fn rows(&self) -> usize {
+        self.tokens * self.attention.group()
+    }
+
+    /// Positions of `range` that a token sees.
+    #[inline(always)]
+    fn seen(&self, token: usize, range: Range<usize>) -> Range<usize> {
+        let position = self.attention.table.position(self.first + token);
+        self.attention.first(position).max(range.start)..(position + 1).min(range.end)
+    }
+
+    /// The spans that any of the tokens sees.
+    pub(crate) fn spans(&self) -> Range<usize> {
+        (0..self.tokens)
+            .map(|t| self.attention.spans(self.attention.table.position(self.first + t)))
+            .fold(usize::MAX..0, |all, one| all.start.min(one.start)..all.end.max(one.end))
+    }
+
+    /// The rows' shares of a span; `None` where a page does not exist.
+    #[inline(always)]
+    pub(crate) unsafe fn span<I: Isa>(&self, span: usize, share: Share) -> Option<()> {
+        let a = self.attention;
+        let (start, end) = (span * SPAN, span.saturating_mul(SPAN).saturating_add(SPAN));
+        for row in 0..self.rows() {
+            share.clear::<I>(row);
+        }
+        let (mut low, mut high) = (end, start);
+        for t in 0..self.tokens {
+            let seen = self.seen(t, start..end);
+            if !seen.is_empty() {
+                (low, high) = (low.min(seen.start), high.max(seen.end));
+            }
+        }
+        if low >= high {
+            return Some(());
+        }
+        let blocks = low / PAGE_TOKENS..high.div_ceil(PAGE_TOKENS);
+        let pages = a.keys.count().min(a.values.count());
+        let mut heads = [[std::ptr::null_mut::<u32>(); 2]; SPAN / PAGE_TOKENS + 1];
+        for block in blocks.clone() {
+            let page = a.table.page(a.ctx, self.first, block, pages)?;
+            heads[block - blocks.start] = [a.keys.head(page, self.kv_head), a.values.head(page, self.kv_head)];
+        }
+        // Behind the last keys come the first values, and behind the last values the next span's first keys.
+        let next = if high == end && self.spans().end > span + 1 {
+            a.keys.head(a.table.page(a.ctx, self.first, blocks.end, pages)?, self.kv_head)
+        } else {
+            heads[0][1]
+        };
+        heads[blocks.len()] = [heads[0][1], next];
+        for block in blocks.clone() {
+            let i = block - blocks.start;
+            a.keys.keys::<I>(heads[i][0], self.page);
+            let mut ahead = Ahead { from: heads[i + 1][0].cast(), bytes: a.keys.row.page_bytes() };
+            let mut t = 0;
+            while let Some((rows, _)) = self.run(&mut t, block, false) {
+                self.scores::<I>(rows, block * PAGE_TOKENS - start, &mut ahead);
+            }
+        }
+        for t in 0..self.tokens {
+            let seen = self.seen(t, start..end);
+            if !seen.is_empty() {
+                for row in t * a.group()..(t + 1) * a.group() {
+                    self.weigh::<I>(row, seen.start - start..seen.end - start, share);
+                }
+            }
+        }
+        for block in blocks.clone() {
+            let (i, first) = (block - blocks.start, block * PAGE_TOKENS);
+            let slots = (low.max(first) - first, high.min(first + PAGE_TOKENS) - first);
+            a.values.values::<I>(heads[i][1], slots, self.page);
+            let mut ahead = Ahead { from: heads[i + 1][1].cast(), bytes: a.values.row.page_bytes() };
+            let mut t = 0;
+            while let Some((rows, slots)) = self.run(&mut t, block, true) {
+                self.sums::<I>(rows, first - start, slots, share, &mut ahead);
+            }
+        }
+        Some(())
+    }
+
+    /// The next run of tokens from `t` on that see something of a block, with the slots that they see. Where `apart`,
+    /// tokens of a run see the same slots: what lies in others may be anything and is not even multiplied by 0.
+    #[inline(always)]
+    fn run(&self, t: &mut usize, block: usize, apart: bool) -> Option<(Range<usize>, Range<usize>)> {
+        let group = self.attention.group();
+        while *t < self.tokens {
+            let (first, own) = (*t, self.slots(*t, block));
+            *t += 1;
+            if own.is_empty() {
+                continue;
+            }
+            while *t < self.tokens {
+                let next = self.slots(*t, block);
+                if next.is_empty() || apart && next != own {
+                    break;
+                }
+                *t += 1;
+            }
+            return Some((first * group..*t * group, own));
+        }
+        None
+    }
+
+    /// Slots of a block that a token sees.
+    #[inline(always)]
+    fn slots(&self, token: usize, block: usize) -> Range<usize> {
+        let first = block * PAGE_TOKENS;
+        let seen = self.seen(token, first..first + PAGE_TOKENS);
+        if seen.is_empty() { 0..0 } else { seen.start - first..seen.end - first }
+    }
+
+    /// Scores of rows for the slots of a decoded head of keys; `at` is the page's place in the span.
+    #[inline(always)]
+    unsafe fn scores<I: Isa>(&self, rows: Range<usize>, at: usize, ahead: &mut Ahead) {
+        let mut row = rows.start;
+        while row + 4 <= rows.end {
+            self.dots::<I, 4>(row, at, ahead);
+            row += 4;
+        }
+        match rows.end - row {
+            1 => self.dots::<I, 1>(row, at, ahead),
+            2 => self.dots::<I, 2>(row, at, ahead),
+            3 => self.dots::<I, 3>(row, at, ahead),
+            _ => {}
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dots<I: Isa, const N: usize>(&self, row: usize, at: usize, ahead: &mut Ahead) {
+        const VECTORS: usize = PAGE_TOKENS / LANES;
+        let dim = self.attention.template.dim;
+        if I::WIDE {
+            self.chains::<I, N, VECTORS>(row, at, 0, ahead.part(1, dim));
+        } else {
+            let part = ahead.part(VECTORS, dim);
+            for v in 0..VECTORS {
+                self.chains::<I, N, 1>(row, at, v * LANES, part.of(v));
+            }
+        }
+    }
+
+    /// Scores of `N` rows for `V` vectors of slots from `slot` on.
+    #[inline(always)]
+    unsafe fn chains<I: Isa, const N: usize, const V: usize>(&self, row: usize, at: usize, slot: usize, ahead: Steps) {
+        let dim = self.attention.template.dim;
+        let (queries, keys) = (self.queries.add(row * dim).cast_const(), self.page.add(slot).cast_const());
+        let mut chains = [[I::splat(0.0); V]; N];
+        for d in 0..dim {
+            I::prefetch(ahead.from.wrapping_add(d * ahead.step));
+            let mut key = [I::splat(0.0); V];
+            for v in 0..V {
+                key[v] = I::load(keys.add(d * PAGE_TOKENS + v * LANES));
+            }
+            for n in 0..N {
+                let query = I::splat(*queries.add(n * dim + d));
+                for v in 0..V {
+                    chains[n][v] = I::fma(query, key[v], chains[n][v]);
+                }
+            }
+        }
+        for n in 0..N {
+            for v in 0..V {
+                I::store(self.scores.add((row + n) * SPAN + at + slot + v * LANES), chains[n][v]);
+            }
+        }
+    }
+
+    /// Turns a row's scores into weights; what it does not see gets the weight 0.
+    #[inline(always)]
+    unsafe fn weigh<I: Isa>(&self, row: usize, seen: Range<usize>, share: Share) {
+        let scores = self.scores.add(row * SPAN);
+        let vectors = seen.start / LANES * LANES..seen.end.next_multiple_of(LANES);
+        let unseen = (vectors.start..seen.start).chain(seen.end..vectors.end);
+        for i in unseen.clone() {
+            *scores.add(i) = UNSEEN;
+        }
+        let mut largest = I::splat(UNSEEN);
+        for i in vectors.clone().step_by(LANES) {
+            largest = I::max(largest, I::load(scores.add(i)));
+        }
+        let largest = I::largest(largest);
+        *share.largest(row) = largest;
+        for i in vectors.clone().step_by(LANES) {
+            I::store(scores.add(i), exp::<I>(I::sub(I::load(scores.add(i)), I::splat(largest))));
+        }
+        for i in unseen {
+            *scores.add(i) = 0.0;
+        }
+        let mut total = I::splat(0.0);
+        for i in vectors.step_by(LANES) {
+            total = I::add(total, I::load(scores.add(i)));
+        }
+        I::store(share.total(row), total);
+    }
+
+    /// Adds the weighted values of slots of a decoded head to rows' sums, in the order of slots.
+    #[inline(always)]
+    unsafe fn sums<I: Isa>(&self, rows: Range<usize>, at: usize, slots: Range<usize>, share: Share, ahead: &mut Ahead) {
+        let mut row = rows.start;
+        while row + 4 <= rows.end {
+            self.columns::<I, 4>(row, at, slots.clone(), share, ahead);
+            row += 4;
+        }
+        match rows.end - row {
+            1 => self.columns::<I, 1>(row, at, slots, share, ahead),
+            2 => self.columns::<I, 2>(row, at, slots, share, ahead),
+            3 => self.columns::<I, 3>(row, at, slots, share, ahead),
+            _ => {}
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn columns<I: Isa, const N: usize>(
+        &self,
+        row: usize,
+        at: usize,
+        slots: Range<usize>,
+        share: Share,
+        ahead: &mut Ahead,
+    ) {
+        let (mut d, dim) = (0, self.attention.template.dim.next_multiple_of(LANES));
+        let part = ahead.part(dim / LANES, PAGE_TOKENS);
+        while (I::WIDE || N <= 2) && d + 2 * LANES <= dim {
+            self.weighted::<I, N, 2>(row, at, slots.clone(), share, d, part.of(d / LANES));
+            d += 2 * LANES;
+        }
+        while d < dim {
+            self.weighted::<I, N, 1>(row, at, slots.clone(), share, d, part.of(d / LANES));
+            d += LANES;
+        }
+    }
+
+    /// Of `N` rows, `C` vectors of columns from `d` on.
+    #[inline(always)]
+    unsafe fn weighted<I: Isa, const N: usize, const C: usize>(
+        &self,
+        row: usize,
+        at: usize,
+        slots: Range<usize>,
+        share: Share,
+        d: usize,
+        ahead: Steps,
+    ) {
+        let width = self.attention.template.dim.next_multiple_of(LANES);
+        let (weights, values) = (self.scores.add(row * SPAN + at).cast_const(), self.page.add(d).cast_const());
+        let mut sums = [[I::splat(0.0); C]; N];
+        for n in 0..N {
+            for c in 0..C {
+                sums[n][c] = I::load(share.sums(row + n).add(d + c * LANES));
+            }
+        }
+        for slot in slots {
+            for c in 0..C {
+                I::prefetch(ahead.of(c).from.wrapping_add(slot * ahead.step));
+            }
+            let mut value = [I::splat(0.0); C];
+            for c in 0..C {
+                value[c] = I::load(values.add(slot * width + c * LANES));
+            }
+            for n in 0..N {
+                let weight = I::splat(*weights.add(n * SPAN + slot));
+                for c in 0..C {
+                    sums[n][c] = I::fma(weight, value[c], sums[n][c]);
+                }
+            }
+        }
+        for n in 0..N {
+            for c in 0..C {
+                I::store(share.sums(row + n).add(d + c * LANES), sums[n][c]);
+            }
+        }
+    }
+}
+
+/// Memory that is needed next and asked for while something else is computed: pages lie anywhere, so nothing else
+/// would foresee it, and asking for all of it at once would hold up what is computed.
+struct Ahead {
+    from: *const u8,
+    bytes: usize,
+}
+
+/// A part of it: a place and the bytes from one step of a loop to the next, and from one loop to the next.
+#[derive(Clone, Copy)]
+struct Steps {
+    from: *const u8,
+    step: usize,
+    loop_bytes: usize,
+}
+
+impl Ahead {
+    /// Hands it all out to so many loops of so many steps; nothing is left for those who ask later.
+    #[inline(always)]
+    fn part(&mut self, loops: usize, steps: usize) -> Steps {
+        let step = self.bytes / (loops * steps);
+        self.bytes = 0;
+        Steps { from: self.from, step, loop_bytes: steps * step }
+    }
+}
+
+impl Steps {
+    /// What loop `i` asks for.
+    #[inline(always)]
+    fn of(self, i: usize) -> Self {
+        Self { from: self.from.wrapping_add(i * self.loop_bytes), ..self }
+    }
+}

@@ -168,18 +168,20 @@ impl Pages {
         }
     }
 
-    /// Decodes a head of keys to floats `[element][slot]`.
+    /// Decodes a head of keys of two bytes each to floats, in the order of the page: two elements of a slot side by side.
+    #[inline(always)]
+    pub(crate) unsafe fn key_pairs<I: Isa>(&self, head: *const u32, to: *mut f32) {
+        let elements = self.row.dim * PAGE_TOKENS;
+        match self.row.format {
+            Format::Float(Float::Bf16) => decode_dense::<I, 2>(head.cast(), elements, to),
+            _ => decode_dense::<I, 1>(head.cast(), elements, to),
+        }
+    }
+
+    /// Decodes a head of keys in groups of codes to floats `[element][slot]`.
     #[inline(always)]
     pub(crate) unsafe fn keys<I: Isa>(&self, head: *const u32, to: *mut f32) {
-        match self.row.format {
-            Format::Float(Float::F32) => {
-                for at in (0..self.row.words() * PAGE_TOKENS).step_by(LANES) {
-                    I::store(to.add(at), I::load(head.add(at).cast()));
-                }
-            }
-            Format::Float(Float::F16) => self.key_halves::<I, false>(head, to),
-            Format::Float(Float::Bf16) => self.key_halves::<I, true>(head, to),
-            Format::Affine(a) => {
+        let Format::Affine(a) = self.row.format else { return };
                 let (group, per) = (self.row.group(), self.row.per_word());
                 let words = self.row.words();
                 for g in 0..self.row.groups() {
@@ -203,18 +205,6 @@ impl Pages {
                         }
                     }
                 }
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn key_halves<I: Isa, const BRAIN: bool>(&self, head: *const u32, to: *mut f32) {
-        for at in (0..self.row.words() * PAGE_TOKENS).step_by(LANES) {
-            let [low, high] = if BRAIN { I::halves_bf16(head.add(at)) } else { I::halves_f16(head.add(at)) };
-            let to = to.add(at / PAGE_TOKENS * 2 * PAGE_TOKENS + at % PAGE_TOKENS);
-            I::store(to, low);
-            I::store(to.add(PAGE_TOKENS), high);
-        }
     }
 
     /// Decodes slots `from .. until` of a head of values to floats `[slot][element]`, rows padded to a multiple of 16.

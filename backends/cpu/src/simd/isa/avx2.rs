@@ -31,6 +31,15 @@ impl Isa for Avx2 {
         [_mm256_set1_ps(x); 2]
     }
     #[inline(always)]
+    unsafe fn splat_pair(from: *const f32) -> Pair {
+        [_mm256_castpd_ps(_mm256_set1_pd(from.cast::<f64>().read_unaligned())); 2]
+    }
+    #[inline(always)]
+    unsafe fn store_pair_sums(to: *mut f32, x: Pair) {
+        let sums = _mm256_castps_pd(_mm256_hadd_ps(x[0], x[1]));
+        _mm256_storeu_ps(to, _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(sums)));
+    }
+    #[inline(always)]
     unsafe fn load(from: *const f32) -> Pair {
         [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))]
     }
@@ -111,16 +120,6 @@ impl Isa for Avx2 {
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
             halves[0][i] = _mm256_cvtph_ps(_mm256_castsi256_si128(words));
             halves[1][i] = _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(words));
-        }
-        halves
-    }
-    #[inline(always)]
-    unsafe fn halves_bf16(from: *const u32) -> [Pair; 2] {
-        let mut halves = [[_mm256_setzero_ps(); 2]; 2];
-        for i in 0..2 {
-            let words = _mm256_loadu_si256(from.add(8 * i).cast());
-            halves[0][i] = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words));
-            halves[1][i] = _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32(-0x1_0000)));
         }
         halves
     }

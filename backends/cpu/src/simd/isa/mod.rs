@@ -41,6 +41,21 @@ pub(crate) trait Isa: Copy + 'static {
 
     /// The same number 16 times.
     unsafe fn splat(x: f32) -> Self::F;
+    /// The same two numbers 8 times.
+    #[inline(always)]
+    unsafe fn splat_pair(from: *const f32) -> Self::F {
+        let (a, b) = (*from, *from.add(1));
+        Self::load([a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b].as_ptr())
+    }
+    /// The sums of neighbours: 8 floats to memory.
+    #[inline(always)]
+    unsafe fn store_pair_sums(to: *mut f32, x: Self::F) {
+        let mut lanes = [0f32; LANES];
+        Self::store(lanes.as_mut_ptr(), x);
+        for i in 0..LANES / 2 {
+            *to.add(i) = lanes[2 * i] + lanes[2 * i + 1];
+        }
+    }
     /// 16 floats from memory.
     unsafe fn load(from: *const f32) -> Self::F;
     /// 16 floats to memory.
@@ -80,13 +95,6 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn halves_f16(from: *const u32) -> [Self::F; 2] {
         let words = from.cast::<[u32; LANES]>().read_unaligned();
         [Self::load_f16(words.map(|w| w as u16).as_ptr()), Self::load_f16(words.map(|w| (w >> 16) as u16).as_ptr())]
-    }
-    /// Low, then high halves of 16 words, as bfloat16.
-    #[inline(always)]
-    unsafe fn halves_bf16(from: *const u32) -> [Self::F; 2] {
-        let words = from.cast::<[u32; LANES]>().read_unaligned();
-        let (low, high) = (words.map(|w| w << 16), words.map(|w| w & 0xffff_0000));
-        [Self::load(low.as_ptr().cast()), Self::load(high.as_ptr().cast())]
     }
     /// The bytes of 16 words as numbers, lowest first.
     #[inline(always)]

@@ -25,15 +25,26 @@ enum Source {
     Pairs,
     HalfPairs,
     BrainPairs,
+    /// Codes as floats, bytes and nibbles; what they mean is left to the groups' scales.
+    Codes,
+    Bytes,
+    Nibbles,
 }
 const PLAIN: u8 = 0;
 const PAIRS: u8 = 1;
 const HALVES: u8 = 2;
 const BRAINS: u8 = 3;
+const BYTES: u8 = 4;
+const NIBBLES: u8 = 5;
 
-/// Bytes of an element.
+/// Half bytes of an element.
 const fn width_of(source: u8) -> usize {
-    if source <= PAIRS { 4 } else { 2 }
+    match source {
+        PLAIN | PAIRS => 8,
+        HALVES | BRAINS => 4,
+        BYTES => 2,
+        _ => 1,
+    }
 }
 
 /// Slots of a vector of keys.
@@ -57,12 +68,16 @@ pub(crate) struct Tile<'a> {
     scores: *mut f32,
     /// A decoded head of a page.
     page: *mut f32,
+    /// Sums of the queries over each group of codes: rows of `groups`.
+    group_sums: *mut f32,
+    /// Four rows' weights, with the scales of a group in them.
+    scaled: *mut f32,
 }
 
 impl<'a> Tile<'a> {
     /// Floats of scratch for so many rows.
     pub(crate) fn floats(rows: usize, dim: usize) -> usize {
-        (rows * dim).next_multiple_of(LANES) + rows * SPAN + PAGE_TOKENS * dim.next_multiple_of(LANES)
+        2 * (rows * dim).next_multiple_of(LANES) + rows * SPAN + PAGE_TOKENS * dim.next_multiple_of(LANES) + 4 * SPAN
     }
 
     /// Tokens `tokens`, which are of one sequence.
@@ -77,13 +92,20 @@ impl<'a> Tile<'a> {
         let rows = tokens.len() * attention.group();
         let scores = scratch.add((rows * dim).next_multiple_of(LANES));
         let page = scores.add(rows * SPAN);
-        let tile =
-            Self { attention, kv_head, first: tokens.start, tokens: tokens.len(), queries: scratch, scores, page };
+        let scaled = page.add(PAGE_TOKENS * dim.next_multiple_of(LANES));
+        let group_sums = scaled.add(4 * SPAN);
+        let (first, tokens) = (tokens.start, tokens.len());
+        let tile = Self { attention, kv_head, first, tokens, queries: scratch, scores, page, group_sums, scaled };
         for t in 0..tile.tokens {
             let (from, to) = (attention.q.row(tile.first + t).add(kv_head * width), scratch.add(t * width));
             for i in 0..width {
                 *to.add(i) = *from.add(i) * attention.template.scale;
             }
+        }
+        let (group, groups) = (attention.keys.row.group(), attention.keys.row.groups());
+        for i in 0..rows * groups {
+            let from = scratch.add(i / groups * dim + i % groups * group);
+            *group_sums.add(i) = (0..group).map(|d| *from.add(d)).sum();
         }
         tile
     }
@@ -144,7 +166,7 @@ impl<'a> Tile<'a> {
             let mut ahead = Ahead { from: heads[i + 1][0].cast(), bytes: a.keys.row.page_bytes() };
             let mut t = 0;
             while let Some((rows, _)) = self.run(&mut t, block, false) {
-                self.scores::<I>(keys, rows, block * PAGE_TOKENS - start, &mut ahead);
+                self.scores::<I>(heads[i][0], keys, rows, block * PAGE_TOKENS - start, &mut ahead);
             }
         }
         for t in 0..self.tokens {
@@ -162,7 +184,7 @@ impl<'a> Tile<'a> {
             let mut ahead = Ahead { from: heads[i + 1][1].cast(), bytes: a.values.row.page_bytes() };
             let mut t = 0;
             while let Some((rows, slots)) = self.run(&mut t, block, true) {
-                self.sums::<I>(values, rows, first - start, slots, share, &mut ahead);
+                self.sums::<I>(heads[i][1], values, rows, first - start, slots, share, &mut ahead);
             }
         }
         Some(())
@@ -212,9 +234,10 @@ impl<'a> Tile<'a> {
                 a.keys.key_pairs::<I>(head, self.page);
                 (Source::Pairs, self.page.cast_const().cast())
             }
+            Format::Affine(a) if few => (if a.bits == 8 { Source::Bytes } else { Source::Nibbles }, head.cast()),
             Format::Affine(_) => {
-                a.keys.keys::<I>(head, self.page);
-                (Source::Plain, self.page.cast_const().cast())
+                a.keys.key_codes::<I>(head, self.page);
+                (Source::Codes, self.page.cast_const().cast())
             }
         }
     }
@@ -228,7 +251,12 @@ impl<'a> Tile<'a> {
             Format::Float(Float::F32) if a.template.dim.is_multiple_of(LANES) => (Source::Plain, head.cast()),
             Format::Float(Float::F16) if direct => (Source::HalfPairs, head.cast()),
             Format::Float(Float::Bf16) if direct => (Source::BrainPairs, head.cast()),
-            _ => {
+            Format::Affine(a) if direct => (if a.bits == 8 { Source::Bytes } else { Source::Nibbles }, head.cast()),
+            Format::Affine(_) => {
+                a.values.values::<I>(head, slots, self.page);
+                (Source::Codes, self.page.cast_const().cast())
+            }
+            Format::Float(_) => {
                 a.values.values::<I>(head, slots, self.page);
                 (Source::Plain, self.page.cast_const().cast())
             }
@@ -237,23 +265,27 @@ impl<'a> Tile<'a> {
 
     /// Scores of rows for the slots of a head of keys; `at` is the page's place in the span.
     #[inline(always)]
-    unsafe fn scores<I: Isa>(&self, keys: (Source, *const u8), rows: Range<usize>, at: usize, ahead: &mut Ahead) {
+    unsafe fn scores<I: Isa>(
+        &self,
+        head: *const u32,
+        keys: (Source, *const u8),
+        rows: Range<usize>,
+        at: usize,
+        ahead: &mut Ahead,
+    ) {
         match keys.0 {
             Source::Plain => self.scores_of::<I, PLAIN>(keys.1, rows, at, ahead),
             Source::Pairs => self.scores_of::<I, PAIRS>(keys.1, rows, at, ahead),
             Source::HalfPairs => self.scores_of::<I, HALVES>(keys.1, rows, at, ahead),
             Source::BrainPairs => self.scores_of::<I, BRAINS>(keys.1, rows, at, ahead),
+            Source::Codes => self.code_scores::<I, PLAIN>(head, keys.1, rows, at, ahead),
+            Source::Bytes => self.code_scores::<I, BYTES>(head, keys.1, rows, at, ahead),
+            Source::Nibbles => self.code_scores::<I, NIBBLES>(head, keys.1, rows, at, ahead),
         }
     }
 
     #[inline(always)]
-    unsafe fn scores_of<I: Isa, const S: u8>(
-        &self,
-        keys: *const u8,
-        rows: Range<usize>,
-        at: usize,
-        ahead: &mut Ahead,
-    ) {
+    unsafe fn scores_of<I: Isa, const S: u8>(&self, keys: *const u8, rows: Range<usize>, at: usize, ahead: &mut Ahead) {
         let mut row = rows.start;
         while row + 4 <= rows.end {
             self.dots::<I, S, 4>(keys, row, at, ahead);
@@ -283,15 +315,143 @@ impl<'a> Tile<'a> {
         if I::WIDE {
             let part = ahead.part(vectors / 2, steps);
             for v in (0..vectors).step_by(2) {
-                let from = keys.add(v * LANES * width_of(S));
+                let from = keys.add(v * LANES * width_of(S) / 2);
                 chains::<I, S, N, 2>(from, vectors, steps, (queries, dim), to.add(v * slots_of(S)), part.of(v / 2));
             }
         } else {
             let part = ahead.part(vectors, steps);
             for v in 0..vectors {
-                let from = keys.add(v * LANES * width_of(S));
+                let from = keys.add(v * LANES * width_of(S) / 2);
                 chains::<I, S, N, 1>(from, vectors, steps, (queries, dim), to.add(v * slots_of(S)), part.of(v));
             }
+        }
+    }
+
+    /// Scores where keys are codes: a chain over the codes of each group, then its scale and bias.
+    #[inline(always)]
+    unsafe fn code_scores<I: Isa, const S: u8>(
+        &self,
+        head: *const u32,
+        keys: *const u8,
+        rows: Range<usize>,
+        at: usize,
+        ahead: &mut Ahead,
+    ) {
+        let mut row = rows.start;
+        while row < rows.end {
+            let words = self.attention.template.dim / if S == NIBBLES { 8 } else { 4 };
+            let part = ahead.part(PAGE_TOKENS / LANES, words);
+            for v in 0..PAGE_TOKENS / LANES {
+                let place = (row, at, v * LANES);
+                match rows.end - row {
+                    1 => self.code_chains::<I, S, 1>(head, keys, place, part.of(v)),
+                    2 => self.code_chains::<I, S, 2>(head, keys, place, part.of(v)),
+                    3 => self.code_chains::<I, S, 3>(head, keys, place, part.of(v)),
+                    _ => self.code_chains::<I, S, 4>(head, keys, place, part.of(v)),
+                }
+            }
+            row += 4;
+        }
+    }
+
+    /// Scores of `N` rows for 16 slots.
+    #[inline(always)]
+    unsafe fn code_chains<I: Isa, const S: u8, const N: usize>(
+        &self,
+        head: *const u32,
+        keys: *const u8,
+        (row, at, slot): (usize, usize, usize),
+        ahead: Steps,
+    ) {
+        let (dim, layout) = (self.attention.template.dim, self.attention.keys.row);
+        let (group, groups) = (layout.group(), layout.groups());
+        let queries = self.queries.add(row * dim).cast_const();
+        let per = if S == NIBBLES { 8 } else { 4 };
+        let mut line = ahead.from;
+        for g in 0..groups {
+            let mut chains = [I::splat(0.0); N];
+            for word in g * group / per..(g + 1) * group / per {
+                I::prefetch(line);
+                line = line.wrapping_add(ahead.step);
+                for i in 0..per {
+                    let d = word * per + i;
+                    let code = match S {
+                        BYTES => I::code(keys.cast::<u32>().add(word * PAGE_TOKENS + slot), 8 * i as i32, 255),
+                        NIBBLES => I::code(keys.cast::<u32>().add(word * PAGE_TOKENS + slot), 4 * i as i32, 15),
+                        _ => I::load(keys.cast::<f32>().add(d * PAGE_TOKENS + slot)),
+                    };
+                    for n in 0..N {
+                        chains[n] = I::fma(I::splat(*queries.add(n * dim + d)), code, chains[n]);
+                    }
+                }
+            }
+            let [scale, bias] = I::halves_f16(head.add((layout.words() + g) * PAGE_TOKENS + slot));
+            for n in 0..N {
+                let to = self.scores.add((row + n) * SPAN + at + slot);
+                let sum = I::splat(*self.group_sums.add((row + n) * groups + g));
+                let own = I::fma(scale, chains[n], I::mul(bias, sum));
+                I::store(to, if g == 0 { own } else { I::add(I::load(to), own) });
+            }
+        }
+    }
+
+    /// Sums where values are codes: weights take the scales of a group, and the biases are added at once.
+    #[inline(always)]
+    unsafe fn code_sums<I: Isa, const S: u8>(
+        &self,
+        head: *const u32,
+        values: *const u8,
+        rows: Range<usize>,
+        (at, slots): (usize, Range<usize>),
+        share: Share,
+        ahead: &mut Ahead,
+    ) {
+        let (width, layout) = (self.attention.template.dim.next_multiple_of(LANES), self.attention.values.row);
+        let mut row = rows.start;
+        while row < rows.end {
+            let (count, part) = ((rows.end - row).min(4), ahead.part(width / LANES, PAGE_TOKENS));
+            for g in 0..layout.groups() {
+                let (mut scales, mut biases) = ([0f32; PAGE_TOKENS], [0f32; PAGE_TOKENS]);
+                for s in (0..PAGE_TOKENS).step_by(LANES) {
+                    let [scale, bias] = I::halves_f16(head.add((layout.words() + g) * PAGE_TOKENS + s));
+                    I::store(scales.as_mut_ptr().add(s), scale);
+                    I::store(biases.as_mut_ptr().add(s), bias);
+                }
+                // What lies in slots that are not seen may be anything.
+                for s in (0..slots.start).chain(slots.end..PAGE_TOKENS) {
+                    (scales[s], biases[s]) = (0.0, 0.0);
+                }
+                let columns = g * layout.group()..((g + 1) * layout.group()).next_multiple_of(LANES);
+                for n in 0..count {
+                    let weights = self.scores.add((row + n) * SPAN + at);
+                    let mut sum = I::splat(0.0);
+                    for s in (0..PAGE_TOKENS).step_by(LANES) {
+                        // Weights of vectors that nobody sees were never computed.
+                        if s + LANES <= slots.start || s >= slots.end {
+                            continue;
+                        }
+                        let weight = I::load(weights.add(s));
+                        sum = I::fma(weight, I::load(biases.as_ptr().add(s)), sum);
+                        I::store(self.scaled.add(n * SPAN + s), I::mul(weight, I::load(scales.as_ptr().add(s))));
+                    }
+                    let sum = I::splat(I::sum(sum));
+                    for d in columns.clone().step_by(LANES) {
+                        let to = share.sums(row + n).add(d);
+                        I::store(to, I::add(I::load(to), sum));
+                    }
+                }
+                for d in columns.step_by(LANES) {
+                    let (from, place) = (values.add(d * width_of(S) / 2), (share, row, d));
+                    let (weights, slots, part) = (self.scaled.cast_const(), slots.clone(), part.of(d / LANES));
+                    match count {
+                        1 => weighted::<I, S, 1, 1>(from, width, weights, slots, place, part),
+                        2 => weighted::<I, S, 2, 1>(from, width, weights, slots, place, part),
+                        3 => weighted::<I, S, 3, 1>(from, width, weights, slots, place, part),
+                        _ => weighted::<I, S, 4, 1>(from, width, weights, slots, place, part),
+                    }
+                }
+            }
+            row += 4;
         }
     }
 
@@ -327,6 +487,7 @@ impl<'a> Tile<'a> {
     #[inline(always)]
     unsafe fn sums<I: Isa>(
         &self,
+        head: *const u32,
         values: (Source, *const u8),
         rows: Range<usize>,
         at: usize,
@@ -338,6 +499,9 @@ impl<'a> Tile<'a> {
             Source::Plain | Source::Pairs => self.sums_of::<I, PLAIN>(values.1, rows, at, slots, share, ahead),
             Source::HalfPairs => self.sums_of::<I, HALVES>(values.1, rows, at, slots, share, ahead),
             Source::BrainPairs => self.sums_of::<I, BRAINS>(values.1, rows, at, slots, share, ahead),
+            Source::Codes => self.code_sums::<I, PLAIN>(head, values.1, rows, (at, slots), share, ahead),
+            Source::Bytes => self.code_sums::<I, BYTES>(head, values.1, rows, (at, slots), share, ahead),
+            Source::Nibbles => self.code_sums::<I, NIBBLES>(head, values.1, rows, (at, slots), share, ahead),
         }
     }
 
@@ -378,12 +542,12 @@ impl<'a> Tile<'a> {
         let part = ahead.part(width / LANES, PAGE_TOKENS);
         let weights = self.scores.add(row * SPAN + at).cast_const();
         while (I::WIDE || N <= 2) && d + 2 * LANES <= width {
-            let from = values.add(d * width_of(S));
+            let from = values.add(d * width_of(S) / 2);
             weighted::<I, S, N, 2>(from, width, weights, slots.clone(), (share, row, d), part.of(d / LANES));
             d += 2 * LANES;
         }
         while d < width {
-            let from = values.add(d * width_of(S));
+            let from = values.add(d * width_of(S) / 2);
             weighted::<I, S, N, 1>(from, width, weights, slots.clone(), (share, row, d), part.of(d / LANES));
             d += LANES;
         }
@@ -429,6 +593,8 @@ unsafe fn read<I: Isa, const S: u8>(from: *const u8) -> I::F {
     match S {
         HALVES => I::load_f16(from.cast()),
         BRAINS => I::load_bf16(from.cast()),
+        BYTES => I::load_u8(from),
+        NIBBLES => I::load_u4(from),
         _ => I::load(from.cast()),
     }
 }
@@ -450,7 +616,7 @@ unsafe fn chains<I: Isa, const S: u8, const N: usize, const V: usize>(
         line = line.wrapping_add(ahead.step);
         let mut key = [I::splat(0.0); V];
         for v in 0..V {
-            key[v] = read::<I, S>(keys.add((step * vectors + v) * LANES * width_of(S)));
+            key[v] = read::<I, S>(keys.add((step * vectors + v) * LANES * width_of(S) / 2));
         }
         for n in 0..N {
             let query = if S == PLAIN {
@@ -499,7 +665,7 @@ unsafe fn weighted<I: Isa, const S: u8, const N: usize, const C: usize>(
         line = line.wrapping_add(ahead.step);
         let mut value = [I::splat(0.0); C];
         for c in 0..C {
-            value[c] = read::<I, S>(values.add((slot * width + c * LANES) * width_of(S)));
+            value[c] = read::<I, S>(values.add((slot * width + c * LANES) * width_of(S) / 2));
         }
         for n in 0..N {
             let weight = I::splat(*weights.add(n * SPAN + slot));

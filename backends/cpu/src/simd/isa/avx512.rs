@@ -121,24 +121,9 @@ impl Isa for Avx512 {
         [_mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)), _mm512_cvtph_ps(high)]
     }
     #[inline(always)]
-    unsafe fn codes8(from: *const u32) -> [__m512; 4] {
-        let (mut words, mask) = (_mm512_loadu_si512(from.cast()), _mm512_set1_epi32(255));
-        let mut codes = [_mm512_setzero_ps(); 4];
-        for code in &mut codes {
-            *code = _mm512_cvtepi32_ps(_mm512_and_si512(words, mask));
-            words = _mm512_srli_epi32::<8>(words);
-        }
-        codes
-    }
-    #[inline(always)]
-    unsafe fn codes4(from: *const u32) -> [__m512; 8] {
-        let (mut words, mask) = (_mm512_loadu_si512(from.cast()), _mm512_set1_epi32(15));
-        let mut codes = [_mm512_setzero_ps(); 8];
-        for code in &mut codes {
-            *code = _mm512_cvtepi32_ps(_mm512_and_si512(words, mask));
-            words = _mm512_srli_epi32::<4>(words);
-        }
-        codes
+    unsafe fn code(from: *const u32, shift: i32, mask: i32) -> __m512 {
+        let words = _mm512_srlv_epi32(_mm512_loadu_si512(from.cast()), _mm512_set1_epi32(shift));
+        _mm512_cvtepi32_ps(_mm512_and_si512(words, _mm512_set1_epi32(mask)))
     }
     #[inline(always)]
     unsafe fn store_f16(to: *mut u16, x: __m512) {

@@ -96,25 +96,15 @@ pub(crate) trait Isa: Copy + 'static {
         let words = from.cast::<[u32; LANES]>().read_unaligned();
         [Self::load_f16(words.map(|w| w as u16).as_ptr()), Self::load_f16(words.map(|w| (w >> 16) as u16).as_ptr())]
     }
-    /// The bytes of 16 words as numbers, lowest first.
+    /// A code of each of 16 words as a number: the bits of `mask` above `shift`.
     #[inline(always)]
-    unsafe fn codes8(from: *const u32) -> [Self::F; 4] {
+    unsafe fn code(from: *const u32, shift: i32, mask: i32) -> Self::F {
         let words = from.cast::<[u32; LANES]>().read_unaligned();
-        let mut codes = [Self::splat(0.0); 4];
-        for i in 0..4 {
-            codes[i] = Self::load(words.map(|w| (w >> (8 * i) & 255) as i32 as f32).as_ptr());
+        let mut numbers = [0f32; LANES];
+        for i in 0..LANES {
+            numbers[i] = ((words[i] >> shift) as i32 & mask) as f32;
         }
-        codes
-    }
-    /// The nibbles of 16 words as numbers, lowest first.
-    #[inline(always)]
-    unsafe fn codes4(from: *const u32) -> [Self::F; 8] {
-        let words = from.cast::<[u32; LANES]>().read_unaligned();
-        let mut codes = [Self::splat(0.0); 8];
-        for i in 0..8 {
-            codes[i] = Self::load(words.map(|w| (w >> (4 * i) & 15) as i32 as f32).as_ptr());
-        }
-        codes
+        Self::load(numbers.as_ptr())
     }
     /// 16 nibbles as numbers, from 8 bytes.
     #[inline(always)]

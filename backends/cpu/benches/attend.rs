@@ -56,8 +56,7 @@ fn case(model: &str, heads: (usize, usize, usize), format: Format, depth: usize,
     };
     let state = StateType::Paged { heads: kv_heads, dim, k: format, v: format };
     let bytes = state.bytes_per_token() * (depth + tokens);
-    let layers =
-        if tokens > 1 { 1 } else { STACK.div_ceil(bytes) };
+    let layers = if tokens > 1 { 1 } else { STACK.div_ceil(bytes) };
     let mut slice = |contents: &[u8]| {
         let buffer = device.alloc(contents.len(), Usage::ReadWrite, "bench").expect("the machine has memory for it");
         device.write(buffer, 0, contents).expect("the buffer was just made");

@@ -15,9 +15,6 @@ use crate::pool::{PerWorker, Pool};
 use crate::simd::isa::IsaKind;
 use crate::simd::{Context, Faults, Micro, Needs, micro};
 
-/// From this size on, what is read and written lies on huge pages.
-const DEEP: usize = 8 << 20;
-
 /// The host's processors as a device.
 pub struct CpuDevice {
     target: Target,
@@ -245,11 +242,9 @@ impl Device for CpuDevice {
 
     fn alloc(&mut self, bytes: usize, usage: Usage, what: &str) -> Result<BufferId, DeviceError> {
         let memory = match usage {
-            Usage::Weights => Memory::zeroed_huge(bytes),
-            // Heads of KV pages are read at random; a deep context looks up an address for each. What sequences never
-            // reach is never touched, at this size by steps that are small beside the whole.
-            Usage::ReadWrite if bytes >= DEEP => Memory::zeroed_huge(bytes),
-            Usage::ReadWrite | Usage::Input => Memory::zeroed(bytes),
+            // Heads of KV pages are read at random, too; what sequences never reach is never touched.
+            Usage::Weights | Usage::ReadWrite => Memory::zeroed_huge(bytes),
+            Usage::Input => Memory::zeroed(bytes),
         };
         let memory = memory.ok_or_else(|| DeviceError::OutOfMemory {
             device: self.target.name.clone(),

@@ -8,9 +8,6 @@ use super::context::{Context, Ids};
 use super::isa::{Isa, LANES};
 use super::weights::{load_floats, load_full, load_some};
 
-/// Vectors over the slots of a page.
-const SLOT_VECTORS: usize = PAGE_TOKENS / LANES;
-
 /// Where the tokens of a step are kept.
 #[derive(Clone, Copy)]
 pub(crate) struct PageTable {
@@ -168,56 +165,31 @@ impl Pages {
         }
     }
 
-    /// Decodes a head of keys to floats `[element][slot]`.
+    /// Decodes a head of keys of two bytes each to floats, in the order of the page: two elements of a slot side by side.
     #[inline(always)]
-    pub(crate) unsafe fn keys<I: Isa>(&self, head: *const u32, to: *mut f32) {
+    pub(crate) unsafe fn key_pairs<I: Isa>(&self, head: *const u32, to: *mut f32) {
+        let elements = self.row.dim * PAGE_TOKENS;
         match self.row.format {
-            Format::Float(Float::F32) => {
-                for at in (0..self.row.words() * PAGE_TOKENS).step_by(LANES) {
-                    I::store(to.add(at), I::load(head.add(at).cast()));
-                }
-            }
-            Format::Float(Float::F16) => self.key_halves::<I, false>(head, to),
-            Format::Float(Float::Bf16) => self.key_halves::<I, true>(head, to),
-            Format::Affine(a) => {
-                let (group, per) = (self.row.group(), self.row.per_word());
-                let words = self.row.words();
-                for g in 0..self.row.groups() {
-                    let word = head.add((words + g) * PAGE_TOKENS);
-                    for s in 0..SLOT_VECTORS {
-                        let [scale, bias] = I::halves_f16(word.add(s * LANES));
-                        for w in g * group / per..(g + 1) * group / per {
-                            let at = w * PAGE_TOKENS + s * LANES;
-                            let (from, to) = (head.add(at), to.add(w * per * PAGE_TOKENS + s * LANES));
-                            if a.bits == 8 {
-                                let codes = I::codes8(from);
-                                for i in 0..codes.len() {
-                                    I::store(to.add(i * PAGE_TOKENS), I::fma(codes[i], scale, bias));
-                                }
-                            } else {
-                                let codes = I::codes4(from);
-                                for i in 0..codes.len() {
-                                    I::store(to.add(i * PAGE_TOKENS), I::fma(codes[i], scale, bias));
-                                }
-                            }
-                        }
-                    }
-                }
-            }
+            Format::Float(Float::Bf16) => decode_dense::<I, 2>(head.cast(), elements, to),
+            _ => decode_dense::<I, 1>(head.cast(), elements, to),
         }
     }
 
+    /// The codes of a head of keys as floats `[element][slot]`.
     #[inline(always)]
-    unsafe fn key_halves<I: Isa, const BRAIN: bool>(&self, head: *const u32, to: *mut f32) {
-        for at in (0..self.row.words() * PAGE_TOKENS).step_by(LANES) {
-            let [low, high] = if BRAIN { I::halves_bf16(head.add(at)) } else { I::halves_f16(head.add(at)) };
-            let to = to.add(at / PAGE_TOKENS * 2 * PAGE_TOKENS + at % PAGE_TOKENS);
-            I::store(to, low);
-            I::store(to.add(PAGE_TOKENS), high);
+    pub(crate) unsafe fn key_codes<I: Isa>(&self, head: *const u32, to: *mut f32) {
+        let (per, bits) = (self.row.per_word(), self.row.bits());
+        for word in 0..self.row.words() {
+            for i in 0..per {
+                for s in (0..PAGE_TOKENS).step_by(LANES) {
+                    let code = I::code(head.add(word * PAGE_TOKENS + s), (i * bits) as i32, (1 << bits) - 1);
+                    I::store(to.add((word * per + i) * PAGE_TOKENS + s), code);
+                }
+            }
         }
     }
 
-    /// Decodes slots `from .. until` of a head of values to floats `[slot][element]`, rows padded to a multiple of 16.
+    /// Decodes slots `from .. until` of a head of values to floats `[slot][element]`, groups of codes to codes; rows padded to a multiple of 16.
     #[inline(always)]
     pub(crate) unsafe fn values<I: Isa>(&self, head: *const u32, (from, until): (usize, usize), to: *mut f32) {
         let (dim, width, words) = (self.row.dim, self.row.dim.next_multiple_of(LANES), self.row.words());
@@ -241,29 +213,16 @@ impl Pages {
             }
             return;
         }
-        let group = self.row.group();
-        for g in 0..self.row.groups() {
-            let (mut scales, mut biases) = ([0f32; PAGE_TOKENS], [0f32; PAGE_TOKENS]);
-            for s in 0..SLOT_VECTORS {
-                let [scale, bias] = I::halves_f16(head.add((words + g) * PAGE_TOKENS + s * LANES));
-                I::store(scales.as_mut_ptr().add(s * LANES), scale);
-                I::store(biases.as_mut_ptr().add(s * LANES), bias);
-            }
-            for slot in from..until {
-                let (row, to) = (head.add(slot * words).cast::<u8>(), to.add(slot * width));
-                let (scale, bias) = (I::splat(scales[slot]), I::splat(biases[slot]));
-                let mut d = g * group;
-                while d + LANES <= (g + 1) * group {
-                    let codes = if bits == 8 { I::load_u8(row.add(d)) } else { I::load_u4(row.add(d / 2)) };
-                    I::store(to.add(d), I::fma(codes, scale, bias));
-                    d += LANES;
+        for slot in from..until {
+            let (row, to) = (head.add(slot * words).cast::<u8>(), to.add(slot * width));
+            for d in (0..dim).step_by(LANES) {
+                let mut codes = row.add(d * bits / 8);
+                let mut padded = [0u8; LANES];
+                if d + LANES > dim {
+                    std::ptr::copy_nonoverlapping(codes, padded.as_mut_ptr(), (dim - d) * bits / 8);
+                    codes = padded.as_ptr();
                 }
-                if d < (g + 1) * group {
-                    let mut padded = [0u8; LANES];
-                    std::ptr::copy_nonoverlapping(row.add(d * bits / 8), padded.as_mut_ptr(), (dim - d) * bits / 8);
-                    let codes = if bits == 8 { I::load_u8(padded.as_ptr()) } else { I::load_u4(padded.as_ptr()) };
-                    I::store(to.add(d), I::fma(codes, scale, bias));
-                }
+                I::store(to.add(d), if bits == 8 { I::load_u8(codes) } else { I::load_u4(codes) });
             }
         }
     }

@@ -31,6 +31,15 @@ impl Isa for Avx2 {
         [_mm256_set1_ps(x); 2]
     }
     #[inline(always)]
+    unsafe fn splat_pair(from: *const f32) -> Pair {
+        [_mm256_castpd_ps(_mm256_set1_pd(from.cast::<f64>().read_unaligned())); 2]
+    }
+    #[inline(always)]
+    unsafe fn store_pair_sums(to: *mut f32, x: Pair) {
+        let sums = _mm256_castps_pd(_mm256_hadd_ps(x[0], x[1]));
+        _mm256_storeu_ps(to, _mm256_castpd_ps(_mm256_permute4x64_pd::<0b11_01_10_00>(sums)));
+    }
+    #[inline(always)]
     unsafe fn load(from: *const f32) -> Pair {
         [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))]
     }
@@ -115,36 +124,19 @@ impl Isa for Avx2 {
         halves
     }
     #[inline(always)]
-    unsafe fn halves_bf16(from: *const u32) -> [Pair; 2] {
-        let mut halves = [[_mm256_setzero_ps(); 2]; 2];
+    unsafe fn code(from: *const u32, shift: i32, mask: i32) -> Pair {
+        // A whole byte takes one shuffle: byte `shift / 8` of each word, zeros behind.
+        const ZEROS: i32 = i32::from_le_bytes([0, 0x80, 0x80, 0x80]);
+        let byte = _mm256_or_si256(_mm256_set1_epi32(ZEROS | shift / 8), _mm256_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12));
+        let (count, bits) = (_mm256_set1_epi32(shift), _mm256_set1_epi32(mask));
+        let mut codes = [_mm256_setzero_ps(); 2];
         for i in 0..2 {
             let words = _mm256_loadu_si256(from.add(8 * i).cast());
-            halves[0][i] = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words));
-            halves[1][i] = _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32(-0x1_0000)));
-        }
-        halves
-    }
-    #[inline(always)]
-    unsafe fn codes8(from: *const u32) -> [Pair; 4] {
-        let (mut codes, mask) = ([[_mm256_setzero_ps(); 2]; 4], _mm256_set1_epi32(255));
-        for i in 0..2 {
-            let words = _mm256_loadu_si256(from.add(8 * i).cast());
-            codes[0][i] = _mm256_cvtepi32_ps(_mm256_and_si256(words, mask));
-            codes[1][i] = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32::<8>(words), mask));
-            codes[2][i] = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32::<16>(words), mask));
-            codes[3][i] = _mm256_cvtepi32_ps(_mm256_srli_epi32::<24>(words));
-        }
-        codes
-    }
-    #[inline(always)]
-    unsafe fn codes4(from: *const u32) -> [Pair; 8] {
-        let (mut codes, mask) = ([[_mm256_setzero_ps(); 2]; 8], _mm256_set1_epi32(15));
-        for i in 0..2 {
-            let mut words = _mm256_loadu_si256(from.add(8 * i).cast());
-            for code in &mut codes {
-                code[i] = _mm256_cvtepi32_ps(_mm256_and_si256(words, mask));
-                words = _mm256_srli_epi32::<4>(words);
-            }
+            codes[i] = _mm256_cvtepi32_ps(if mask == 255 {
+                _mm256_shuffle_epi8(words, byte)
+            } else {
+                _mm256_and_si256(_mm256_srlv_epi32(words, count), bits)
+            });
         }
         codes
     }

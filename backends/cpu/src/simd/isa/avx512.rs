@@ -29,6 +29,16 @@ impl Isa for Avx512 {
         _mm512_set1_ps(x)
     }
     #[inline(always)]
+    unsafe fn splat_pair(from: *const f32) -> __m512 {
+        _mm512_castpd_ps(_mm512_set1_pd(from.cast::<f64>().read_unaligned()))
+    }
+    #[inline(always)]
+    unsafe fn store_pair_sums(to: *mut f32, x: __m512) {
+        let sums = _mm512_castps_pd(_mm512_add_ps(x, _mm512_movehdup_ps(x)));
+        let even = _mm512_castps_si512(_mm512_castpd_ps(sums));
+        _mm256_storeu_si256(to.cast(), _mm512_cvtepi64_epi32(even));
+    }
+    #[inline(always)]
     unsafe fn load(from: *const f32) -> __m512 {
         _mm512_loadu_ps(from)
     }
@@ -111,30 +121,9 @@ impl Isa for Avx512 {
         [_mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)), _mm512_cvtph_ps(high)]
     }
     #[inline(always)]
-    unsafe fn halves_bf16(from: *const u32) -> [__m512; 2] {
-        let words = _mm512_loadu_si512(from.cast());
-        let high = _mm512_and_si512(words, _mm512_set1_epi32(-0x1_0000));
-        [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)), _mm512_castsi512_ps(high)]
-    }
-    #[inline(always)]
-    unsafe fn codes8(from: *const u32) -> [__m512; 4] {
-        let (mut words, mask) = (_mm512_loadu_si512(from.cast()), _mm512_set1_epi32(255));
-        let mut codes = [_mm512_setzero_ps(); 4];
-        for code in &mut codes {
-            *code = _mm512_cvtepi32_ps(_mm512_and_si512(words, mask));
-            words = _mm512_srli_epi32::<8>(words);
-        }
-        codes
-    }
-    #[inline(always)]
-    unsafe fn codes4(from: *const u32) -> [__m512; 8] {
-        let (mut words, mask) = (_mm512_loadu_si512(from.cast()), _mm512_set1_epi32(15));
-        let mut codes = [_mm512_setzero_ps(); 8];
-        for code in &mut codes {
-            *code = _mm512_cvtepi32_ps(_mm512_and_si512(words, mask));
-            words = _mm512_srli_epi32::<4>(words);
-        }
-        codes
+    unsafe fn code(from: *const u32, shift: i32, mask: i32) -> __m512 {
+        let words = _mm512_srlv_epi32(_mm512_loadu_si512(from.cast()), _mm512_set1_epi32(shift));
+        _mm512_cvtepi32_ps(_mm512_and_si512(words, _mm512_set1_epi32(mask)))
     }
     #[inline(always)]
     unsafe fn store_f16(to: *mut u16, x: __m512) {

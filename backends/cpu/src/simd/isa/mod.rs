@@ -41,6 +41,21 @@ pub(crate) trait Isa: Copy + 'static {
 
     /// The same number 16 times.
     unsafe fn splat(x: f32) -> Self::F;
+    /// The same two numbers 8 times.
+    #[inline(always)]
+    unsafe fn splat_pair(from: *const f32) -> Self::F {
+        let (a, b) = (*from, *from.add(1));
+        Self::load([a, b, a, b, a, b, a, b, a, b, a, b, a, b, a, b].as_ptr())
+    }
+    /// The sums of neighbours: 8 floats to memory.
+    #[inline(always)]
+    unsafe fn store_pair_sums(to: *mut f32, x: Self::F) {
+        let mut lanes = [0f32; LANES];
+        Self::store(lanes.as_mut_ptr(), x);
+        for i in 0..LANES / 2 {
+            *to.add(i) = lanes[2 * i] + lanes[2 * i + 1];
+        }
+    }
     /// 16 floats from memory.
     unsafe fn load(from: *const f32) -> Self::F;
     /// 16 floats to memory.
@@ -81,32 +96,15 @@ pub(crate) trait Isa: Copy + 'static {
         let words = from.cast::<[u32; LANES]>().read_unaligned();
         [Self::load_f16(words.map(|w| w as u16).as_ptr()), Self::load_f16(words.map(|w| (w >> 16) as u16).as_ptr())]
     }
-    /// Low, then high halves of 16 words, as bfloat16.
+    /// A code of each of 16 words as a number: the bits of `mask` above `shift`.
     #[inline(always)]
-    unsafe fn halves_bf16(from: *const u32) -> [Self::F; 2] {
+    unsafe fn code(from: *const u32, shift: i32, mask: i32) -> Self::F {
         let words = from.cast::<[u32; LANES]>().read_unaligned();
-        let (low, high) = (words.map(|w| w << 16), words.map(|w| w & 0xffff_0000));
-        [Self::load(low.as_ptr().cast()), Self::load(high.as_ptr().cast())]
-    }
-    /// The bytes of 16 words as numbers, lowest first.
-    #[inline(always)]
-    unsafe fn codes8(from: *const u32) -> [Self::F; 4] {
-        let words = from.cast::<[u32; LANES]>().read_unaligned();
-        let mut codes = [Self::splat(0.0); 4];
-        for i in 0..4 {
-            codes[i] = Self::load(words.map(|w| (w >> (8 * i) & 255) as i32 as f32).as_ptr());
+        let mut numbers = [0f32; LANES];
+        for i in 0..LANES {
+            numbers[i] = ((words[i] >> shift) as i32 & mask) as f32;
         }
-        codes
-    }
-    /// The nibbles of 16 words as numbers, lowest first.
-    #[inline(always)]
-    unsafe fn codes4(from: *const u32) -> [Self::F; 8] {
-        let words = from.cast::<[u32; LANES]>().read_unaligned();
-        let mut codes = [Self::splat(0.0); 8];
-        for i in 0..8 {
-            codes[i] = Self::load(words.map(|w| (w >> (4 * i) & 15) as i32 as f32).as_ptr());
-        }
-        codes
+        Self::load(numbers.as_ptr())
     }
     /// 16 nibbles as numbers, from 8 bytes.
     #[inline(always)]

@@ -24,7 +24,9 @@ mod panel;
 mod product;
 mod rope;
 mod route;
+mod scores;
 mod share;
+mod sums;
 mod tile;
 mod weights;
 

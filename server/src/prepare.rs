@@ -6,7 +6,7 @@ use std::time::{Instant, UNIX_EPOCH};
 use swiftlm_cpu::{CpuDevice, CpuOptions, Tier};
 use swiftlm_device::Device;
 use swiftlm_driver::checkpoint::Checkpoint;
-use swiftlm_driver::compile::{Compiled, Options, compile};
+use swiftlm_driver::compile::{Activations, Compiled, Options, compile};
 use swiftlm_driver::debug::Debug;
 use swiftlm_gpu::GpuDevice;
 use swiftlm_ir::dim::ShapeClass;
@@ -144,8 +144,11 @@ impl Prepared {
         options.compile.chunk = wishes.chunk;
         options.compile.max_rows = wishes.sequences.unwrap_or(0).max(LEAST_ROWS).min(wishes.chunk.max(1));
         options.compile.max_binding = device.target().max_binding;
-        if wishes.precision == Precision::Exact {
-            options.build.kv = (Format::F32, Format::F32);
+        let backend = if device.target().name == "cpu" { "cpu" } else { "wgpu" };
+        match wishes.precision {
+            Precision::Exact => options.build.kv = (Format::F32, Format::F32),
+            Precision::Default if backend == "cpu" => options.build.activations = Activations::Int8,
+            Precision::Default => {}
         }
         let compiled = compile(&checkpoint, &options).map_err(|e| wrong(e.to_string()))?;
         progress.report("compile", 1.0);
@@ -167,7 +170,6 @@ impl Prepared {
         };
         let plan = MemoryPlan::new(&compiled.program, device.target(), request)
             .map_err(|e| LoadError::Memory(e.to_string()))?;
-        let backend = if device.target().name == "cpu" { "cpu" } else { "wgpu" };
         Ok(Self { found, device, backend, checkpoint, compiled, plan })
     }
 

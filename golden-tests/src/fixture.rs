@@ -53,21 +53,31 @@ impl Row {
     /// Reads a row.
     pub fn open(name: &str) -> Self {
         let dir = directory().join(name);
-        let config = std::fs::read_to_string(dir.join("config.json")).expect("a row has a configuration");
         let reference = read(&dir.join("reference.safetensors"));
         let reference = SafeTensors::deserialize(&reference).expect("a reference is a safetensors file");
         let tensor =
             |name: &str| reference.tensor(name).expect("a reference has prompt, logits and greedy").data().to_vec();
+        Self {
+            prompt: words(&tensor("prompt")),
+            logits: words(&tensor("logits")).into_iter().map(f32::from_bits).collect(),
+            greedy: words(&tensor("greedy")),
+            ..Self::checkpoint(name, &dir)
+        }
+    }
+
+    /// Reads a checkpoint that has no reference.
+    pub fn checkpoint(name: &str, dir: &Path) -> Self {
+        let config = std::fs::read_to_string(dir.join("config.json")).expect("a row has a configuration");
         let mut row = Self {
             name: name.to_owned(),
             config: Config::parse(&config).expect("a row's configuration parses"),
             index: TensorIndex::new(),
-            prompt: words(&tensor("prompt")),
-            logits: words(&tensor("logits")).into_iter().map(f32::from_bits).collect(),
-            greedy: words(&tensor("greedy")),
+            prompt: vec![],
+            logits: vec![],
+            greedy: vec![],
             data: vec![],
         };
-        let mut shards: Vec<PathBuf> = std::fs::read_dir(&dir)
+        let mut shards: Vec<PathBuf> = std::fs::read_dir(dir)
             .expect("a row can be listed")
             .flatten()
             .map(|e| e.path())

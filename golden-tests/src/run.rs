@@ -7,7 +7,7 @@ use swiftlm_gpu::GpuDevice;
 use swiftlm_ir::plan::Program;
 use swiftlm_ir::quant::Format;
 use swiftlm_ir::ty::PAGE_TOKENS;
-use swiftlm_models::BuildOptions;
+use swiftlm_models::{Activations, BuildOptions};
 use swiftlm_runtime::executable::{Row as WantRow, TableUpdate, Want};
 use swiftlm_runtime::{Batch, Executable, ExecutableOptions};
 
@@ -38,7 +38,7 @@ impl On {
 
 /// f32 everywhere: what the references are computed with.
 pub fn exact() -> BuildOptions {
-    BuildOptions { kv: (Format::F32, Format::F32), f16_activations: false }
+    BuildOptions { kv: (Format::F32, Format::F32), activations: Activations::F32 }
 }
 
 /// Compiles a row.

@@ -2,11 +2,13 @@
 
 use swiftlm_golden_tests::fixture::{Row, names};
 use swiftlm_golden_tests::run::{Loaded, On, arg_max, compile, exact, relative_error};
-use swiftlm_models::BuildOptions;
+use swiftlm_models::{Activations, BuildOptions};
 
 /// Bars of the project: relative error over every prompt position.
 const EXACT: f64 = 1e-4;
 const F16: f64 = 2e-3;
+/// What kernels may differ by, as a share of what rounding to int8 changes.
+const INT8: f64 = 0.5;
 
 fn check(on: On, build: &BuildOptions, bar: f64) {
     let mut failures = vec![];
@@ -42,7 +44,7 @@ fn logits_on_wgpu() {
 
 #[test]
 fn logits_with_f16_activations() {
-    let build = BuildOptions { f16_activations: true, ..exact() };
+    let build = BuildOptions { activations: Activations::F16, ..exact() };
     for on in [On::Cpu, On::Wgpu] {
         check(on, &build, F16);
     }
@@ -57,18 +59,44 @@ fn logits_with_an_f16_kv() {
     }
 }
 
+/// Micro-kernels of whole numbers compute what the interpreter computes with rounded floats, on every row with codes. A
+/// value in the middle between two steps may go to either, so the two are not as close as without rounding; and both are
+/// further from the reference than the exact bar allows, which shows that rounding takes place.
+#[test]
+fn int8_activations_agree_with_the_interpreter() {
+    let build = BuildOptions { activations: Activations::Int8, ..exact() };
+    let mut rows = 0;
+    for name in names().into_iter().filter(|n| n.contains("mlx")) {
+        let row = Row::open(&name);
+        let logits = |on: On| {
+            let mut loaded = Loaded::new(&row, compile(&row, &build, 64), on.open(2), 1);
+            loaded.prompt(0, &row.prompt, 64).concat()
+        };
+        let (cpu, interpreter) = (logits(On::Cpu), logits(On::Interpreter));
+        let error = relative_error(&cpu, &interpreter);
+        let rounded = relative_error(&cpu, &row.logits);
+        assert!(error < INT8 * rounded, "{name}: {error:.2e} where rounding makes {rounded:.2e}");
+        assert!((EXACT..0.1).contains(&rounded), "{name}: {rounded:.2e} from the reference");
+        rows += 1;
+    }
+    assert!(rows > 0, "some rows have codes");
+}
+
 /// Chunks of 1, 7, 64 and 512 give what one chunk gives, bit for bit.
 #[test]
 fn chunking_changes_nothing() {
     for name in ["llama-rope3", "qwen3", "qwen3_moe-mlx4", "qwen2-mlx-mixed"] {
         let row = Row::open(name);
-        let run = |chunk: usize| {
-            let mut loaded = Loaded::new(&row, compile(&row, &exact(), 512), On::Cpu.open(2), 1);
-            loaded.prompt(0, &row.prompt, chunk)
-        };
-        let whole = run(512);
-        for chunk in [1, 7, 64] {
-            assert_eq!(run(chunk), whole, "{name} in chunks of {chunk}");
+        for activations in [Activations::F32, Activations::Int8] {
+            let build = BuildOptions { activations, ..exact() };
+            let run = |chunk: usize| {
+                let mut loaded = Loaded::new(&row, compile(&row, &build, 512), On::Cpu.open(2), 1);
+                loaded.prompt(0, &row.prompt, chunk)
+            };
+            let whole = run(512);
+            for chunk in [1, 7, 64] {
+                assert_eq!(run(chunk), whole, "{name} in chunks of {chunk}, {activations:?}");
+            }
         }
     }
 }

@@ -230,6 +230,11 @@ impl GraphBuilder {
         &self.graph.values[v.0 as usize].ty
     }
 
+    /// Type of a weight made so far.
+    pub fn weight_type(&self, w: WeightSlot) -> WeightType {
+        self.graph.weights[w.0 as usize].ty
+    }
+
     /// Appends an op. A type error is kept for [`Self::finish`] and the first argument's type stands in for the result's.
     pub fn op(&mut self, op: Op, args: impl IntoIterator<Item = Arg>) -> Value {
         let args: Vec<Arg> = args.into_iter().collect();

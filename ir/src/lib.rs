@@ -17,6 +17,7 @@ pub mod ops;
 pub mod plan;
 pub mod quant;
 pub mod reference;
+pub mod rounding;
 pub mod template;
 pub mod text;
 pub mod ty;

@@ -9,7 +9,7 @@ use crate::graph::WeightType;
 use crate::map::Map;
 use crate::ops::{RopeLayout, Routing};
 use crate::quant::Format;
-use crate::ty::DType;
+use crate::rounding::Rounding;
 
 /// Rows of a buffer: element (`row`, `col`) is at `row · stride + offset + col`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -123,7 +123,7 @@ pub struct Linear {
     /// Prologue: normalise each input row.
     pub norm: Option<Norm>,
     /// Prologue: round activations before the product.
-    pub round: Option<DType>,
+    pub round: Option<Rounding>,
     /// Output `j` combines accumulators `j` and `j + rows/2` (gate and up): epilogue inputs 0 and 1, extras follow.
     /// Without it, input 0 is the accumulator and extras follow.
     pub pair: bool,
@@ -261,7 +261,7 @@ pub struct ExpertLinear {
     /// Whether x has a row per (token, rank), `x row = t · top_k + r`; else a row per token.
     pub x_per_rank: bool,
     /// Round activations before the product.
-    pub round: Option<DType>,
+    pub round: Option<Rounding>,
     /// Output `j` combines accumulators `j` and `j + n/2`, as in [`Linear`].
     pub pair: bool,
     /// What is stored; inputs are the accumulators only.

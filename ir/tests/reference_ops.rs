@@ -7,7 +7,8 @@ use swiftlm_ir::reference::attend::{Attention, attend, softmax};
 use swiftlm_ir::reference::moe::{Experts, combine, expert_linear, route_ids, route_weights};
 use swiftlm_ir::reference::state::Part;
 use swiftlm_ir::reference::{HostState, Step, Token, dense, norm, rope};
-use swiftlm_ir::ty::{DType, StateType};
+use swiftlm_ir::rounding::Rounding;
+use swiftlm_ir::ty::StateType;
 
 /// Numbers in [-1, 1) from a multiplicative hash.
 fn noise(n: usize, seed: u32) -> Vec<f32> {
@@ -68,10 +69,24 @@ fn activations_are_what_their_identities_say() {
 fn rounding_goes_to_even_halves() {
     // Between 2048 and 4096 halves are 2 apart.
     assert_eq!(
-        dense::round(&[2049.0, 2051.0, 2050.5, 1e-9, 70000.0], DType::F16),
-        [2048.0, 2052.0, 2050.0, 0.0, f32::INFINITY]
+        dense::round(&[2049.0, 2051.0, 2050.5, 1e-9, 70000.0], Rounding::F16),
+        Ok(vec![2048.0, 2052.0, 2050.0, 0.0, f32::INFINITY])
     );
-    assert_eq!(dense::round(&[1.1], DType::F32), [1.1]);
+}
+
+#[test]
+fn rounding_to_int8_goes_by_groups() {
+    let int8 = Rounding::Int8 { group: 32 };
+    // The first group's scale is 1, the second's is 1/127.
+    let mut x = vec![0.0; 64];
+    (x[0], x[1], x[2], x[3], x[4]) = (127.0, 0.5, 1.5, -2.5, 63.4);
+    (x[32], x[33]) = (-1.0, 0.5);
+    let mut want = vec![0.0; 64];
+    (want[0], want[1], want[2], want[3], want[4]) = (127.0, 0.0, 2.0, -2.0, 63.0);
+    (want[32], want[33]) = (-1.0, (64.0f64 / 127.0) as f32);
+    assert_eq!(dense::round(&x, int8), Ok(want));
+    assert_eq!(dense::round(&[0.0; 32], int8), Ok(vec![0.0; 32]), "a group of zeros has a scale");
+    assert!(dense::round(&[0.0; 33], int8).is_err());
 }
 
 #[test]

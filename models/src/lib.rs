@@ -12,6 +12,7 @@ pub mod tensors;
 
 use swiftlm_ir::graph::Module;
 use swiftlm_ir::quant::Format;
+use swiftlm_ir::rounding::Rounding;
 
 pub use config::Config;
 pub use tensors::{StoredType, TensorFacts, TensorIndex};
@@ -33,13 +34,36 @@ impl ModelError {
 pub struct BuildOptions {
     /// How keys and values are stored.
     pub kv: (Format, Format),
-    /// Round the inputs of linears to f16, as an engine with f16 activations does; otherwise they stay f32.
-    pub f16_activations: bool,
+    /// How the inputs of products are rounded; a router's never are.
+    pub activations: Activations,
+}
+
+/// How the inputs of products are rounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activations {
+    /// Not at all: f32.
+    #[default]
+    F32,
+    /// To f16, as an engine with f16 activations does.
+    F16,
+    /// To int8 in the groups of the weight's scales, where it has scales, so that products are made of whole numbers.
+    Int8,
+}
+
+impl Activations {
+    /// The rounding of an input that meets a weight of this format.
+    pub fn rounding(self, weight: Format) -> Option<Rounding> {
+        match self {
+            Self::F32 => None,
+            Self::F16 => Some(Rounding::F16),
+            Self::Int8 => Rounding::of_weight(weight),
+        }
+    }
 }
 
 impl Default for BuildOptions {
     fn default() -> Self {
-        Self { kv: (Format::F16, Format::F16), f16_activations: false }
+        Self { kv: (Format::F16, Format::F16), activations: Activations::F32 }
     }
 }
 

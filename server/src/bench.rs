@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use swiftlm_runtime::executable::{Batch, Executable, Row, TableUpdate, Want};
 
 use crate::commands::{BenchFlags, FillState};
-use crate::flags::{Kv, Precision};
+use crate::flags::Kv;
 use crate::load::LoadError;
 use crate::memory::Memory;
 use crate::prepare::{Found, Prepared, Wishes};
@@ -54,7 +54,7 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<Vec<[S
         backend: flags.backend,
         device: None,
         threads: flags.threads.unwrap_or(0) as usize,
-        precision: Precision::Default,
+        precision: flags.precision,
         kv: Some(kv),
         chunk: 512,
         context: Some(context),

@@ -36,6 +36,9 @@ pub struct BenchFlags {
     /// How keys and values are stored; each is measured
     #[arg(long, value_enum, value_delimiter = ',', default_value = "f16")]
     pub kv: Vec<crate::flags::Kv>,
+    /// How activations are rounded
+    #[arg(long, value_enum, default_value_t)]
+    pub precision: crate::flags::Precision,
     /// How the context up to a depth comes about
     #[arg(long, value_enum, default_value_t)]
     pub fill_state: FillState,

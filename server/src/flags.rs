@@ -84,11 +84,14 @@ impl Kv {
 /// How activations are rounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
-    /// Fastest.
+    /// Inputs of products stay f32, keys and values are f16.
     #[default]
     Default,
-    /// As the reference computes.
+    /// As the reference computes: keys and values are f32, too.
     Exact,
+    /// On the CPU, inputs of products with quantised weights are rounded to 8 bits by groups: faster, and close
+    /// decisions may fall otherwise (docs/performance.md has the figures). Other backends compute as by default.
+    Fast,
 }
 
 /// Flags of `swiftlm serve`.

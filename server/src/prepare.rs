@@ -6,7 +6,7 @@ use std::time::{Instant, UNIX_EPOCH};
 use swiftlm_cpu::{CpuDevice, CpuOptions, Tier};
 use swiftlm_device::Device;
 use swiftlm_driver::checkpoint::Checkpoint;
-use swiftlm_driver::compile::{Compiled, Options, compile};
+use swiftlm_driver::compile::{Activations, Compiled, Options, compile};
 use swiftlm_driver::debug::Debug;
 use swiftlm_gpu::GpuDevice;
 use swiftlm_ir::dim::ShapeClass;
@@ -147,6 +147,10 @@ impl Prepared {
         options.compile.chunk = wishes.chunk;
         options.compile.max_rows = wishes.sequences.unwrap_or(0).max(LEAST_ROWS).min(wishes.chunk.max(1));
         options.compile.max_binding = device.target().max_binding;
+        let backend = if device.target().name == "cpu" { "cpu" } else { "wgpu" };
+        if wishes.precision == Precision::Fast && backend == "cpu" {
+            options.build.activations = Activations::Int8;
+        }
         let exact = (wishes.precision == Precision::Exact).then_some(Format::F32);
         if let Some(format) = wishes.kv.map(Kv::format).or(exact) {
             options.build.kv = (format, format);
@@ -171,7 +175,6 @@ impl Prepared {
         };
         let plan = MemoryPlan::new(&compiled.program, device.target(), request)
             .map_err(|e| LoadError::Memory(e.to_string()))?;
-        let backend = if device.target().name == "cpu" { "cpu" } else { "wgpu" };
         Ok(Self { found, device, backend, checkpoint, compiled, plan })
     }
 

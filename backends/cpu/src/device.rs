@@ -4,8 +4,10 @@ use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 use swiftlm_device::{BufferId, Device, DeviceError, KernelId, Launch, LaunchTime, RecordingId, Slice, Target, Usage};
+use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::kernel::{Kernel, KernelKey, Length};
 use swiftlm_ir::plan::{Groups, StepSizes};
+use swiftlm_ir::template::Template;
 
 use crate::counters::Counters;
 use crate::interp;
@@ -13,7 +15,7 @@ use crate::memory::{Memory, Region, Span};
 use crate::options::{CpuOptions, Tier};
 use crate::pool::{PerWorker, Pool};
 use crate::simd::isa::IsaKind;
-use crate::simd::{Context, Faults, Micro, Needs, micro};
+use crate::simd::{Context, Faults, Micro, Needs, micro, settle};
 
 /// The host's processors as a device.
 pub struct CpuDevice {
@@ -37,6 +39,8 @@ struct Buffer {
     /// Bytes asked for, rounded up to whole words.
     bytes: usize,
     what: String,
+    /// Whether it holds a weight in the order of [`settle`].
+    packed: bool,
 }
 
 struct Loaded {
@@ -126,12 +130,22 @@ impl CpuDevice {
         let inside = offset.checked_add(bytes).is_some_and(|end| end <= buffer.bytes);
         let aligned = offset.is_multiple_of(4) && bytes.is_multiple_of(4);
         match buffer.memory.span(offset, bytes) {
-            Some(span) if inside && aligned => Ok(span),
+            Some(span) if inside && aligned => Ok(Span { packed: buffer.packed, ..span }),
             _ => Err(self.lost(format!(
                 "{bytes} bytes at {offset} of {} ({} bytes): expected whole words inside",
                 buffer.what, buffer.bytes
             ))),
         }
+    }
+
+    /// A range whose bytes are as they were written.
+    fn plain(&self, slice: Slice) -> Result<Span, DeviceError> {
+        let span = self.span(slice)?;
+        if span.packed {
+            let what = &self.buffers[slice.buffer.0 as usize].what;
+            return Err(self.lost(format!("{what} was rearranged: only launches can reach it")));
+        }
+        Ok(span)
     }
 
     fn prepare(&mut self, launch: Launch) -> Result<Prepared, DeviceError> {
@@ -148,7 +162,12 @@ impl CpuDevice {
         let args = args.collect::<Result<Vec<Span>, _>>()?;
         let micro = if self.tier == Tier::Native { micro(&launch.template) } else { None };
         match &micro {
-            None => fits(&loaded.kernel, &args).map_err(refuse)?,
+            None => {
+                fits(&loaded.kernel, &args).map_err(refuse)?;
+                if let Some(i) = args.iter().position(|span| span.packed) {
+                    return Err(refuse(format!("argument {i} was rearranged, which a kernel does not know")));
+                }
+            }
             Some(micro) => {
                 // The kernel's bound of the table is far above any real one; the first step asks for what that one needs.
                 let [tokens, rows, _] = loaded.kernel.immediate_max;
@@ -252,12 +271,22 @@ impl Device for CpuDevice {
             what: what.to_owned(),
             reason: "the system has no such range of memory".to_owned(),
         })?;
-        self.buffers.push(Buffer { memory, bytes: bytes.next_multiple_of(4), what: what.to_owned() });
+        self.buffers.push(Buffer { memory, bytes: bytes.next_multiple_of(4), what: what.to_owned(), packed: false });
         Ok(BufferId(self.buffers.len() as u32 - 1))
     }
 
     fn write(&mut self, buffer: BufferId, offset: usize, bytes: &[u8]) -> Result<(), DeviceError> {
-        self.span(Slice { buffer, offset, bytes: bytes.len() })?.write(bytes);
+        self.plain(Slice { buffer, offset, bytes: bytes.len() })?.write(bytes);
+        Ok(())
+    }
+
+    /// Weights of codes whose every reader is a micro-kernel of whole numbers, or a look-up, are rearranged in place.
+    fn settle(&mut self, weight: Slice, ty: WeightType, readers: &[&Template]) -> Result<(), DeviceError> {
+        let span = self.plain(weight)?;
+        let whole = weight.offset == 0 && weight.bytes == self.buffers[weight.buffer.0 as usize].bytes;
+        if self.tier == Tier::Native && whole {
+            self.buffers[weight.buffer.0 as usize].packed = settle(ty, span, readers, &self.pool);
+        }
         Ok(())
     }
 
@@ -265,7 +294,7 @@ impl Device for CpuDevice {
         if slice.bytes != into.len() {
             return Err(self.lost(format!("reads {} bytes into {}", slice.bytes, into.len())));
         }
-        self.span(slice)?.read(into);
+        self.plain(slice)?.read(into);
         Ok(())
     }
 

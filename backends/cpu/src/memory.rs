@@ -33,6 +33,8 @@ unsafe impl Sync for Memory {}
 pub(crate) struct Span {
     pub(crate) base: *mut u8,
     pub(crate) bytes: usize,
+    /// Whether it holds a weight that was rearranged.
+    pub(crate) packed: bool,
 }
 
 // SAFETY: a span is an address; whoever dereferences it answers for the access.
@@ -81,7 +83,7 @@ impl Memory {
     pub(crate) fn span(&self, offset: usize, bytes: usize) -> Option<Span> {
         let inside = offset.checked_add(bytes).is_some_and(|end| end <= self.bytes());
         // SAFETY: `offset` lies inside the allocation.
-        inside.then(|| Span { base: unsafe { self.base.as_ptr().add(offset) }, bytes })
+        inside.then(|| Span { base: unsafe { self.base.as_ptr().add(offset) }, bytes, packed: false })
     }
 }
 

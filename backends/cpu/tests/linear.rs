@@ -8,8 +8,8 @@ use swiftlm_cpu::IsaKind;
 use swiftlm_ir::dim::{ShapeClass, Sym};
 use swiftlm_ir::map::{Map, MapStep};
 use swiftlm_ir::quant::{Float, Format};
+use swiftlm_ir::rounding::Rounding;
 use swiftlm_ir::template::{Extra, Linear, Norm, RmsNorm, Template, View};
-use swiftlm_ir::ty::DType;
 
 const BATCHES: [usize; 9] = [1, 2, 3, 5, 7, 8, 9, 64, 65];
 
@@ -20,7 +20,7 @@ struct Shape {
     cols: usize,
     outputs: usize,
     norm: bool,
-    round: bool,
+    round: Option<Rounding>,
     pair: bool,
     extras: bool,
     offset: usize,
@@ -30,12 +30,19 @@ struct Shape {
 
 fn shapes() -> impl Strategy<Value = Shape> {
     let base = (proptest::sample::select(formats()), proptest::sample::select(BATCHES.to_vec()));
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
-    (base, 1usize..300, 1usize..90, flags, 0usize..9, 0usize..5, any::<u64>()).prop_map(
+    let rounding = proptest::sample::select(vec![None, Some(Rounding::F16), Some(Rounding::Int8 { group: 64 })]);
+    // Whole blocks of outputs can be rearranged; others cannot.
+    let outputs = prop_oneof![1usize..90, (1usize..6).prop_map(|n| 16 * n)];
+    let flags = (any::<bool>(), rounding, any::<bool>(), any::<bool>());
+    (base, 1usize..300, outputs, flags, 0usize..9, 0usize..5, any::<u64>()).prop_map(
         |((format, rows), cols, outputs, (norm, round, pair, extras), offset, gap, seed)| {
             let cols = match format {
                 Format::Float(_) => cols,
                 Format::Affine(a) => cols.div_ceil(a.group as usize).min(3) * a.group as usize,
+            };
+            let round = match round {
+                Some(Rounding::Int8 { .. }) => Rounding::of_weight(format),
+                other => other,
             };
             Shape { format, rows, cols, outputs, norm, round, pair, extras, offset, gap, seed }
         },
@@ -93,7 +100,7 @@ fn case(shape: &Shape) -> Case {
         class: ShapeClass::of(shape.rows),
         weight: weight.ty,
         norm: shape.norm.then(norm),
-        round: shape.round.then_some(DType::F16),
+        round: shape.round,
         pair: shape.pair,
         epilogue: epilogue(shape),
         extras: if shape.extras { vec![Extra::Element(y_view), Extra::Column(Format::F16)] } else { vec![] },
@@ -111,18 +118,35 @@ fn case(shape: &Shape) -> Case {
     Case { template, args, x, norm_weight, weight, element, column }
 }
 
-/// Inputs of row `m` as the product sees them, in f64; rounding is that of the value that f32 arithmetic gives, so a
-/// rounded input may be one unit of binary16 off.
-fn inputs(shape: &Shape, case: &Case, m: usize) -> (Vec<f64>, f64) {
+/// Inputs of row `m` as the product sees them, in f64, and how far off each may be: rounding is that of the value that f32
+/// arithmetic gives, so an input in the middle between two rounded ones may go to the other.
+fn inputs(shape: &Shape, case: &Case, m: usize) -> (Vec<f64>, Vec<f64>) {
     let view = case.template.x;
     let x: Vec<f64> = case.x[m * view.stride + view.offset..][..shape.cols].iter().map(|x| f64::from(*x)).collect();
     let x = if shape.norm { normalized(&x, &case.norm_weight.values, &norm()) } else { x };
-    match (shape.round, shape.norm) {
-        (true, exact) => {
-            let rounded = x.iter().map(|x| half::f16::from_f32(*x as f32).to_f64()).collect();
-            (rounded, if exact { 1e-3 } else { 0.0 })
+    match shape.round {
+        Some(Rounding::F16) => {
+            let rounded: Vec<f64> = x.iter().map(|x| half::f16::from_f32(*x as f32).to_f64()).collect();
+            let doubts = rounded.iter().map(|x| if shape.norm { 5e-4 * x.abs() } else { 0.0 }).collect();
+            (rounded, doubts)
         }
-        (false, _) => (x, 0.0),
+        Some(Rounding::Int8 { group }) => {
+            let (mut rounded, mut doubts) = (vec![], vec![]);
+            for part in x.chunks(group as usize) {
+                let scale = part.iter().fold(1e-30, |max: f64, x| max.max(x.abs())) / 127.0;
+                for x in part {
+                    let q = x / scale;
+                    let middle = (q - q.floor() - 0.5).abs() < 1e-4;
+                    rounded.push(q.round_ties_even() * scale);
+                    doubts.push(if middle { scale } else { 0.0 });
+                }
+            }
+            (rounded, doubts)
+        }
+        None => {
+            let doubts = vec![0.0; x.len()];
+            (x, doubts)
+        }
     }
 }
 
@@ -130,12 +154,14 @@ fn check(shape: &Shape, case: &Case, isa: IsaKind, y: &[f32]) {
     let view = case.template.y;
     let mut written = vec![false; y.len()];
     for m in 0..shape.rows {
-        let (x, doubt) = inputs(shape, case, m);
+        let (x, doubts) = inputs(shape, case, m);
         for n in 0..shape.outputs {
             let dot = |row: usize| {
-                let terms = x.iter().zip(case.weight.row(row)).map(|(x, w)| x * w);
-                let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + f64::abs(t)));
-                (sum, size * (2e-6 + doubt * 0.5))
+                let terms = x.iter().zip(&doubts).zip(case.weight.row(row)).map(|((x, d), w)| (x * w, d * w.abs()));
+                let (sum, size, doubt) =
+                    terms.fold((0.0, 0.0, 0.0), |(sum, size, doubt), (t, d)| (sum + t, size + f64::abs(t), doubt + d));
+                // Where scales and biases are summed up apart, their parts are larger than what they come to.
+                (sum, size * if shape.round.is_some() { 1e-5 } else { 2e-6 } + doubt)
             };
             let (mut expected, mut bar) = dot(n);
             if shape.pair {
@@ -230,7 +256,7 @@ fn every_format_agrees_in_every_batch() {
                 cols: if i % 2 == 0 { 256 } else { 128 },
                 outputs: 37,
                 norm: false,
-                round: false,
+                round: None,
                 pair: false,
                 extras: false,
                 offset: 0,
@@ -238,6 +264,38 @@ fn every_format_agrees_in_every_batch() {
                 seed: i as u64,
             };
             run(&shape);
+            run(&Shape { outputs: 48, round: Rounding::of_weight(format), pair: rows == 9, ..shape });
+        }
+    }
+}
+
+/// The largest codes meet the largest activations of one sign: sums of 16 bits must not overflow.
+#[test]
+fn extreme_codes_and_activations_agree() {
+    for format in formats().into_iter().filter(|f| matches!(f, Format::Affine(_))) {
+        for rows in [1, 8, 30] {
+            let shape = Shape {
+                format,
+                rows,
+                cols: 256,
+                outputs: 16,
+                norm: false,
+                round: Rounding::of_weight(format),
+                pair: false,
+                extras: false,
+                offset: 0,
+                gap: 0,
+                seed: 9,
+            };
+            let mut case = case(&shape);
+            case.x.iter_mut().enumerate().for_each(|(i, x)| *x = if i < 300 { -1.0 } else { 1.0 });
+            case.args[0] = bytes_of(&case.x);
+            let codes = format.layout(16, 256).components[0].bytes;
+            case.weight.fill_codes(codes);
+            case.args[1] = case.weight.bytes.clone();
+            launch_everywhere(&Template::Linear(case.template.clone()), &case.args, sizes(rows, 1, 1), |isa, out| {
+                check(&shape, &case, isa, &floats_of(&out[out.len() - 1]));
+            });
         }
     }
 }
@@ -251,7 +309,7 @@ fn a_wrong_weight_is_noticed() {
         cols: 128,
         outputs: 16,
         norm: false,
-        round: false,
+        round: None,
         pair: false,
         extras: false,
         offset: 0,
@@ -275,7 +333,7 @@ fn arguments_that_are_too_small_are_refused() {
         cols: 32,
         outputs: 8,
         norm: false,
-        round: false,
+        round: None,
         pair: false,
         extras: false,
         offset: 0,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::kernel::Kernel;
 use swiftlm_ir::plan::StepSizes;
 use swiftlm_ir::template::Template;
@@ -135,6 +136,17 @@ pub trait Device: Send {
     /// # Errors
     /// The device was lost.
     fn write(&mut self, buffer: BufferId, offset: usize, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// Says that a weight is complete, and which templates will read it, and no others. The device may rearrange it where
+    /// it lies into what its launches of these templates read best; afterwards it is neither written nor read by the host.
+    /// A device that has no order of its own does nothing.
+    ///
+    /// # Errors
+    /// The range is not this device's.
+    fn settle(&mut self, weight: Slice, ty: WeightType, readers: &[&Template]) -> Result<(), DeviceError> {
+        let _ = (weight, ty, readers);
+        Ok(())
+    }
 
     /// Reads bytes after everything submitted so far; `offset` and the length are multiples of 4.
     ///

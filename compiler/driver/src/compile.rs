@@ -6,6 +6,7 @@ use swiftlm_compiler::egraph::run::Report;
 use swiftlm_compiler::{Choices, CompileError, CompileOptions, Seen};
 use swiftlm_ir::plan::Program;
 use swiftlm_ir::text;
+pub use swiftlm_models::Activations;
 use swiftlm_models::{BuildOptions, Config, ModelError};
 
 use crate::checkpoint::{Checkpoint, CheckpointError};

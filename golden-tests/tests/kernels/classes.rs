@@ -3,8 +3,9 @@
 use swiftlm_ir::dim::{ShapeClass, Sym};
 use swiftlm_ir::map::{Map, MapStep};
 use swiftlm_ir::quant::Format;
+use swiftlm_ir::rounding::Rounding;
 use swiftlm_ir::template::{Attend, Extra, Linear, Norm, RmsNorm, Template, View};
-use swiftlm_ir::ty::{DType, PAGE_TOKENS};
+use swiftlm_ir::ty::PAGE_TOKENS;
 
 use crate::harness::{Random, Rows, Weight, bytes, floats, run, sizes, to_pages};
 
@@ -20,7 +21,7 @@ fn gated() -> Map {
 }
 
 /// Rows `first .. first + count` of a linear layer with everything on, in the class that holds them.
-fn linear(weight: &Weight, gain: &Weight, x: &Rows, round: Option<DType>, first: usize, count: usize) -> Vec<f32> {
+fn linear(weight: &Weight, gain: &Weight, x: &Rows, round: Option<Rounding>, first: usize, count: usize) -> Vec<f32> {
     let class = ShapeClass::of(count);
     let (bound, cols, outputs) = (class.max_rows(CHUNK).min(CHUNK), weight.ty.cols, weight.ty.rows / 2);
     let t = Linear {
@@ -72,7 +73,7 @@ fn linear_rows_do_not_depend_on_the_class() {
         let weight = Weight::random(&mut random, format, 2 * 11, cols);
         let gain = Weight::random(&mut random, Format::F16, 1, cols);
         let x = Rows::random(&mut random, View::dense(cols), CHUNK, cols);
-        for round in [None, Some(DType::F16)] {
+        for round in [None, Some(Rounding::F16), Rounding::of_weight(format)] {
             let all = linear(&weight, &gain, &x, round, 0, CHUNK);
             assert!(all.iter().all(|y| y.is_finite()), "rows behind the last one leak into results");
             for (first, count) in [(0, 1), (69, 1), (3, 2), (10, 5), (61, 8), (0, 9), (5, 64), (4, 65)] {

@@ -3,8 +3,8 @@
 use swiftlm_ir::dim::{ShapeClass, Sym};
 use swiftlm_ir::map::{Map, MapStep};
 use swiftlm_ir::quant::Format;
+use swiftlm_ir::rounding::Rounding;
 use swiftlm_ir::template::{self, ArgMax, Elementwise, Embed, Extra, Linear, Norm, RmsNorm, Template, View};
-use swiftlm_ir::ty::DType;
 
 use crate::harness::{Random, Rows, Weight, affine_formats, bytes, dot, float_formats, map64, run, sizes, words};
 
@@ -122,7 +122,7 @@ fn linear_with_prologue_and_epilogue() {
     let mut random = Random(5);
     for (i, format) in [format(Q4), Format::F16, format("affine8_g64_f32"), Format::F32].into_iter().enumerate() {
         for class in ShapeClass::ALL {
-            for (pair, round) in [(false, None), (true, None), (true, Some(DType::F16))] {
+            for (pair, round) in [(false, None), (true, None), (true, Some(Rounding::F16))] {
                 let (rows, cols, bound) = (22, [64, 36, 64, 9][i], class.max_rows(9).min(9));
                 let (outputs, tokens) = (if pair { rows / 2 } else { rows }, bound.min(6));
                 let norm = Norm { eps: 1e-2, offset: 0.0, weight: Format::F32 };
@@ -173,7 +173,7 @@ fn rounding_comes_before_the_product() {
         ty: swiftlm_ir::graph::WeightType { format: Format::F32, rows: 1, cols: 8 },
         bytes: bytes(&[1.0f32; 8]),
     };
-    for (round, want) in [(None, 8.0 + 8.0 * 2f64.powi(-12)), (Some(DType::F16), 8.0)] {
+    for (round, want) in [(None, 8.0 + 8.0 * 2f64.powi(-12)), (Some(Rounding::F16), 8.0)] {
         let t = Linear {
             rows: Sym::Tokens,
             class: ShapeClass::One,
@@ -190,6 +190,43 @@ fn rounding_comes_before_the_product() {
         let args = vec![x.bytes(), weight.bytes.clone(), y.bytes()];
         let after = y.after(&run(&Template::Linear(t), 1, args, sizes(1, 1, 1))[2]);
         after.expect(1, 0.0, |_, _| want);
+    }
+}
+
+#[test]
+fn rounding_to_int8_is_that_of_the_reference() {
+    let mut random = Random(15);
+    for (i, name) in ["affine4_g32_f16", "affine8_g64_f32", "affine3_g128_bf16"].into_iter().enumerate() {
+        for class in ShapeClass::ALL {
+            let format = format(name);
+            let Some(round) = Rounding::of_weight(format) else { panic!("{name} has groups") };
+            let (rows, cols, bound) = (6, 128 * (i + 1), class.max_rows(9).min(9));
+            let weight = Weight::random(&mut random, format, rows, cols);
+            let x = Rows::random(&mut random, views(cols)[i], bound, cols);
+            let y = Rows::untouched(View::dense(rows), bound, rows);
+            let t = Linear {
+                rows: Sym::Tokens,
+                class,
+                weight: weight.ty,
+                norm: None,
+                round: Some(round),
+                pair: false,
+                epilogue: Map::identity(),
+                extras: vec![],
+                x: x.view,
+                y: y.view,
+            };
+            let args = vec![x.bytes(), weight.bytes.clone(), y.bytes()];
+            let after = y.after(&run(&Template::Linear(t), 9, args, sizes(bound, 1, 1))[2]);
+            let rounded = |row: usize| {
+                let mut x: Vec<f32> = (0..cols).map(|k| x.at(row, k) as f32).collect();
+                round.apply(&mut x);
+                x
+            };
+            let inputs: Vec<Vec<f32>> = (0..bound).map(rounded).collect();
+            // One input in the middle between two steps may go to either: a step is 1/127 at most here.
+            after.expect(bound, 1e-4, |row, col| dot(cols, |k| f64::from(inputs[row][k]), |k| weight.at(col, k)));
+        }
     }
 }
 

@@ -97,8 +97,14 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
             want(op, "equal shapes", a, b, a == b)?;
             Ok(Type::Tensor(a.clone()))
         }
-        Op::Scale { .. } | Op::Silu | Op::GeluTanh | Op::Sigmoid | Op::Round { .. } => {
-            Ok(Type::Tensor(float(0)?.clone()))
+        Op::Scale { .. } | Op::Silu | Op::GeluTanh | Op::Sigmoid => Ok(Type::Tensor(float(0)?.clone())),
+        Op::Round { to } => {
+            let (x, group) = (float(0)?, to.group());
+            if group > 1 {
+                let n = width(op, x)?;
+                want(op, "last extent", format!("a multiple of {group}"), n, n % group == 0)?;
+            }
+            Ok(Type::Tensor(x.clone()))
         }
         Op::Slice { start, len } => {
             let x = float(0)?;

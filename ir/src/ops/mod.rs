@@ -7,6 +7,7 @@ pub mod infer;
 
 use std::fmt;
 
+use crate::rounding::Rounding;
 use crate::ty::DType;
 
 /// Value of an attribute, as it is printed and parsed.
@@ -207,10 +208,11 @@ ops! {
     GeluTanh = "gelu_tanh" ("x");
     /// `1 / (1 + e^-x)`.
     Sigmoid = "sigmoid" ("x");
-    /// Rounds to the nearest value of a narrower type and back; the declared activation rounding.
+    /// Rounds to the nearest of fewer values, element by element or by groups of the last extent; the declared activation
+    /// rounding.
     Round = "round" ("x") {
-        /// The type rounded to.
-        to: DType,
+        /// The values rounded to.
+        to: Rounding,
     };
     /// Elements `start .. start + len` of the last extent.
     Slice = "slice" ("x") {

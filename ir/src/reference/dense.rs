@@ -1,8 +1,6 @@
 //! Ops that treat rows one by one: products, sums, activations, views and picks.
 
-use half::f16;
-
-use crate::ty::DType;
+use crate::rounding::Rounding;
 
 /// Op `embed`: `y_t = scale · W[ids_t]`, W of rows of `cols` elements.
 ///
@@ -59,12 +57,17 @@ pub fn gelu_tanh(x: f64) -> f64 {
     x / 2.0 * (1.0 + (std::f64::consts::FRAC_2_PI.sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
 }
 
-/// Op `round`: the nearest value of the type, ties to even. f32 activations hold every f32 already.
-pub fn round(x: &[f32], to: DType) -> Vec<f32> {
-    match to {
-        DType::F16 => x.iter().map(|x| f16::from_f32(*x).to_f32()).collect(),
-        DType::F32 | DType::U32 => x.to_vec(),
+/// Op `round`: the nearest of the values, ties to even. Groups follow one another, as rows are whole groups.
+///
+/// # Errors
+/// Elements that are no whole number of groups.
+pub fn round(x: &[f32], to: Rounding) -> Result<Vec<f32>, String> {
+    if !x.len().is_multiple_of(to.group()) {
+        return Err(format!("`round`: {} elements are not whole groups of {to}", x.len()));
     }
+    let mut y = x.to_vec();
+    to.apply(&mut y);
+    Ok(y)
 }
 
 /// Op `slice`: elements `start .. start + len` of each row of `width`.

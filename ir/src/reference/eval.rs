@@ -181,7 +181,7 @@ impl<'a> Operation<'a> {
             Op::Silu => dense::map(self.floats(0)?, dense::silu),
             Op::GeluTanh => dense::map(self.floats(0)?, dense::gelu_tanh),
             Op::Sigmoid => dense::map(self.floats(0)?, dense::sigmoid),
-            Op::Round { to } => dense::round(self.floats(0)?, *to),
+            Op::Round { to } => dense::round(self.floats(0)?, *to)?,
             Op::Slice { start, len } => dense::slice(self.floats(0)?, self.width(0)?, *start, *len),
             Op::SplitHeads { .. } | Op::MergeHeads => self.floats(0)?.to_vec(),
             Op::Rope { dim, layout } => {

@@ -118,7 +118,7 @@ fn computes(template: &Template) -> Vec<String> {
         Template::Map(m) => (None, false, &m.map),
         _ => return vec![],
     };
-    let mut words: Vec<String> = round.iter().map(|to| format!("round x to {}", to.name())).collect();
+    let mut words: Vec<String> = round.iter().map(|to| format!("round x to {to}")).collect();
     if pair {
         words.push("pairs".to_owned());
     }

@@ -6,6 +6,7 @@ use swiftlm_ir::dim::Sym;
 use swiftlm_ir::graph::{Call, Graph, GraphBuilder, Module, ParamKind, RopeTable, Value, WeightSlot, WeightType};
 use swiftlm_ir::ops::{Op, RopeLayout, Routing};
 use swiftlm_ir::quant::{Affine, Float, Format};
+use swiftlm_ir::rounding::Rounding;
 use swiftlm_ir::ty::{DType, StateType, TensorType, Type};
 
 /// Any module.
@@ -39,6 +40,12 @@ impl Maker {
 
     fn one<T: Clone>(&mut self, of: &[T]) -> T {
         of[self.below(of.len())].clone()
+    }
+
+    /// A rounding that rows of so many columns can have.
+    fn rounding(&mut self, cols: usize) -> Rounding {
+        let to = self.one(&Rounding::ALL);
+        if cols.is_multiple_of(to.group()) { to } else { Rounding::F16 }
     }
 
     fn number(&mut self) -> f64 {
@@ -184,7 +191,7 @@ impl Maker {
                 p.b.op(Op::Scale { factor }, [x.into()])
             }
             6 => p.b.op(self.one(&[Op::Silu, Op::GeluTanh, Op::Sigmoid]), [x.into()]),
-            7 => p.b.op(Op::Round { to: self.one(&[DType::F16, DType::F32]) }, [x.into()]),
+            7 => p.b.op(Op::Round { to: self.rounding(cols) }, [x.into()]),
             8 if cols > 4 => {
                 let start = self.below(cols - 4);
                 p.b.op(Op::Slice { start, len: 4 }, [x.into()])

@@ -7,7 +7,8 @@ pub mod rope;
 
 use swiftlm_ir::graph::{Arg, GraphBuilder, ParamKind, Value, WeightSlot};
 use swiftlm_ir::ops::Op;
-use swiftlm_ir::ty::{DType, StateType, Type};
+use swiftlm_ir::quant::Format;
+use swiftlm_ir::ty::{StateType, Type};
 
 use crate::BuildOptions;
 use crate::tensors::Resolver;
@@ -130,8 +131,12 @@ impl<'a> Block<'a> {
 
     /// `x Wᵀ` with the weight `name`, plus its bias if `bias`; the input is rounded as the options declare.
     pub fn linear(&mut self, name: &str, x: Value, outputs: usize, bias: bool) -> Value {
-        let x = self.activation(x);
-        self.linear_exact(name, x, outputs, bias)
+        let inputs = self.width(x);
+        self.within(name, |b| {
+            let w = b.matrix("weight", outputs, inputs);
+            let x = b.activation(x, w);
+            b.product(x, w, outputs, bias)
+        })
     }
 
     /// A product whose input is never rounded: where a small difference decides, as in a router.
@@ -139,18 +144,27 @@ impl<'a> Block<'a> {
         let inputs = self.width(x);
         self.within(name, |b| {
             let w = b.matrix("weight", outputs, inputs);
-            let y = b.op(Op::Linear, [x.into(), w.into()]);
-            if !bias {
-                return y;
-            }
-            let w = b.vector("bias", outputs);
-            b.op(Op::Bias, [y.into(), w.into()])
+            b.product(x, w, outputs, bias)
         })
     }
 
-    /// The input of a product, rounded as the options declare.
-    pub fn activation(&mut self, x: Value) -> Value {
-        if self.options.f16_activations { self.op(Op::Round { to: DType::F16 }, [x.into()]) } else { x }
+    /// `x wᵀ`, plus `bias` of the current place if `bias`.
+    fn product(&mut self, x: Value, w: WeightSlot, outputs: usize, bias: bool) -> Value {
+        let y = self.op(Op::Linear, [x.into(), w.into()]);
+        if !bias {
+            return y;
+        }
+        let w = self.vector("bias", outputs);
+        self.op(Op::Bias, [y.into(), w.into()])
+    }
+
+    /// The input of a product with `w`, rounded as the options declare.
+    pub fn activation(&mut self, x: Value, w: WeightSlot) -> Value {
+        let format: Format = self.graph.weight_type(w).format;
+        match self.options.activations.rounding(format) {
+            Some(to) => self.op(Op::Round { to }, [x.into()]),
+            None => x,
+        }
     }
 
     /// `x · factor`.

@@ -39,9 +39,9 @@ impl Block<'_> {
     }
 
     fn experts(&mut self, name: &str, x: Value, ids: Value, experts: usize, outputs: usize) -> Value {
-        let x = self.activation(x);
         let inputs = self.width(x);
         let w = self.expert_matrices(&format!("{name}.weight"), experts, outputs, inputs);
+        let x = self.activation(x, w);
         self.op(Op::ExpertLinear { experts }, [x.into(), ids.into(), w.into()])
     }
 }

@@ -1,10 +1,12 @@
 //! Loading: checks a program against its options and device, uploads weights, loads kernels, records launches.
 
-use indexmap::IndexSet;
+use indexmap::IndexMap;
 use swiftlm_device::{Device, DeviceError, Target};
 use swiftlm_ir::dim::ShapeClass;
+use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::kernel::{Immediate, Kernel, Length};
 use swiftlm_ir::plan::Program;
+use swiftlm_ir::template::Template;
 
 use super::bindings::{Bindings, segment};
 use super::recordings::{Recorder, plan};
@@ -123,14 +125,22 @@ fn reachable(most: usize) -> Vec<ShapeClass> {
     ShapeClass::ALL.into_iter().filter(|class| *class <= ShapeClass::of(most)).collect()
 }
 
+/// Weight rows that are bound together, with what reads them.
+type Segments<'p> = IndexMap<Segment, Vec<&'p Template>>;
+
 /// Distinct weight rows that any recorded launch binds, in order of first use.
-fn segments(program: &Program, tokens: &[ShapeClass], rows: &[ShapeClass]) -> Result<IndexSet<Segment>, LoadError> {
-    let mut found = IndexSet::new();
+fn segments<'p>(program: &'p Program, tokens: &[ShapeClass], rows: &[ShapeClass]) -> Result<Segments<'p>, LoadError> {
+    let mut found = Segments::new();
     let calls = program.module.main.len();
     for call in 0..calls {
         for class in if call + 1 == calls { rows } else { tokens } {
             for dispatch in &plan(program, call, *class)?.dispatches {
-                found.extend(dispatch.args.iter().filter_map(|operand| segment(program, call, operand)));
+                for segment in dispatch.args.iter().filter_map(|operand| segment(program, call, operand)) {
+                    let readers = found.entry(segment).or_default();
+                    if !readers.contains(&&dispatch.template) {
+                        readers.push(&dispatch.template);
+                    }
+                }
             }
         }
     }
@@ -142,23 +152,25 @@ fn upload_all(
     device: &mut dyn Device,
     program: &Program,
     source: &dyn WeightSource,
-    segments: IndexSet<Segment>,
+    segments: Segments<'_>,
     bindings: &mut Bindings,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<usize, LoadError> {
-    let total: usize = segments.iter().map(|segment| segment_bytes(program, segment)).sum();
+    let total: usize = segments.keys().map(|segment| segment_bytes(program, segment)).sum();
     if total > program.weight_bytes() {
         let once = program.weight_bytes();
         tracing::warn!(total, once, "weights are bound in overlapping segments and held more than once");
     }
     let mut done = 0;
-    for segment in segments {
+    for (segment, readers) in segments {
         let missing = || LoadError::Program(format!("weight {}: there are {}", segment.weight, program.weights.len()));
         let weight = program.weights.get(segment.weight).ok_or_else(missing)?;
         let slice = upload(device, source, weight, segment, &mut |piece| {
             done += piece;
             progress(Progress::Weights { done, total });
         })?;
+        let ty = WeightType { rows: segment.count, ..weight.ty };
+        device.settle(slice, ty, &readers)?;
         bindings.weights.insert(segment, slice);
     }
     Ok(total)

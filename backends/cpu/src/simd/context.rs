@@ -7,6 +7,7 @@ use swiftlm_ir::plan::StepSizes;
 use swiftlm_ir::template::View;
 
 use super::isa::{IsaKind, Task};
+use super::packed::Packed;
 use super::weights::Matrix;
 use crate::memory::{Region, Span};
 use crate::pool::{PerWorker, Pool};
@@ -141,9 +142,19 @@ impl Context<'_> {
         Ok(Ids { base: span.base.cast(), len: span.bytes / 4 })
     }
 
-    /// A weight.
+    /// A weight in MLX's order.
     pub(crate) fn matrix(&self, arg: usize, what: &str, ty: WeightType) -> Result<Matrix, String> {
-        Ok(Matrix::new(ty, self.at_least(arg, what, ty.bytes())?.base))
+        let span = self.at_least(arg, what, ty.bytes())?;
+        if span.packed {
+            return Err(format!("argument {arg} ({what}) was rearranged for products of whole numbers, this is none"));
+        }
+        Ok(Matrix::new(ty, span.base))
+    }
+
+    /// A weight that was rearranged; `None` if it was not.
+    pub(crate) fn packed(&self, arg: usize, what: &str, ty: WeightType) -> Result<Option<Packed>, String> {
+        let span = self.at_least(arg, what, ty.bytes())?;
+        Ok(if span.packed { Packed::new(ty, span.base) } else { None })
     }
 
     /// The whole of an argument.

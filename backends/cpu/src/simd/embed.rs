@@ -6,11 +6,19 @@ use swiftlm_ir::template::{self, Embed};
 use super::Micro;
 use super::context::{Context, Ids, Needs, Rows};
 use super::isa::{Isa, LANES, Task};
+use super::packed::Packed;
 use super::weights::{Matrix, store_some};
+
+/// A table in either order.
+#[derive(Clone, Copy)]
+enum Table {
+    Rows(Matrix),
+    Blocks(Packed),
+}
 
 /// One row of a table to one row of an activation.
 struct Lookup {
-    matrix: Matrix,
+    table: Table,
     ids: Ids,
     y: Rows,
     first_row: usize,
@@ -25,11 +33,18 @@ impl Task for Lookup {
     unsafe fn run<I: Isa>(self) {
         // Ids outside the segment are left to the launches of other segments.
         let Some(row) = self.ids.get(self.row).checked_sub(self.first_row) else { return };
-        if row >= self.matrix.ty.rows {
+        let ty = match self.table {
+            Table::Rows(matrix) => matrix.ty,
+            Table::Blocks(packed) => packed.ty,
+        };
+        if row >= ty.rows {
             return;
         }
-        self.matrix.decode::<I>(row, self.scratch);
-        let (y, cols) = (self.y.row(self.row), self.matrix.ty.cols);
+        match self.table {
+            Table::Rows(matrix) => matrix.decode::<I>(row, self.scratch),
+            Table::Blocks(packed) => packed.decode(row, self.scratch),
+        }
+        let (y, cols) = (self.y.row(self.row), ty.cols);
         for k in (0..cols).step_by(LANES) {
             let scaled = I::mul(I::load(self.scratch.add(k)), I::splat(self.scale));
             store_some::<I>(y.add(k), scaled, cols - k);
@@ -45,10 +60,13 @@ impl Micro for Embed {
     fn run(&self, ctx: &Context<'_>, _scratch: *mut f32) -> Result<(), String> {
         let rows = ctx.sizes.get(self.rows) as usize;
         let ids = ctx.ids(0, "ids", rows)?;
-        let matrix = ctx.matrix(1, "weight", self.weight)?;
+        let table = match ctx.packed(1, "weight", self.weight)? {
+            Some(packed) => Table::Blocks(packed),
+            None => Table::Rows(ctx.matrix(1, "weight", self.weight)?),
+        };
         let y = ctx.rows(2, "y", self.y, rows, self.weight.cols)?;
         let (first_row, scale) = (self.first_row, self.scale);
-        ctx.parallel(rows, |row, scratch| Lookup { matrix, ids, y, first_row, scale, row, scratch });
+        ctx.parallel(rows, |row, scratch| Lookup { table, ids, y, first_row, scale, row, scratch });
         Ok(())
     }
 }

@@ -8,10 +8,12 @@ use swiftlm_ir::template::ExpertLinear;
 use super::Micro;
 use super::context::{Context, Needs, Rows};
 use super::epilogue::Program;
+use super::integer::{WholeBlock, WholeProduct, blocks_of_task};
 use super::isa::LANES;
-use super::linear::prologue;
+use super::linear::{prologue, quantize, whole_scratch};
 use super::norm::Prologue;
 use super::product::{Block, Order, Product, block_outputs, block_scratch};
+use super::quantize::{Quantize, Quantized};
 
 /// An expert launch with its epilogue checked.
 pub(crate) struct ExpertMicro {
@@ -93,7 +95,8 @@ impl Micro for ExpertMicro {
         let (t, tokens) = (&self.template, sizes.tokens as usize);
         let copied = if self.copies() { self.x_rows(tokens) * t.weight.cols.next_multiple_of(LANES) } else { 0 };
         let worker = block_scratch(t.weight.cols, t.pair, 1).max(block_scratch(t.weight.cols, t.pair, usize::MAX));
-        Needs { launch: copied + self.sorting(tokens), worker }
+        let whole = whole_scratch(t.round, t.weight.cols, t.pair, self.x_rows(tokens));
+        Needs { launch: copied.max(whole.launch) + self.sorting(tokens), worker: worker.max(whole.worker) }
     }
 
     fn run(&self, ctx: &Context<'_>, scratch: *mut f32) -> Result<(), String> {
@@ -101,21 +104,38 @@ impl Micro for ExpertMicro {
         let (ranked, cols, outputs) = (tokens * t.top_k, t.weight.cols, self.outputs);
         let x_rows = self.x_rows(tokens);
         let mut x = ctx.rows(0, "x", t.x, x_rows, cols)?;
-        let matrix = ctx.matrix(2, "weight", t.weight)?;
+        let packed = ctx.packed(2, "weight", t.weight)?;
         let y = ctx.rows(3, "y", t.y, ranked, outputs)?;
         let epilogue = &self.epilogue.bind(ctx, 3, ranked, outputs)?;
         // SAFETY: `needs` asked for these words first, then for the copied rows; words have the size of floats.
         let words = unsafe { std::slice::from_raw_parts_mut(scratch.cast::<u32>(), self.sorting(tokens)) };
         let Sorted { starts, rows, used } = self.sort(ctx, words, ranked)?;
         let (starts, rows, used) = (&*starts, &*rows, &*used);
+        let (pair, expert_rows) = (t.pair.then_some(outputs), t.weight.rows / t.experts.max(1));
+        let ranks = if t.x_per_rank { 1 } else { t.top_k };
+        let rows_each = ranked.div_ceil(used.len().max(1));
+        if let Some(weight) = packed {
+            let to = Quantized::new(scratch.wrapping_add(self.sorting(tokens)), cols, weight.affine.group as usize);
+            quantize(ctx, x_rows, cols, |first, last, scratch| Quantize { x, to, norm: None, first, last, scratch });
+            let (blocks, pair) = (outputs / LANES, pair.map(|outputs| outputs / LANES));
+            let per = blocks_of_task(&weight, t.pair, rows_each, blocks, ctx.pool.threads());
+            let parts = blocks.div_ceil(per);
+            ctx.parallel(used.len() * parts, |task, scratch| {
+                let (expert, part) = (used[task / parts] as usize, task % parts);
+                let list = &rows[starts[expert] as usize..starts[expert + 1] as usize];
+                let (first, order) = (expert * expert_rows / LANES, Order::Listed(list));
+                let product = WholeProduct { weight, first, pair, order, x: to, ranks, y, epilogue };
+                WholeBlock { product, rows: 0..list.len(), blocks: part * per..((part + 1) * per).min(blocks), scratch }
+            });
+            return Ok(());
+        }
+        let matrix = ctx.matrix(2, "weight", t.weight)?;
         if self.copies() {
             let to = Rows { base: scratch.wrapping_add(self.sorting(tokens)), stride: cols.next_multiple_of(LANES) };
             prologue(ctx, x_rows, Prologue { x, to, cols, norm: None, round: t.round, first: 0, last: 0 });
             x = to;
         }
-        let (pair, expert_rows) = (t.pair.then_some(outputs), t.weight.rows / t.experts.max(1));
-        let ranks = if t.x_per_rank { 1 } else { t.top_k };
-        let per = block_outputs(cols, t.pair, ranked.div_ceil(used.len().max(1)));
+        let per = block_outputs(cols, t.pair, rows_each);
         let blocks = outputs.div_ceil(per);
         ctx.parallel(used.len() * blocks, |task, scratch| {
             let (expert, block) = (used[task / blocks] as usize, task % blocks);

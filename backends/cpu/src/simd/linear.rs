@@ -1,14 +1,18 @@
 //! The template `linear`: prologue, product, epilogue.
 
 use swiftlm_ir::plan::StepSizes;
+use swiftlm_ir::rounding::Rounding;
 use swiftlm_ir::template::Linear;
 
 use super::Micro;
 use super::context::{Context, Needs, Rows};
-use super::epilogue::Program;
+use super::epilogue::{Epilogue, Program};
+use super::integer::{WholeBlock, WholeProduct, blocks_of_task, task_scratch};
 use super::isa::LANES;
 use super::norm::{Normalizer, Prologue};
+use super::packed::Packed;
 use super::product::{Block, Order, Product, block_outputs, block_scratch};
+use super::quantize::{Quantize, Quantized};
 
 /// A linear launch with its epilogue checked.
 pub(crate) struct LinearMicro {
@@ -29,6 +33,60 @@ impl LinearMicro {
         let t = &self.template;
         t.norm.is_some() || t.round.is_some() || !t.weight.cols.is_multiple_of(LANES)
     }
+
+    /// The launch over a weight that was rearranged.
+    fn run_whole(
+        &self,
+        ctx: &Context<'_>,
+        scratch: *mut f32,
+        weight: Packed,
+        x: Rows,
+        y: Rows,
+        epilogue: &Epilogue<'_>,
+    ) -> Result<(), String> {
+        let t = &self.template;
+        let (rows, cols, outputs) = (ctx.sizes.get(t.rows) as usize, t.weight.cols, t.outputs());
+        let group = weight.affine.group as usize;
+        let to = Quantized::new(scratch, cols, group);
+        // SAFETY: `needs` asked for the rounded rows and the norm's weight behind them.
+        let gain = unsafe { scratch.add(rows * Quantized::stride(cols, group)) };
+        let norm = t.norm.as_ref().map(|n| Normalizer::new(ctx, 1, n, cols, gain)).transpose()?;
+        quantize(ctx, rows, cols, |first, last, scratch| Quantize { x, to, norm, first, last, scratch });
+        let (blocks, pair) = (outputs / LANES, t.pair.then_some(outputs / LANES));
+        let product = WholeProduct { weight, first: 0, pair, order: Order::InPlace, x: to, ranks: 1, y, epilogue };
+        let per = blocks_of_task(&weight, t.pair, rows, blocks, ctx.pool.threads());
+        let parts = blocks.div_ceil(per);
+        let strip = rows_per_block(rows, parts, ctx.pool.threads());
+        let strips = rows.div_ceil(strip);
+        ctx.parallel(parts * strips, |task, scratch| {
+            let (part, strip_of) = (task / strips, task % strips);
+            WholeBlock {
+                product,
+                rows: strip_of * strip..((strip_of + 1) * strip).min(rows),
+                blocks: part * per..((part + 1) * per).min(blocks),
+                scratch,
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Rounds rows with a prologue that is given its rows and a worker's scratch; in parallel where there are many.
+pub(crate) fn quantize(
+    ctx: &Context<'_>,
+    rows: usize,
+    cols: usize,
+    make: impl Fn(usize, usize, *mut f32) -> Quantize + Sync,
+) {
+    let per = (32_768 / cols.max(1)).max(1);
+    ctx.parallel(rows.div_ceil(per), |task, scratch| make(task * per, ((task + 1) * per).min(rows), scratch));
+}
+
+/// Floats that rounded rows take in the scratch of a launch, and its tasks in a worker's.
+pub(crate) fn whole_scratch(round: Option<Rounding>, cols: usize, pair: bool, rows: usize) -> Needs {
+    let Some(Rounding::Int8 { group }) = round else { return Needs::default() };
+    let worker = task_scratch(cols, pair).max(cols.next_multiple_of(LANES));
+    Needs { launch: rows * Quantized::stride(cols, group as usize), worker }
 }
 
 /// Copies rows with a prologue; in parallel where there are many.
@@ -53,7 +111,9 @@ impl Micro for LinearMicro {
         let (rows, cols) = (sizes.get(t.rows) as usize, t.weight.cols);
         let copied = if self.copies() { rows * cols.next_multiple_of(LANES) } else { 0 };
         let norm = t.norm.map_or(0, |_| Normalizer::needs(cols));
-        Needs { launch: copied + norm, worker: block_scratch(cols, t.pair, rows) }
+        let whole = whole_scratch(t.round, cols, t.pair, rows);
+        let worker = block_scratch(cols, t.pair, rows).max(whole.worker);
+        Needs { launch: copied.max(whole.launch) + norm, worker }
     }
 
     fn run(&self, ctx: &Context<'_>, scratch: *mut f32) -> Result<(), String> {
@@ -61,9 +121,12 @@ impl Micro for LinearMicro {
         let (rows, cols, outputs) = (ctx.sizes.get(t.rows) as usize, t.weight.cols, t.outputs());
         let after_norm = if t.norm.is_some() { 2 } else { 1 };
         let mut x = ctx.rows(0, "x", t.x, rows, cols)?;
-        let matrix = ctx.matrix(after_norm, "weight", t.weight)?;
         let epilogue = self.epilogue.bind(ctx, after_norm + 1, rows, outputs)?;
         let y = ctx.rows(after_norm + 1 + self.epilogue.extras(), "y", t.y, rows, outputs)?;
+        if let Some(weight) = ctx.packed(after_norm, "weight", t.weight)? {
+            return self.run_whole(ctx, scratch, weight, x, y, &epilogue);
+        }
+        let matrix = ctx.matrix(after_norm, "weight", t.weight)?;
         if self.copies() {
             let padded = cols.next_multiple_of(LANES);
             let to = Rows { base: scratch, stride: padded };

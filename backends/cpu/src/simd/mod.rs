@@ -14,14 +14,17 @@ mod direct;
 mod embed;
 mod epilogue;
 mod experts;
+mod integer;
 pub(crate) mod isa;
 mod linear;
 mod map;
 mod math;
 mod norm;
+mod packed;
 mod pages;
 mod panel;
 mod product;
+mod quantize;
 mod rope;
 mod route;
 mod scores;
@@ -29,11 +32,13 @@ mod share;
 mod sums;
 mod tile;
 mod weights;
+mod whole;
 
 use swiftlm_ir::plan::StepSizes;
 use swiftlm_ir::template::Template;
 
 pub(crate) use context::{Context, Faults, Needs};
+pub(crate) use packed::settle;
 
 /// A launch of one template.
 pub(crate) trait Micro: Send {

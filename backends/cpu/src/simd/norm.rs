@@ -2,6 +2,7 @@
 
 use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::plan::StepSizes;
+use swiftlm_ir::rounding::Rounding;
 use swiftlm_ir::template::{Norm, RmsNorm};
 use swiftlm_ir::ty::DType;
 
@@ -9,6 +10,7 @@ use super::Micro;
 use super::context::{Context, Needs, Rows};
 use super::isa::{Isa, LANES, Task};
 use super::math;
+use super::quantize;
 use super::weights::{Matrix, load_some, store_some};
 
 /// A normalisation with its weight as floats, the offset added.
@@ -147,7 +149,7 @@ pub(crate) struct Prologue {
     pub(crate) to: Rows,
     pub(crate) cols: usize,
     pub(crate) norm: Option<Normalizer>,
-    pub(crate) round: Option<DType>,
+    pub(crate) round: Option<Rounding>,
     pub(crate) first: usize,
     pub(crate) last: usize,
 }
@@ -173,10 +175,13 @@ impl Task for Prologue {
                 let left = self.cols - k;
                 let x = load_some::<I>(from.add(k), left);
                 let x = match self.round {
-                    Some(dtype) => math::round::<I>(x, dtype),
-                    None => x,
+                    Some(Rounding::F16) => math::round::<I>(x, DType::F16),
+                    Some(Rounding::Int8 { .. }) | None => x,
                 };
                 store_some::<I>(to.add(k), x, left);
+            }
+            if let Some(Rounding::Int8 { group }) = self.round {
+                quantize::round_groups::<I>(to, self.cols, group as usize);
             }
         }
     }

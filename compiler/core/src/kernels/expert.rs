@@ -7,7 +7,8 @@ use swiftlm_ir::quant::decode::Encoded;
 use swiftlm_ir::template::ExpertLinear;
 
 use super::linear::{Blocking, products};
-use super::operand::{Extras, Packs, Rows, ids, round_pack};
+use super::operand::{Extras, Packs, Rows, ids};
+use super::round::rounded;
 use super::{Bounds, Built, single, when_row};
 
 /// One workgroup per (token, rank) and block of outputs: neighbouring rows use other experts, so nothing is shared.
@@ -31,7 +32,7 @@ pub(super) fn build(t: &ExpertLinear, name: &str, bounds: Bounds) -> Built {
         let parts = blocking.weight_rows(&kb, first_output, outputs, expert_rows / outputs);
         let weight_rows: Vec<_> = parts.into_iter().map(|n| expert.times(expert_rows) + n).collect();
         let x_row = if t.x_per_rank { row } else { token };
-        let input = |pack| vec![round_pack(x.pack(x_row, pack), t.round)];
+        let input = |pack| rounded(&kb, t.weight.cols, t.round, pack, &|pack| vec![x.pack(x_row, pack)]);
         let sums = products(&kb, blocking.rows, &weight, &weight_rows, input);
         blocking.for_results(&kb, &sums, |_, n, values| {
             let col = first_output + n;

@@ -7,7 +7,8 @@ use swiftlm_ir::plan::Groups;
 use swiftlm_ir::quant::decode::{Encoded, Scales};
 use swiftlm_ir::template::Linear;
 
-use super::operand::{Extras, NormWeight, Packs, RUN, Rows, dot, inverse_rms, round_pack, sum_of_run};
+use super::operand::{Extras, NormWeight, Packs, RUN, Rows, dot, inverse_rms, sum_of_run};
+use super::round::rounded;
 use super::{Bounds, Built, single, when_row};
 
 /// How the rows and outputs of a matrix product are dealt to workgroups. Each run of lanes has all rows and some outputs
@@ -154,12 +155,12 @@ pub(super) fn build(t: &Linear, name: &str, bounds: Bounds) -> Built {
         let scales = norm.as_ref().map(|norm| inverse_rms_of(&kb, blocking, &x, &x_rows, norm.eps()));
         let input = |pack| {
             let values: Vec<Vec<E<'_>>> = x_rows.iter().map(|row| x.pack(*row, pack)).collect();
-            let values = match (&norm, &scales) {
+            match (&norm, &scales) {
                 (Some(norm), Some(scales)) => norm.apply(&values, scales, pack),
                 _ => values,
-            };
-            values.into_iter().map(|values| round_pack(values, t.round)).collect()
+            }
         };
+        let input = |pack| rounded(&kb, inputs, t.round, pack, &input);
         let sums = products(&kb, blocking.rows, &weight, &weight_rows, input);
         blocking.for_results(&kb, &sums, |m, n, values| {
             let (row, col) = (first_row + m, first_output + n);

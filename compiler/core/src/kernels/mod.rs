@@ -20,6 +20,7 @@ mod norm;
 mod operand;
 mod pages;
 mod rope;
+mod round;
 mod route;
 mod rows;
 

@@ -8,7 +8,6 @@ use swiftlm_ir::map::Map;
 use swiftlm_ir::quant::Format;
 use swiftlm_ir::quant::decode::{Encoded, pack_width};
 use swiftlm_ir::template::{Extra, Norm, View};
-use swiftlm_ir::ty::DType;
 
 use super::Bounds;
 
@@ -129,7 +128,7 @@ impl<'k> Packs<'k> {
 }
 
 /// One element, or vectors of 4 made of several.
-fn vectors(values: Vec<E<'_>>) -> Vec<E<'_>> {
+pub(super) fn vectors(values: Vec<E<'_>>) -> Vec<E<'_>> {
     if values.len() == 1 {
         return values;
     }
@@ -152,13 +151,6 @@ pub(super) fn dot<'k>(a: &[E<'k>], b: &[E<'k>]) -> E<'k> {
     let mut parts = a.iter().zip(b).map(product);
     let first = parts.next().expect("a pack holds a column");
     parts.fold(first, |sum, part| sum + part)
-}
-
-/// A pack, rounded where a type to round to is given.
-pub(super) fn round_pack(values: Vec<E<'_>>, to: Option<DType>) -> Vec<E<'_>> {
-    let Some(to) = to else { return values };
-    let scalars = values.iter().flat_map(|v| (0..v.ty().width).map(|i| v.extract(i).round(to)));
-    vectors(scalars.collect())
 }
 
 /// A number that orders f32 values as u32: equal for equal values, least (0) for NaN.

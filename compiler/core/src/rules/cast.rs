@@ -4,10 +4,11 @@ use super::{Rule, rule};
 
 pub(super) fn rules() -> Vec<Rule> {
     vec![
-        // Rounding is idempotent.
-        rule("round-round", "(round (round ?x ?to) ?to)", "(round ?x ?to)"),
-        // Rounding acts on each element, so it commutes with views and may meet another one behind them.
-        rule("round-merge", "(merge_heads (round ?x ?to))", "(round (merge_heads ?x) ?to)"),
-        rule("round-split", "(split_heads (round ?x ?to) ?h)", "(round (split_heads ?x ?h) ?to)"),
+        // Rounding to f16 is idempotent, to the bit. By groups it is not quite: a scale is found again from rounded values.
+        rule("round-round", "(round (round ?x f16) f16)", "(round ?x f16)"),
+        // Rounding to f16 acts on each element, so it commutes with views and may meet another one behind them. Groups of
+        // columns are others behind a view.
+        rule("round-merge", "(merge_heads (round ?x f16))", "(round (merge_heads ?x) f16)"),
+        rule("round-split", "(split_heads (round ?x f16) ?h)", "(round (split_heads ?x ?h) f16)"),
     ]
 }

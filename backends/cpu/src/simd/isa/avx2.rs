@@ -194,4 +194,70 @@ impl Isa for Avx2 {
     unsafe fn prefetch(from: *const u8) {
         _mm_prefetch::<_MM_HINT_T0>(from.cast());
     }
+
+    type Bytes = [__m256i; 2];
+    /// 16-bit sums: each lane has two.
+    type Dots = [__m256i; 2];
+    type Whole = [__m256i; 2];
+    const DOTS_LIMIT: u32 = i16::MAX as u32;
+    const WHOLE_ROWS: usize = 4;
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> Self::Bytes {
+        [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())]
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, x: Self::Bytes) {
+        _mm256_storeu_si256(to.cast(), x[0]);
+        _mm256_storeu_si256(to.add(32).cast(), x[1]);
+    }
+    #[inline(always)]
+    unsafe fn bits(x: Self::Bytes, right: u32, mask: u8) -> Self::Bytes {
+        let (count, mask) = (_mm_cvtsi32_si128(right as i32), _mm256_set1_epi8(mask as i8));
+        x.map(|x| _mm256_and_si256(_mm256_srl_epi16(x, count), mask))
+    }
+    #[inline(always)]
+    unsafe fn join(high: Self::Bytes, left: u32, low: Self::Bytes) -> Self::Bytes {
+        let count = _mm_cvtsi32_si128(left as i32);
+        [
+            _mm256_or_si256(_mm256_sll_epi16(high[0], count), low[0]),
+            _mm256_or_si256(_mm256_sll_epi16(high[1], count), low[1]),
+        ]
+    }
+    #[inline(always)]
+    unsafe fn no_dots() -> Self::Dots {
+        [_mm256_setzero_si256(); 2]
+    }
+    #[inline(always)]
+    unsafe fn dot(dots: Self::Dots, codes: Self::Bytes, x: *const i8) -> Self::Dots {
+        let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+        [
+            _mm256_add_epi16(dots[0], _mm256_maddubs_epi16(codes[0], x)),
+            _mm256_add_epi16(dots[1], _mm256_maddubs_epi16(codes[1], x)),
+        ]
+    }
+    #[inline(always)]
+    unsafe fn zeros() -> Self::Whole {
+        [_mm256_setzero_si256(); 2]
+    }
+    #[inline(always)]
+    unsafe fn add_dots(sums: Self::Whole, dots: Self::Dots, factor: i16) -> Self::Whole {
+        let factor = _mm256_set1_epi16(factor);
+        [
+            _mm256_add_epi32(sums[0], _mm256_madd_epi16(dots[0], factor)),
+            _mm256_add_epi32(sums[1], _mm256_madd_epi16(dots[1], factor)),
+        ]
+    }
+    #[inline(always)]
+    unsafe fn to_float(x: Self::Whole) -> Pair {
+        [_mm256_cvtepi32_ps(x[0]), _mm256_cvtepi32_ps(x[1])]
+    }
+    #[inline(always)]
+    unsafe fn store_i8(to: *mut i8, x: Pair) {
+        let words = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1]));
+        // Packing works in halves of a register; this puts them in order.
+        let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+        let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+        _mm_storeu_si128(to.cast(), bytes);
+    }
 }

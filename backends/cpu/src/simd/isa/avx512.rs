@@ -4,16 +4,21 @@ use std::arch::x86_64::*;
 
 use super::{Isa, Task};
 
-/// AVX-512 F, BW, DQ and VL.
+/// AVX-512 F, BW, DQ and VL; with VNNI or without.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512;
+pub(super) struct Avx512<const VNNI: bool>;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 unsafe fn enter<T: Task>(task: T) -> T::Out {
-    task.run::<Avx512>()
+    task.run::<Avx512<false>>()
 }
 
-impl Isa for Avx512 {
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn enter_vnni<T: Task>(task: T) -> T::Out {
+    task.run::<Avx512<true>>()
+}
+
+impl<const VNNI: bool> Isa for Avx512<VNNI> {
     type F = __m512;
     /// All 16 values that a code can mean, looked up by the code.
     type Four = __m512;
@@ -22,7 +27,7 @@ impl Isa for Avx512 {
 
     #[inline(always)]
     unsafe fn enter<T: Task>(task: T) -> T::Out {
-        enter(task)
+        if VNNI { enter_vnni(task) } else { enter(task) }
     }
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
@@ -177,5 +182,59 @@ impl Isa for Avx512 {
     #[inline(always)]
     unsafe fn prefetch(from: *const u8) {
         _mm_prefetch::<_MM_HINT_T0>(from.cast());
+    }
+
+    type Bytes = __m512i;
+    /// With VNNI 32-bit sums, without two 16-bit sums a lane.
+    type Dots = __m512i;
+    type Whole = __m512i;
+    const DOTS_LIMIT: u32 = if VNNI { i32::MAX as u32 } else { i16::MAX as u32 };
+    const WHOLE_ROWS: usize = 8;
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> __m512i {
+        _mm512_loadu_si512(from.cast())
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, x: __m512i) {
+        _mm512_storeu_si512(to.cast(), x);
+    }
+    #[inline(always)]
+    unsafe fn bits(x: __m512i, right: u32, mask: u8) -> __m512i {
+        _mm512_and_si512(_mm512_srl_epi16(x, _mm_cvtsi32_si128(right as i32)), _mm512_set1_epi8(mask as i8))
+    }
+    #[inline(always)]
+    unsafe fn join(high: __m512i, left: u32, low: __m512i) -> __m512i {
+        _mm512_or_si512(_mm512_sll_epi16(high, _mm_cvtsi32_si128(left as i32)), low)
+    }
+    #[inline(always)]
+    unsafe fn no_dots() -> __m512i {
+        _mm512_setzero_si512()
+    }
+    #[inline(always)]
+    unsafe fn dot(dots: __m512i, codes: __m512i, x: *const i8) -> __m512i {
+        let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
+        if VNNI { _mm512_dpbusd_epi32(dots, codes, x) } else { _mm512_add_epi16(dots, _mm512_maddubs_epi16(codes, x)) }
+    }
+    #[inline(always)]
+    unsafe fn zeros() -> __m512i {
+        _mm512_setzero_si512()
+    }
+    #[inline(always)]
+    unsafe fn add_dots(sums: __m512i, dots: __m512i, factor: i16) -> __m512i {
+        let dots = match (VNNI, factor) {
+            (true, 1) => dots,
+            (true, factor) => _mm512_mullo_epi32(dots, _mm512_set1_epi32(i32::from(factor))),
+            (false, factor) => _mm512_madd_epi16(dots, _mm512_set1_epi16(factor)),
+        };
+        _mm512_add_epi32(sums, dots)
+    }
+    #[inline(always)]
+    unsafe fn to_float(x: __m512i) -> __m512 {
+        _mm512_cvtepi32_ps(x)
+    }
+    #[inline(always)]
+    unsafe fn store_i8(to: *mut i8, x: __m512) {
+        _mm_storeu_si128(to.cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));
     }
 }

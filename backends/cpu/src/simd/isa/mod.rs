@@ -144,6 +144,38 @@ pub(crate) trait Isa: Copy + 'static {
 
     /// Asks for a cache line soon.
     unsafe fn prefetch(from: *const u8);
+
+    /// 64 bytes: 16 lanes of 4.
+    type Bytes: Copy;
+    /// Running dot products of 16 lanes of bytes.
+    type Dots: Copy;
+    /// 16 whole numbers of 32 bits.
+    type Whole: Copy;
+    /// Largest sum of products that each place of [`Self::Dots`] holds; a product of four bytes adds two or four to one.
+    const DOTS_LIMIT: u32;
+    /// Rows of a tile of 16 outputs that fit the registers.
+    const WHOLE_ROWS: usize;
+
+    /// 64 bytes from memory.
+    unsafe fn load_bytes(from: *const u8) -> Self::Bytes;
+    /// 64 bytes to memory.
+    unsafe fn store_bytes(to: *mut u8, x: Self::Bytes);
+    /// `(x >> right) & mask` of each byte, where the mask has at most `8 - right` bits.
+    unsafe fn bits(x: Self::Bytes, right: u32, mask: u8) -> Self::Bytes;
+    /// `high << left | low` of each byte, where nothing is shifted out.
+    unsafe fn join(high: Self::Bytes, left: u32, low: Self::Bytes) -> Self::Bytes;
+    /// No products yet.
+    unsafe fn no_dots() -> Self::Dots;
+    /// Adds the products of each lane's four bytes (0 to 255) with the four signed bytes at `x`.
+    unsafe fn dot(dots: Self::Dots, codes: Self::Bytes, x: *const i8) -> Self::Dots;
+    /// Zeros.
+    unsafe fn zeros() -> Self::Whole;
+    /// `sums + factor · dots`; the factor is 1 or 16.
+    unsafe fn add_dots(sums: Self::Whole, dots: Self::Dots, factor: i16) -> Self::Whole;
+    /// By value.
+    unsafe fn to_float(x: Self::Whole) -> Self::F;
+    /// Whole floats from -127 to 127 as signed bytes.
+    unsafe fn store_i8(to: *mut i8, x: Self::F);
 }
 
 /// The sums of some vectors, as [`Isa::sum`]; four at a time where there are four.
@@ -163,6 +195,8 @@ pub(crate) unsafe fn sums<I: Isa, const N: usize>(x: &[I::F; N]) -> [f32; N] {
 /// Which instruction set to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IsaKind {
+    /// AVX-512 F, BW, DQ, VL and VNNI.
+    Avx512Vnni,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
     /// AVX2, FMA and F16C.
@@ -186,6 +220,7 @@ impl IsaKind {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl");
+            kinds.extend((avx512 && is_x86_feature_detected!("avx512vnni")).then_some(Self::Avx512Vnni));
             kinds.extend(avx512.then_some(Self::Avx512));
             kinds.extend(avx2.then_some(Self::Avx2));
         }
@@ -202,7 +237,9 @@ impl IsaKind {
     pub(crate) unsafe fn run<T: Task>(self, task: T) -> T::Out {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => avx512::Avx512::enter(task),
+            Self::Avx512Vnni => avx512::Avx512::<true>::enter(task),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => avx512::Avx512::<false>::enter(task),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => avx2::Avx2::enter(task),
             #[cfg(target_arch = "aarch64")]

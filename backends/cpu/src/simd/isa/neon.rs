@@ -198,4 +198,72 @@ impl Isa for Neon {
     }
     #[inline(always)]
     unsafe fn prefetch(_from: *const u8) {}
+
+    type Bytes = [uint8x16_t; 4];
+    type Dots = [int32x4_t; 4];
+    type Whole = [int32x4_t; 4];
+    /// Codes are multiplied as signed bytes, so they must stay below 128.
+    const DOTS_LIMIT: u32 = i16::MAX as u32;
+    const WHOLE_ROWS: usize = 4;
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> Self::Bytes {
+        [vld1q_u8(from), vld1q_u8(from.add(16)), vld1q_u8(from.add(32)), vld1q_u8(from.add(48))]
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, x: Self::Bytes) {
+        for i in 0..4 {
+            vst1q_u8(to.add(16 * i), x[i]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn bits(x: Self::Bytes, right: u32, mask: u8) -> Self::Bytes {
+        let (count, mask) = (vdupq_n_s8(-(right as i8)), vdupq_n_u8(mask));
+        x.map(|x| vandq_u8(vshlq_u8(x, count), mask))
+    }
+    #[inline(always)]
+    unsafe fn join(high: Self::Bytes, left: u32, mut low: Self::Bytes) -> Self::Bytes {
+        let count = vdupq_n_s8(left as i8);
+        for i in 0..4 {
+            low[i] = vorrq_u8(vshlq_u8(high[i], count), low[i]);
+        }
+        low
+    }
+    #[inline(always)]
+    unsafe fn no_dots() -> Self::Dots {
+        [vdupq_n_s32(0); 4]
+    }
+    #[inline(always)]
+    unsafe fn dot(mut dots: Self::Dots, codes: Self::Bytes, x: *const i8) -> Self::Dots {
+        let x = vreinterpretq_s8_s32(vdupq_n_s32(x.cast::<i32>().read_unaligned()));
+        for i in 0..4 {
+            let codes = vreinterpretq_s8_u8(codes[i]);
+            let low = vpaddlq_s16(vmull_s8(vget_low_s8(codes), vget_low_s8(x)));
+            let high = vpaddlq_s16(vmull_s8(vget_high_s8(codes), vget_high_s8(x)));
+            dots[i] = vaddq_s32(dots[i], vpaddq_s32(low, high));
+        }
+        dots
+    }
+    #[inline(always)]
+    unsafe fn zeros() -> Self::Whole {
+        [vdupq_n_s32(0); 4]
+    }
+    #[inline(always)]
+    unsafe fn add_dots(mut sums: Self::Whole, dots: Self::Dots, factor: i16) -> Self::Whole {
+        for i in 0..4 {
+            sums[i] = vmlaq_n_s32(sums[i], dots[i], i32::from(factor));
+        }
+        sums
+    }
+    #[inline(always)]
+    unsafe fn to_float(x: Self::Whole) -> Quad {
+        x.map(|x| vcvtq_f32_s32(x))
+    }
+    #[inline(always)]
+    unsafe fn store_i8(to: *mut i8, x: Quad) {
+        let words = x.map(|x| vqmovn_s32(vcvtnq_s32_f32(x)));
+        let low = vqmovn_s16(vcombine_s16(words[0], words[1]));
+        let high = vqmovn_s16(vcombine_s16(words[2], words[3]));
+        vst1q_s8(to, vcombine_s8(low, high));
+    }
 }

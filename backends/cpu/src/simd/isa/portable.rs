@@ -148,4 +148,63 @@ impl Isa for Portable {
     }
     #[inline(always)]
     unsafe fn prefetch(_from: *const u8) {}
+
+    type Bytes = [u8; 4 * LANES];
+    type Dots = [i32; LANES];
+    type Whole = [i32; LANES];
+    const DOTS_LIMIT: u32 = i32::MAX as u32;
+    const WHOLE_ROWS: usize = 2;
+
+    #[inline(always)]
+    unsafe fn load_bytes(from: *const u8) -> Self::Bytes {
+        from.cast::<Self::Bytes>().read_unaligned()
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, x: Self::Bytes) {
+        to.cast::<Self::Bytes>().write_unaligned(x);
+    }
+    #[inline(always)]
+    unsafe fn bits(x: Self::Bytes, right: u32, mask: u8) -> Self::Bytes {
+        x.map(|x| x >> right & mask)
+    }
+    #[inline(always)]
+    unsafe fn join(high: Self::Bytes, left: u32, mut low: Self::Bytes) -> Self::Bytes {
+        for i in 0..low.len() {
+            low[i] |= high[i] << left;
+        }
+        low
+    }
+    #[inline(always)]
+    unsafe fn no_dots() -> Self::Dots {
+        [0; LANES]
+    }
+    #[inline(always)]
+    unsafe fn dot(mut dots: Self::Dots, codes: Self::Bytes, x: *const i8) -> Self::Dots {
+        let x = x.cast::<[i8; 4]>().read_unaligned().map(i32::from);
+        for i in 0..LANES {
+            for j in 0..4 {
+                dots[i] += i32::from(codes[4 * i + j]) * x[j];
+            }
+        }
+        dots
+    }
+    #[inline(always)]
+    unsafe fn zeros() -> Self::Whole {
+        [0; LANES]
+    }
+    #[inline(always)]
+    unsafe fn add_dots(mut sums: Self::Whole, dots: Self::Dots, factor: i16) -> Self::Whole {
+        for i in 0..LANES {
+            sums[i] += i32::from(factor) * dots[i];
+        }
+        sums
+    }
+    #[inline(always)]
+    unsafe fn to_float(x: Self::Whole) -> Array {
+        x.map(|x| x as f32)
+    }
+    #[inline(always)]
+    unsafe fn store_i8(to: *mut i8, x: Array) {
+        to.cast::<[i8; LANES]>().write_unaligned(x.map(|x| x as i8));
+    }
 }

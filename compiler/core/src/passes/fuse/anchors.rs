@@ -4,10 +4,11 @@ use swiftlm_ir::dim::{Dim, Sym};
 use swiftlm_ir::graph::{Arg, Value};
 use swiftlm_ir::ops::Op;
 use swiftlm_ir::plan::Input;
+use swiftlm_ir::rounding::Rounding;
 use swiftlm_ir::template::{
     ArgMax, Attend, Combine, Elementwise, Embed, ExpertLinear, Linear, Norm, RmsNorm, Rope, Route, Rows, Template, View,
 };
-use swiftlm_ir::ty::{DType, StateType, Type};
+use swiftlm_ir::ty::{StateType, Type};
 
 use super::region::{Extras, Region};
 use super::view::Placed;
@@ -17,7 +18,7 @@ use super::{Fuser, GroupArg};
 struct Prologue {
     x: Placed,
     norm: Option<(Norm, GroupArg)>,
-    round: Option<DType>,
+    round: Option<Rounding>,
 }
 
 impl Fuser<'_> {

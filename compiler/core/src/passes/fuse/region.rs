@@ -3,7 +3,9 @@
 use swiftlm_ir::graph::{Arg, Value};
 use swiftlm_ir::map::{Map, MapStep, Reg};
 use swiftlm_ir::ops::Op;
+use swiftlm_ir::rounding::Rounding;
 use swiftlm_ir::template::Extra;
+use swiftlm_ir::ty::DType;
 
 use super::{Fuser, GroupArg};
 
@@ -171,10 +173,12 @@ impl Fuser<'_> {
 }
 
 fn elementwise(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Bias | Op::Add | Op::Mul | Op::Scale { .. } | Op::Silu | Op::GeluTanh | Op::Sigmoid | Op::Round { .. }
-    )
+    match op {
+        Op::Bias | Op::Add | Op::Mul | Op::Scale { .. } | Op::Silu | Op::GeluTanh | Op::Sigmoid => true,
+        // Rounding by groups looks at neighbours: only the prologue of a product does it.
+        Op::Round { to } => *to == Rounding::F16,
+        _ => false,
+    }
 }
 
 fn emit(map: &mut Map, op: &Op, regs: &[Reg]) -> Reg {
@@ -188,7 +192,7 @@ fn emit(map: &mut Map, op: &Op, regs: &[Reg]) -> Reg {
         (Op::Silu, [a]) => MapStep::Silu(*a),
         (Op::GeluTanh, [a]) => MapStep::GeluTanh(*a),
         (Op::Sigmoid, [a]) => MapStep::Sigmoid(*a),
-        (Op::Round { to }, [a]) => MapStep::Round(*a, *to),
+        (Op::Round { to: Rounding::F16 }, [a]) => MapStep::Round(*a, DType::F16),
         _ => unreachable!("`elementwise` lists the ops above with the arity of the op table"),
     };
     map.push(step)

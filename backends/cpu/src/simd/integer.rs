@@ -1,0 +1,190 @@
+//! A block of a product of whole numbers: some outputs for some rows, from rounded activations to stored results.
+
+use std::ops::Range;
+
+use super::context::Rows;
+use super::epilogue::Epilogue;
+use super::isa::{Isa, LANES, Task};
+use super::packed::Packed;
+use super::product::Order;
+use super::quantize::{Quantized, QuantizedRow};
+use super::whole::{Codes, Planes, Rows16, Whole, tile, unpack};
+
+/// Most rows of a tile.
+const MOST_ROWS: usize = 8;
+/// Floats of a row of a tile: the accumulators of 16 outputs, and of their second halves.
+const STRIDE: usize = 2 * LANES;
+/// Weight bytes that a task reads about, where there are few rows: large enough to stream, small enough to share.
+const TASK_BYTES: usize = 128 << 10;
+/// Bytes of codes that a task unpacks, where there are many rows: they stay in a core's second-level cache.
+const PANEL_BYTES: usize = 192 << 10;
+/// Up to so many rows, codes are unpacked in registers for each tile.
+const FEW_ROWS: usize = 12;
+
+/// A product of rounded rows with the transposed rows of a weight.
+#[derive(Clone, Copy)]
+pub(crate) struct WholeProduct<'a> {
+    pub(crate) weight: Packed,
+    /// Block of output 0.
+    pub(crate) first: usize,
+    /// Output `j` combines weight rows `j` and `j + 16 · distance`.
+    pub(crate) pair: Option<usize>,
+    pub(crate) order: Order<'a>,
+    pub(crate) x: Quantized,
+    /// Row `i` of y belongs to row `i / ranks` of x.
+    pub(crate) ranks: usize,
+    pub(crate) y: Rows,
+    pub(crate) epilogue: &'a Epilogue<'a>,
+}
+
+/// Some rows and blocks of outputs of a product, with a worker's scratch.
+pub(crate) struct WholeBlock<'a> {
+    pub(crate) product: WholeProduct<'a>,
+    pub(crate) rows: Range<usize>,
+    pub(crate) blocks: Range<usize>,
+    pub(crate) scratch: *mut f32,
+}
+
+/// Blocks of outputs of a task.
+pub(crate) fn blocks_of_task(weight: &Packed, pair: bool, rows: usize, blocks: usize, threads: usize) -> usize {
+    let halves = if pair { 2 } else { 1 };
+    let wanted = if rows <= FEW_ROWS {
+        (TASK_BYTES / (halves * weight.block_bytes())).min(blocks / (4 * threads))
+    } else {
+        PANEL_BYTES / (halves * LANES * weight.ty.cols)
+    };
+    wanted.clamp(1, blocks.max(1))
+}
+
+/// Floats of scratch that a task needs.
+pub(crate) fn task_scratch(cols: usize, pair: bool) -> usize {
+    let halves = if pair { 2 } else { 1 };
+    PANEL_BYTES.max(halves * LANES * cols) / 4
+}
+
+impl Task for WholeBlock<'_> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        match self.product.weight.affine.bits {
+            2 => self.of_bits::<I, 2>(),
+            3 => self.of_bits::<I, 3>(),
+            4 => self.of_bits::<I, 4>(),
+            5 => self.of_bits::<I, 5>(),
+            6 => self.of_bits::<I, 6>(),
+            _ => self.of_bits::<I, 8>(),
+        }
+    }
+}
+
+impl WholeBlock<'_> {
+    #[inline(always)]
+    unsafe fn of_bits<I: Isa, const BITS: usize>(self) {
+        let Self { product, rows, blocks, scratch } = self;
+        // Two sums for the two halves of each code take twice the registers.
+        let most = if BITS == 8 && I::DOTS_LIMIT < 1 << 16 { I::WHOLE_ROWS / 2 } else { I::WHOLE_ROWS };
+        if rows.len() <= FEW_ROWS {
+            let most = most.min(4);
+            for block in blocks {
+                let mut at = rows.start;
+                while at < rows.end {
+                    let count = strip(rows.end - at, most);
+                    product.strip::<I, Planes<BITS>>(at, count, block, |half| product.rows16(block, half));
+                    at += count;
+                }
+            }
+            return;
+        }
+        let (cols, halves) = (product.weight.ty.cols, product.halves());
+        let panel = |i: usize, half: usize| scratch.cast::<u8>().wrapping_add((i * halves + half) * LANES * cols);
+        for (i, block) in blocks.clone().enumerate() {
+            for half in 0..halves {
+                unpack::<I, BITS>(product.rows16(block, half).codes, cols, panel(i, half));
+            }
+        }
+        let mut at = rows.start;
+        while at < rows.end {
+            let count = strip(rows.end - at, most);
+            for (i, block) in blocks.clone().enumerate() {
+                let rows16 = |half: usize| Rows16 { codes: panel(i, half), ..product.rows16(block, half) };
+                product.strip::<I, Whole<BITS>>(at, count, block, rows16);
+            }
+            at += count;
+        }
+    }
+}
+
+/// Rows that go together.
+#[inline(always)]
+fn strip(left: usize, most: usize) -> usize {
+    match left.min(most) {
+        8.. => 8,
+        4..8 => 4,
+        2..4 => 2,
+        _ => 1,
+    }
+}
+
+impl WholeProduct<'_> {
+    fn halves(&self) -> usize {
+        if self.pair.is_some() { 2 } else { 1 }
+    }
+
+    #[inline(always)]
+    fn y_row(&self, i: usize) -> usize {
+        match self.order {
+            Order::InPlace => i,
+            Order::Listed(list) => list[i] as usize,
+        }
+    }
+
+    /// The weights of a block of outputs.
+    #[inline(always)]
+    fn rows16(&self, block: usize, half: usize) -> Rows16 {
+        let (w, at) = (&self.weight, self.first + block + half * self.pair.unwrap_or(0));
+        Rows16 {
+            codes: w.codes(at),
+            scales: w.scales(at),
+            biases: w.biases(at),
+            float: w.affine.scale,
+            cols: w.ty.cols,
+            group: w.affine.group as usize,
+        }
+    }
+
+    /// Rows `at .. at + count` of a block of outputs.
+    #[inline(always)]
+    unsafe fn strip<I: Isa, C: Codes<I>>(
+        &self,
+        at: usize,
+        count: usize,
+        block: usize,
+        weights: impl Fn(usize) -> Rows16,
+    ) {
+        let nowhere =
+            QuantizedRow { codes: std::ptr::null_mut(), scales: std::ptr::null_mut(), sums: std::ptr::null_mut() };
+        let mut x = [nowhere; MOST_ROWS];
+        for m in 0..count {
+            x[m] = self.x.row(self.y_row(at + m) / self.ranks);
+        }
+        let mut sums = [0f32; MOST_ROWS * STRIDE];
+        for half in 0..self.halves() {
+            let (w, out) = (weights(half), sums.as_mut_ptr().add(half * LANES));
+            if I::WHOLE_ROWS >= 8 && !C::STREAMS && count == 8 {
+                tile::<I, C, 8>(&w, &x, out, STRIDE);
+            } else if I::WHOLE_ROWS >= 4 && count == 4 {
+                tile::<I, C, 4>(&w, &x, out, STRIDE);
+            } else if count == 2 {
+                tile::<I, C, 2>(&w, &x, out, STRIDE);
+            } else {
+                tile::<I, C, 1>(&w, &x, out, STRIDE);
+            }
+        }
+        let col = block * LANES;
+        for m in 0..count {
+            let (row, inputs) = (self.y_row(at + m), sums.as_ptr().add(m * STRIDE));
+            let inputs = [inputs, inputs.add(LANES)];
+            self.epilogue.store::<I>(row, col, LANES, inputs, self.y.row(row).add(col));
+        }
+    }
+}

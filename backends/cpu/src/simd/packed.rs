@@ -1,0 +1,266 @@
+//! The order in which products of whole numbers read a weight of codes, and the way there from MLX's order.
+//!
+//! 16 rows are a block. In the place of a block's codes lie, for 32 columns at a time (a unit), the codes of all its rows:
+//! eight sets of four columns, a set being 64 bytes with the four codes of row `r` in bytes `4r .. 4r + 4`. Codes of
+//! fewer than 8 bits are cut into planes of 4, 2 and 1 bits, lowest bits first; a plane's 64 bytes hold as many sets as
+//! fit, the first in the lowest bits. In the place of a block's scales lie those of its rows, group by group, and so for
+//! biases. A block's bytes stay where they were, so weights are rearranged in place, and the bytes read are the file's.
+
+use swiftlm_ir::graph::WeightType;
+use swiftlm_ir::quant::{Affine, Format};
+use swiftlm_ir::rounding::Rounding;
+use swiftlm_ir::template::Template;
+
+use super::isa::LANES;
+use crate::memory::Span;
+use crate::pool::Pool;
+
+/// Columns of a unit.
+pub(crate) const UNIT: usize = 32;
+/// Sets of a unit.
+pub(crate) const SETS: usize = 8;
+/// Blocks that are rearranged at a time.
+const TASK_BLOCKS: usize = 16;
+
+/// Widths of the planes of a code, lowest bits first.
+pub(crate) const fn planes(bits: usize) -> &'static [usize] {
+    match bits {
+        2 => &[2],
+        3 => &[2, 1],
+        4 => &[4],
+        5 => &[4, 1],
+        6 => &[4, 2],
+        _ => &[8],
+    }
+}
+
+/// A weight in this order.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packed {
+    pub(crate) ty: WeightType,
+    pub(crate) affine: Affine,
+    codes: *mut u8,
+    scales: *mut u8,
+    biases: *mut u8,
+}
+
+// SAFETY: addresses; only `rearrange` writes, each block by one task.
+unsafe impl Send for Packed {}
+// SAFETY: as above.
+unsafe impl Sync for Packed {}
+
+/// Whether all that reads a weight can read it in this order.
+pub(crate) fn suits(ty: &WeightType, readers: &[&Template]) -> bool {
+    let Format::Affine(affine) = ty.format else { return false };
+    let round = Some(Rounding::Int8 { group: affine.group });
+    let whole = |rows: usize, pair: bool| rows.is_multiple_of(LANES * if pair { 2 } else { 1 });
+    let mut products = 0;
+    let suits = |template: &&Template| {
+        let product = match template {
+            Template::Embed(t) => return t.weight == *ty,
+            Template::Linear(t) => t.weight == *ty && t.round == round && whole(ty.rows, t.pair),
+            Template::ExpertLinear(t) => {
+                let rows = ty.rows / t.experts.max(1);
+                t.weight == *ty && t.round == round && whole(rows, t.pair)
+            }
+            _ => false,
+        };
+        products += 1;
+        product && super::micro(template).is_some()
+    };
+    readers.iter().all(suits) && products > 0
+}
+
+impl Packed {
+    /// The weight of type `ty` that begins at `base`; `None` if its format has no codes.
+    pub(crate) fn new(ty: WeightType, base: *mut u8) -> Option<Self> {
+        let Format::Affine(affine) = ty.format else { return None };
+        let layout = ty.format.layout(ty.rows, ty.cols);
+        let part = |i: usize| base.wrapping_add(layout.components[i].offset);
+        Some(Self { ty, affine, codes: part(0), scales: part(1), biases: part(2) })
+    }
+
+    fn bits(&self) -> usize {
+        self.affine.bits as usize
+    }
+
+    fn groups(&self) -> usize {
+        self.ty.cols / self.affine.group as usize
+    }
+
+    /// Bytes of a block's codes.
+    pub(crate) fn block_bytes(&self) -> usize {
+        LANES * self.ty.cols * self.bits() / 8
+    }
+
+    /// Codes of a block.
+    pub(crate) fn codes(&self, block: usize) -> *mut u8 {
+        self.codes.wrapping_add(block * self.block_bytes())
+    }
+
+    fn scale_block(&self, block: usize) -> usize {
+        block * LANES * self.groups() * self.affine.scale.bytes()
+    }
+
+    /// Scales of a block: 16 for each group.
+    pub(crate) fn scales(&self, block: usize) -> *mut u8 {
+        self.scales.wrapping_add(self.scale_block(block))
+    }
+
+    /// Biases of a block: 16 for each group.
+    pub(crate) fn biases(&self, block: usize) -> *mut u8 {
+        self.biases.wrapping_add(self.scale_block(block))
+    }
+
+    /// Decodes a row to floats.
+    pub(crate) unsafe fn decode(&self, row: usize, to: *mut f32) {
+        let (block, lane) = (row / LANES, row % LANES);
+        let (group, float) = (self.affine.group as usize, self.affine.scale);
+        for unit in 0..self.ty.cols / UNIT {
+            let at = unit * UNIT / group * LANES + lane;
+            let one = |base: *mut u8| {
+                let bytes = std::slice::from_raw_parts(base.add(at * float.bytes()), float.bytes());
+                float.get(bytes, 0)
+            };
+            let (scale, bias) = (one(self.scales(block)), one(self.biases(block)));
+            let words = self.codes(block).cast::<u32>().add(unit * LANES * self.bits());
+            let sets = join_planes(self.bits(), |vector| words.add(vector * LANES + lane).read_unaligned());
+            for (set, word) in sets.iter().enumerate() {
+                for (i, code) in word.to_le_bytes().into_iter().enumerate() {
+                    to.add(unit * UNIT + 4 * set + i).write(scale.mul_add(f32::from(code), bias));
+                }
+            }
+        }
+    }
+
+    /// Brings the weight from MLX's order into this one; the threads share the blocks.
+    pub(crate) fn rearrange(&self, pool: &Pool) {
+        let blocks = self.ty.rows / LANES;
+        pool.run(blocks.div_ceil(TASK_BLOCKS), &|_, task| {
+            let mut copy = vec![0u8; self.block_bytes()];
+            for block in task * TASK_BLOCKS..((task + 1) * TASK_BLOCKS).min(blocks) {
+                // SAFETY: the blocks of a task are its own, and lie in the weight.
+                unsafe { self.rearrange_block(block, &mut copy) }
+            }
+        });
+    }
+
+    unsafe fn rearrange_block(&self, block: usize, copy: &mut [u8]) {
+        let (bits, cols) = (self.bits(), self.ty.cols);
+        let row_bytes = cols * bits / 8;
+        let codes = self.codes(block);
+        std::ptr::copy_nonoverlapping(codes, copy.as_mut_ptr(), copy.len());
+        for unit in 0..cols / UNIT {
+            let words = codes.cast::<u32>().add(unit * LANES * bits);
+            for lane in 0..LANES {
+                let row = &copy[lane * row_bytes + unit * UNIT * bits / 8..][..UNIT * bits / 8];
+                cut_planes(bits, sets_of(bits, row), |vector, word| {
+                    words.add(vector * LANES + lane).write_unaligned(word);
+                });
+            }
+        }
+        let (groups, bytes) = (self.groups(), self.affine.scale.bytes());
+        for part in [self.scales(block), self.biases(block)] {
+            let copy = &mut copy[..LANES * groups * bytes];
+            std::ptr::copy_nonoverlapping(part, copy.as_mut_ptr(), copy.len());
+            for (i, from) in copy.chunks_exact(bytes).enumerate() {
+                let at = i % groups * LANES + i / groups;
+                std::ptr::copy_nonoverlapping(from.as_ptr(), part.add(at * bytes), bytes);
+            }
+        }
+    }
+}
+
+/// The codes of a unit of a row, four to a word, from MLX's bit stream.
+fn sets_of(bits: usize, row: &[u8]) -> [u32; SETS] {
+    let mut sets = [0; SETS];
+    for (pair, bytes) in row.chunks_exact(bits).enumerate() {
+        let mut word = [0u8; 8];
+        word[..bits].copy_from_slice(bytes);
+        let word = u64::from_le_bytes(word);
+        if bits == 4 {
+            (sets[2 * pair], sets[2 * pair + 1]) = (spread(word as u16), spread((word >> 16) as u16));
+            continue;
+        }
+        let codes: [u8; 8] = std::array::from_fn(|i| (word >> (bits * i)) as u8 & (255 >> (8 - bits)));
+        let four = |i: usize| u32::from_le_bytes([codes[i], codes[i + 1], codes[i + 2], codes[i + 3]]);
+        (sets[2 * pair], sets[2 * pair + 1]) = (four(0), four(4));
+    }
+    sets
+}
+
+/// Four nibbles to four bytes.
+fn spread(nibbles: u16) -> u32 {
+    let x = u32::from(nibbles);
+    let x = (x | x << 8) & 0x00ff_00ff;
+    (x | x << 4) & 0x0f0f_0f0f
+}
+
+fn mask(width: usize) -> u32 {
+    0x0101_0101 * (255 >> (8 - width))
+}
+
+/// Cuts a row's sets into the words of its planes.
+fn cut_planes(bits: usize, sets: [u32; SETS], mut store: impl FnMut(usize, u32)) {
+    let (mut shift, mut vector) = (0, 0);
+    for width in planes(bits) {
+        for some in sets.chunks_exact(8 / width) {
+            let words = some.iter().enumerate().map(|(i, set)| (set >> shift & mask(*width)) << (i * width));
+            store(vector, words.fold(0, |all, word| all | word));
+            vector += 1;
+        }
+        shift += width;
+    }
+}
+
+/// Puts a row's sets together from the words of its planes.
+fn join_planes(bits: usize, load: impl Fn(usize) -> u32) -> [u32; SETS] {
+    let mut sets = [0; SETS];
+    let (mut shift, mut vector) = (0, 0);
+    for width in planes(bits) {
+        for some in sets.chunks_exact_mut(8 / width) {
+            let word = load(vector);
+            for (i, set) in some.iter_mut().enumerate() {
+                *set |= (word >> (i * width) & mask(*width)) << shift;
+            }
+            vector += 1;
+        }
+        shift += width;
+    }
+    sets
+}
+
+/// Rearranges a weight in memory if all that reads it can read it so; says whether.
+pub(crate) fn settle(ty: WeightType, memory: Span, readers: &[&Template], pool: &Pool) -> bool {
+    match Packed::new(ty, memory.base) {
+        Some(packed) if suits(&ty, readers) && memory.bytes >= ty.bytes() => {
+            packed.rearrange(pool);
+            true
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_found_again_in_its_planes() {
+        for bits in [2usize, 3, 4, 5, 6, 8] {
+            let row: Vec<u8> = (0..UNIT * bits / 8).map(|i| (i * 73 + 41) as u8).collect();
+            let affine = Affine::new(bits as u8, 32, swiftlm_ir::quant::Float::F16).expect("a width of codes");
+            let sets = sets_of(bits, &row);
+            for col in 0..UNIT {
+                assert_eq!(u32::from(sets[col / 4].to_le_bytes()[col % 4]), affine.code(&row, col), "{bits} bits");
+            }
+            let mut words = vec![];
+            cut_planes(bits, sets, |vector, word| {
+                assert_eq!(vector, words.len());
+                words.push(word);
+            });
+            assert_eq!(words.len(), bits, "the planes of a unit have as many words as a code has bits");
+            assert_eq!(join_planes(bits, |vector| words[vector]), sets);
+        }
+    }
+}

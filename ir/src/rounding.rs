@@ -1,0 +1,79 @@
+//! Declared rounding of activations: what an input of a product is rounded to, as data. One node of the graph, shared by
+//! the products that read it.
+
+use std::fmt;
+
+use half::f16;
+
+use crate::ops::{Attribute, AttributeValue};
+use crate::quant::{Affine, Format};
+
+/// Least magnitude that a group of int8 is scaled by: its inverse is finite.
+pub const LEAST_MAGNITUDE: f32 = 1e-30;
+
+/// The values that an activation is rounded to, to nearest even.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Rounding {
+    /// IEEE 754 binary16, element by element.
+    F16,
+    /// `scale · q` with whole `q` from -127 to 127, and `scale = max|x| / 127` of each group of so many columns.
+    Int8 {
+        /// Columns that share a scale: 32, 64 or 128.
+        group: u16,
+    },
+}
+
+impl Rounding {
+    /// Every rounding there is.
+    pub const ALL: [Self; 4] =
+        [Self::F16, Self::Int8 { group: 32 }, Self::Int8 { group: 64 }, Self::Int8 { group: 128 }];
+
+    /// The int8 rounding whose groups are those of a weight's scales; `None` for a weight without.
+    pub fn of_weight(format: Format) -> Option<Self> {
+        match format {
+            Format::Affine(Affine { group, .. }) => Some(Self::Int8 { group }),
+            Format::Float(_) => None,
+        }
+    }
+
+    /// Columns that are rounded together; 1 where each is on its own.
+    pub fn group(self) -> usize {
+        match self {
+            Self::F16 => 1,
+            Self::Int8 { group } => group as usize,
+        }
+    }
+
+    /// Rounds one row in place; its length is a multiple of [`Self::group`].
+    pub fn apply(self, row: &mut [f32]) {
+        match self {
+            Self::F16 => row.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
+            Self::Int8 { group } => row.chunks_mut(group as usize).for_each(|part| {
+                let largest = part.iter().fold(0.0f64, |max, x| max.max(f64::from(x.abs())));
+                let scale = largest.max(f64::from(LEAST_MAGNITUDE)) / 127.0;
+                part.iter_mut().for_each(|x| *x = ((f64::from(*x) / scale).round_ties_even() * scale) as f32);
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Rounding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::F16 => f.write_str("f16"),
+            Self::Int8 { group } => write!(f, "int8_g{group}"),
+        }
+    }
+}
+
+impl AttributeValue for Rounding {
+    fn to_attribute(&self) -> Attribute {
+        Attribute::Word(self.to_string())
+    }
+    fn from_attribute(a: &Attribute) -> Option<Self> {
+        match a {
+            Attribute::Word(w) => Self::ALL.into_iter().find(|r| r.to_string() == *w),
+            _ => None,
+        }
+    }
+}

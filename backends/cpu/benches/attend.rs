@@ -4,6 +4,8 @@
 //! with the probe of read bandwidth. The probe gives the best of some passes, so a case counts by its best round, too;
 //! the median beside it shows how busy the machine was. `floor` is the time to read the pages once.
 
+#![allow(clippy::print_stdout, reason = "the table is what this program is for")]
+
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -6,7 +6,7 @@ use swiftlm_ir::ty::PAGE_TOKENS;
 
 use super::attend::SPAN;
 use super::isa::{Isa, LANES};
-use super::tile::{Ahead, BRAINS, BYTES, HALVES, NIBBLES, PAIRS, PLAIN, Source, Steps, Tile, read, width_of};
+use super::tile::{Ahead, BRAINS, BYTES, HALVES, NIBBLES, PAIRS, PLAIN, Source, Steps, Stored, Tile, read, width_of};
 
 /// Slots of a vector of keys.
 const fn slots_of(source: u8) -> usize {
@@ -16,22 +16,16 @@ const fn slots_of(source: u8) -> usize {
 impl Tile<'_> {
     /// Scores of rows for the slots of a head of keys; `at` is the page's place in the span.
     #[inline(always)]
-    pub(super) unsafe fn scores<I: Isa>(
-        &self,
-        head: *const u32,
-        keys: (Source, *const u8),
-        rows: Range<usize>,
-        at: usize,
-        ahead: &mut Ahead,
-    ) {
-        match keys.0 {
-            Source::Plain => self.scores_of::<I, PLAIN>(keys.1, rows, at, ahead),
-            Source::Pairs => self.scores_of::<I, PAIRS>(keys.1, rows, at, ahead),
-            Source::HalfPairs => self.scores_of::<I, HALVES>(keys.1, rows, at, ahead),
-            Source::BrainPairs => self.scores_of::<I, BRAINS>(keys.1, rows, at, ahead),
-            Source::Codes => self.code_scores::<I, PLAIN>(head, keys.1, rows, at, ahead),
-            Source::Bytes => self.code_scores::<I, BYTES>(head, keys.1, rows, at, ahead),
-            Source::Nibbles => self.code_scores::<I, NIBBLES>(head, keys.1, rows, at, ahead),
+    pub(super) unsafe fn scores<I: Isa>(&self, keys: Stored, rows: Range<usize>, at: usize, ahead: &mut Ahead) {
+        let Stored { head, source, from } = keys;
+        match source {
+            Source::Plain => self.scores_of::<I, PLAIN>(from, rows, at, ahead),
+            Source::Pairs => self.scores_of::<I, PAIRS>(from, rows, at, ahead),
+            Source::HalfPairs => self.scores_of::<I, HALVES>(from, rows, at, ahead),
+            Source::BrainPairs => self.scores_of::<I, BRAINS>(from, rows, at, ahead),
+            Source::Codes => self.code_scores::<I, PLAIN>(head, from, rows, at, ahead),
+            Source::Bytes => self.code_scores::<I, BYTES>(head, from, rows, at, ahead),
+            Source::Nibbles => self.code_scores::<I, NIBBLES>(head, from, rows, at, ahead),
         }
     }
 

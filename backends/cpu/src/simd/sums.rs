@@ -7,7 +7,7 @@ use swiftlm_ir::ty::PAGE_TOKENS;
 use super::attend::SPAN;
 use super::isa::{Isa, LANES};
 use super::share::Share;
-use super::tile::{Ahead, BRAINS, BYTES, HALVES, NIBBLES, PLAIN, Source, Steps, Tile, read, width_of};
+use super::tile::{Ahead, BRAINS, BYTES, HALVES, NIBBLES, PLAIN, Source, Steps, Stored, Tile, read, width_of};
 
 impl Tile<'_> {
     /// Sums where values are codes: weights take the scales of a group, and the biases are added at once.
@@ -74,21 +74,21 @@ impl Tile<'_> {
     #[inline(always)]
     pub(super) unsafe fn sums<I: Isa>(
         &self,
-        head: *const u32,
-        values: (Source, *const u8),
+        values: Stored,
         rows: Range<usize>,
         at: usize,
         slots: Range<usize>,
         share: Share,
         ahead: &mut Ahead,
     ) {
-        match values.0 {
-            Source::Plain | Source::Pairs => self.sums_of::<I, PLAIN>(values.1, rows, at, slots, share, ahead),
-            Source::HalfPairs => self.sums_of::<I, HALVES>(values.1, rows, at, slots, share, ahead),
-            Source::BrainPairs => self.sums_of::<I, BRAINS>(values.1, rows, at, slots, share, ahead),
-            Source::Codes => self.code_sums::<I, PLAIN>(head, values.1, rows, (at, slots), share, ahead),
-            Source::Bytes => self.code_sums::<I, BYTES>(head, values.1, rows, (at, slots), share, ahead),
-            Source::Nibbles => self.code_sums::<I, NIBBLES>(head, values.1, rows, (at, slots), share, ahead),
+        let Stored { head, source, from } = values;
+        match source {
+            Source::Plain | Source::Pairs => self.sums_of::<I, PLAIN>(from, rows, at, slots, share, ahead),
+            Source::HalfPairs => self.sums_of::<I, HALVES>(from, rows, at, slots, share, ahead),
+            Source::BrainPairs => self.sums_of::<I, BRAINS>(from, rows, at, slots, share, ahead),
+            Source::Codes => self.code_sums::<I, PLAIN>(head, from, rows, (at, slots), share, ahead),
+            Source::Bytes => self.code_sums::<I, BYTES>(head, from, rows, (at, slots), share, ahead),
+            Source::Nibbles => self.code_sums::<I, NIBBLES>(head, from, rows, (at, slots), share, ahead),
         }
     }
 

@@ -30,6 +30,13 @@ pub(super) enum Source {
     Bytes,
     Nibbles,
 }
+/// A head of a page: as it is stored, and where what is read of it lies.
+#[derive(Clone, Copy)]
+pub(super) struct Stored {
+    pub(super) head: *const u32,
+    pub(super) source: Source,
+    pub(super) from: *const u8,
+}
 pub(super) const PLAIN: u8 = 0;
 pub(super) const PAIRS: u8 = 1;
 pub(super) const HALVES: u8 = 2;
@@ -118,9 +125,12 @@ impl<'a> Tile<'a> {
 
     /// The spans that any of the tokens sees.
     pub(crate) fn spans(&self) -> Range<usize> {
-        (0..self.tokens)
-            .map(|t| self.attention.spans(self.attention.table.position(self.first + t)))
-            .fold(usize::MAX..0, |all, one| all.start.min(one.start)..all.end.max(one.end))
+        let (mut start, mut end) = (usize::MAX, 0);
+        for t in self.first..self.first + self.tokens {
+            let own = self.attention.spans(self.attention.table.position(t));
+            (start, end) = (start.min(own.start), end.max(own.end));
+        }
+        start..end
     }
 
     /// The rows' shares of a span; `None` where a page does not exist.
@@ -161,7 +171,7 @@ impl<'a> Tile<'a> {
             let mut ahead = Ahead { from: heads[i + 1][0].cast(), bytes: a.keys.row.page_bytes() };
             let mut t = 0;
             while let Some((rows, _)) = self.run(&mut t, block, false) {
-                self.scores::<I>(heads[i][0], keys, rows, block * PAGE_TOKENS - start, &mut ahead);
+                self.scores::<I>(keys, rows, block * PAGE_TOKENS - start, &mut ahead);
             }
         }
         for t in 0..self.tokens {
@@ -179,7 +189,7 @@ impl<'a> Tile<'a> {
             let mut ahead = Ahead { from: heads[i + 1][1].cast(), bytes: a.values.row.page_bytes() };
             let mut t = 0;
             while let Some((rows, slots)) = self.run(&mut t, block, true) {
-                self.sums::<I>(heads[i][1], values, rows, first - start, slots, share, &mut ahead);
+                self.sums::<I>(values, rows, first - start, slots, share, &mut ahead);
             }
         }
         Some(())
@@ -218,10 +228,10 @@ impl<'a> Tile<'a> {
 
     /// A head of keys as scores read it: where few rows do, as it is stored if that takes no more than a load.
     #[inline(always)]
-    unsafe fn keys<I: Isa>(&self, head: *const u32) -> (Source, *const u8) {
+    unsafe fn keys<I: Isa>(&self, head: *const u32) -> Stored {
         let a = self.attention;
         let few = self.rows() <= FEW;
-        match a.keys.row.format {
+        let (source, from): (Source, *const u8) = match a.keys.row.format {
             Format::Float(Float::F32) => (Source::Plain, head.cast()),
             Format::Float(Float::F16) if few => (Source::HalfPairs, head.cast()),
             Format::Float(Float::Bf16) if few => (Source::BrainPairs, head.cast()),
@@ -234,15 +244,16 @@ impl<'a> Tile<'a> {
                 a.keys.key_codes::<I>(head, self.page);
                 (Source::Codes, self.page.cast_const().cast())
             }
-        }
+        };
+        Stored { head, source, from }
     }
 
     /// A head of values as sums read it.
     #[inline(always)]
-    unsafe fn values<I: Isa>(&self, head: *const u32, slots: (usize, usize)) -> (Source, *const u8) {
+    unsafe fn values<I: Isa>(&self, head: *const u32, slots: (usize, usize)) -> Stored {
         let a = self.attention;
         let direct = self.rows() <= FEW && a.template.dim.is_multiple_of(LANES);
-        match a.values.row.format {
+        let (source, from): (Source, *const u8) = match a.values.row.format {
             Format::Float(Float::F32) if a.template.dim.is_multiple_of(LANES) => (Source::Plain, head.cast()),
             Format::Float(Float::F16) if direct => (Source::HalfPairs, head.cast()),
             Format::Float(Float::Bf16) if direct => (Source::BrainPairs, head.cast()),
@@ -255,7 +266,8 @@ impl<'a> Tile<'a> {
                 a.values.values::<I>(head, slots, self.page);
                 (Source::Plain, self.page.cast_const().cast())
             }
-        }
+        };
+        Stored { head, source, from }
     }
 
     /// Turns a row's scores into weights; what it does not see gets the weight 0.

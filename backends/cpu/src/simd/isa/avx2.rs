@@ -127,7 +127,7 @@ impl Isa for Avx2 {
     unsafe fn code(from: *const u32, shift: i32, mask: i32) -> Pair {
         // A whole byte takes one shuffle: byte `shift / 8` of each word, zeros behind.
         const ZEROS: i32 = i32::from_le_bytes([0, 0x80, 0x80, 0x80]);
-        let byte = _mm256_or_si256(_mm256_set1_epi32(ZEROS | shift / 8), _mm256_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12));
+        let byte = _mm256_or_si256(_mm256_set1_epi32(ZEROS | (shift / 8)), _mm256_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12));
         let (count, bits) = (_mm256_set1_epi32(shift), _mm256_set1_epi32(mask));
         let mut codes = [_mm256_setzero_ps(); 2];
         for i in 0..2 {

@@ -14,8 +14,8 @@ pub enum Input {
     Positions,
     /// Row of the page table of each token's sequence, `u32[T]`.
     Sequences,
-    /// Page ids, `u32[sequences · table_stride]`.
-    PageTable,
+    /// Page ids of the states with this window (0: those that keep every token), `u32[sequences · table_stride]`.
+    PageTable(usize),
     /// Tokens that want logits, `u32[R]`.
     Rows,
     /// Cosines and sines for rope table `i`: `f32[T, dim]`.

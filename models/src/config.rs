@@ -28,6 +28,14 @@ impl Config {
         self
     }
 
+    /// The same configuration with fields where it has none, not even `null`: as the reference fills them in.
+    pub fn with_defaults(self, defaults: &[(&str, Value)]) -> Self {
+        defaults.iter().fold(self, |c, (field, value)| match c.0.contains_key(*field) {
+            true => c,
+            false => c.with(field, value.clone()),
+        })
+    }
+
     /// The raw value; `null` counts as absent, as the reference treats it.
     pub fn get(&self, field: &str) -> Option<&Value> {
         self.0.get(field).filter(|v| !v.is_null())
@@ -117,6 +125,20 @@ impl Config {
             None => Ok(None),
             Some(Value::Object(fields)) => Ok(Some(Self(fields.clone()))),
             Some(v) => Err(Self::wrong(field, "an object", v)),
+        }
+    }
+
+    /// A positive number, if there.
+    ///
+    /// # Errors
+    /// Present but something else.
+    pub fn positive(&self, field: &str) -> Result<Option<f64>, ModelError> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(v) => match v.as_f64().filter(|x| x.is_finite() && *x > 0.0) {
+                Some(x) => Ok(Some(x)),
+                None => Err(Self::wrong(field, "a positive number", v)),
+            },
         }
     }
 

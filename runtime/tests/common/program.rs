@@ -69,14 +69,14 @@ pub fn program(shape: Shape) -> Program {
     let module = Module {
         funcs: vec![graph("block"), graph("head")],
         main: vec![call(0, "layers.0"), call(1, "")],
-        states: vec![StateType::Paged { heads: 1, dim: 1, k: Format::F32, v: Format::F16 }],
+        states: vec![StateType::Paged { window: 0, heads: 1, dim: 1, k: Format::F32, v: Format::F16 }],
         rope_tables: vec![RopeTable { inverse_frequencies: vec![1.0, 0.5], magnitude: 1.0 }],
         vocabulary: VOCABULARY,
     };
     let logits_bytes = max_rows.max(65) * VOCABULARY * 4;
     let greedy = Operand::Arena { offset: logits_bytes.next_multiple_of(256), bytes: max_rows.max(65) * 4 };
     let logits = Operand::Arena { offset: 0, bytes: logits_bytes };
-    let history = [Input::Positions, Input::Sequences, Input::PageTable].map(Operand::Input);
+    let history = [Input::Positions, Input::Sequences, Input::PageTable(0)].map(Operand::Input);
     let keys = Operand::State { part: 0 };
     let weight = |slot, first, count| Operand::Weight { slot, first, count };
 

@@ -81,6 +81,45 @@ def granite(**changes):
     return config("granite", "GraniteForCausalLM", **(flags | changes))
 
 
+def gemma(model_type, architecture, **changes):
+    # Windows shorter than a page and far shorter than the prompt; a scale that is not the head's. The width has a root
+    # that is exact in every float, since mlx-lm rounds it to bfloat16 and transformers to the computation's type.
+    flags = {
+        "head_dim": 32,
+        "hidden_act": None,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "attention_bias": False,
+        "rms_norm_eps": 1e-6,
+        "query_pre_attn_scalar": 24,
+        "sliding_window": 20,
+        "num_hidden_layers": 4,
+        "tie_word_embeddings": None,
+        "intermediate_size": 96,
+    }
+    return config(model_type, architecture, **(flags | changes))
+
+
+def gemma3(**changes):
+    flags = {
+        "sliding_window_pattern": 3,
+        "rope_theta": 1000000.0,
+        "rope_local_base_freq": 10000.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    }
+    return gemma("gemma3_text", "Gemma3ForCausalLM", **(flags | changes))
+
+
+def gemma2(**changes):
+    # Caps low enough that scores and logits come near them.
+    flags = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 4.0}
+    return gemma("gemma2", "Gemma2ForCausalLM", **(flags | changes))
+
+
+def mistral(**changes):
+    flags = {"head_dim": 32, "sliding_window": 50, "hidden_size": 64}
+    return config("mistral", "MistralForCausalLM", **(flags | changes))
+
+
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -106,6 +145,26 @@ TRANSFORMERS = {
         "config": granite(),
         "storage": "bf16",
         "notes": "embedding, attention and residual multipliers, logits divided by logits_scaling",
+    },
+    "gemma2": {
+        "config": gemma2(),
+        "storage": "bf16",
+        "embedding": 0.05,
+        "alone": "mlx-lm ignores sliding_window",
+        "notes": "scores and logits capped; norms before and behind; windows of 20 in layers 0 and 2",
+    },
+    "gemma3": {
+        "config": gemma3(),
+        "storage": "bf16",
+        "norm": 0.0,
+        "embedding": 0.06,
+        "notes": "q/k norm; norms before and behind; windows of 20 with a rope base of their own in layers 0, 1 and 3",
+    },
+    "mistral": {
+        "config": mistral(),
+        "storage": "bf16",
+        "alone": "mlx-lm ignores sliding_window",
+        "notes": "a window of 50 in every layer; heads * head_dim = 128 != hidden 64",
     },
     "qwen2": {
         "config": qwen2(),
@@ -173,6 +232,14 @@ MLX = {
         # Files made elsewhere name the skipped modules; mlx-lm itself only leaves their scales out.
         "explicit_false": ["model.layers.0.self_attn.k_proj"],
         "notes": "4 bits by default, v/down/lm_head at 8 bits, two modules not quantised (one by `false`, one only by missing scales)",
+    },
+    "gemma3-mlx4": {
+        "config": gemma3(intermediate_size=128),
+        "bits": 4,
+        "group": 32,
+        "storage": "bf16",
+        "norm": 0.0,
+        "embedding": 0.06,
     },
     "llama-mlx3": {"config": llama(), "bits": 3, "group": 32, "storage": "f32"},
     "llama-mlx2": {"config": llama(num_key_value_heads=1), "bits": 2, "group": 64, "storage": "f16"},

@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import json
+import re
 import shutil
 import sys
 from importlib.metadata import version
@@ -60,6 +61,13 @@ def weights(row, folder, seed):
     return random_weights(hub_shapes(folder), seed, row.get("embedding", embedding), row.get("norm", 1.0))
 
 
+def published(name, row):
+    """A tensor's name in published files, where the reference's own is another."""
+    for pattern, replacement in row.get("published", {}).items():
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
 def transformers_row(row, seed, folder):
     """Writes the checkpoint in the Hub's layout; the reference reads it back from the file."""
     config = row["config"] | {"torch_dtype": str(DTYPES[row["storage"]]).removeprefix("torch.")}
@@ -68,7 +76,7 @@ def transformers_row(row, seed, folder):
         ids = {"bos_token_id": 1, "eos_token_id": [2, 0], "pad_token_id": 0}
         write_json(folder / "generation_config.json", ids | row["generation"])
     tensors = weights(row, folder, seed)
-    tensors = {key: value.to(DTYPES[row["storage"]]) for key, value in tensors.items()}
+    tensors = {published(key, row): value.to(DTYPES[row["storage"]]) for key, value in tensors.items()}
     if "shards" in row:
         save_sharded(tensors, folder, row["shards"])
     else:

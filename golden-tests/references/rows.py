@@ -109,6 +109,34 @@ def gemma3(**changes):
     return gemma("gemma3_text", "Gemma3ForCausalLM", **(flags | changes))
 
 
+def gemma3_vision(**changes):
+    """As published: a text half whose defaults are left out, beside a vision tower; the table runs the text half."""
+    text = gemma3(**changes)
+    left_out = ("architectures", "bos_token_id", "eos_token_id", "use_cache", "hidden_activation")
+    vision = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 16,
+        "patch_size": 8,
+    }
+    return {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "model_type": "gemma3",
+        "vocab_size": VOCAB,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "mm_tokens_per_image": 4,
+        "image_token_index": 0,
+        "boi_token_index": 0,
+        "eoi_token_index": 0,
+        "text_config": {key: value for key, value in text.items() if key not in left_out},
+        "vision_config": vision,
+    }
+
+
 def gemma2(**changes):
     # Caps low enough that scores and logits come near them.
     flags = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 4.0}
@@ -153,12 +181,23 @@ TRANSFORMERS = {
         "alone": "mlx-lm ignores sliding_window",
         "notes": "scores and logits capped; norms before and behind; windows of 20 in layers 0 and 2",
     },
-    "gemma3": {
+    "gemma3_text": {
         "config": gemma3(),
         "storage": "bf16",
         "norm": 0.0,
         "embedding": 0.06,
         "notes": "q/k norm; norms before and behind; windows of 20 with a rope base of their own in layers 0, 1 and 3",
+    },
+    "gemma3": {
+        "config": gemma3_vision(num_hidden_layers=3, intermediate_size=64),
+        "storage": "bf16",
+        "norm": 0.3,
+        "embedding": 0.05,
+        "published": {
+            r"^model\.language_model\.": "language_model.model.",
+            r"^model\.(vision_tower|multi_modal_projector)\.": r"\1.",
+        },
+        "notes": "text half of a checkpoint that sees images, under the names of published files",
     },
     "mistral": {
         "config": mistral(),
@@ -233,7 +272,7 @@ MLX = {
         "explicit_false": ["model.layers.0.self_attn.k_proj"],
         "notes": "4 bits by default, v/down/lm_head at 8 bits, two modules not quantised (one by `false`, one only by missing scales)",
     },
-    "gemma3-mlx4": {
+    "gemma3_text-mlx4": {
         "config": gemma3(intermediate_size=128),
         "bits": 4,
         "group": 32,

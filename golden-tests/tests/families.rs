@@ -85,7 +85,7 @@ fn int8_activations_agree_with_the_interpreter() {
 /// Chunks of 1, 7, 64 and 512 give what one chunk gives, bit for bit.
 #[test]
 fn chunking_changes_nothing() {
-    for name in ["llama-rope3", "qwen3", "qwen3_moe-mlx4", "qwen2-mlx-mixed", "gemma2", "gemma3-mlx4"] {
+    for name in ["llama-rope3", "qwen3", "qwen3_moe-mlx4", "qwen2-mlx-mixed", "gemma2", "gemma3_text-mlx4"] {
         let row = Row::open(name);
         for activations in [Activations::F32, Activations::Int8] {
             let build = BuildOptions { activations, ..exact() };
@@ -104,7 +104,7 @@ fn chunking_changes_nothing() {
 /// Four sequences that share steps compute what each computes alone, bit for bit.
 #[test]
 fn interleaving_changes_nothing() {
-    for name in ["llama", "qwen3-mlx8", "qwen3_moe", "gemma3"] {
+    for name in ["llama", "qwen3-mlx8", "qwen3_moe", "gemma3_text"] {
         let row = Row::open(name);
         let load = || Loaded::new(&row, compile(&row, &exact(), 64), On::Cpu.open(2), 4);
         let prompts: Vec<Vec<u32>> =
@@ -140,7 +140,7 @@ fn endless(row: &Row, count: usize) -> Vec<u32> {
 /// A window's pages that are used again, many times over, give what pages give that are used once, bit for bit.
 #[test]
 fn pages_used_again_change_nothing() {
-    for (name, window) in [("gemma2", 20), ("gemma3", 20), ("mistral", 50)] {
+    for (name, window) in [("gemma2", 20), ("gemma3_text", 20), ("mistral", 50)] {
         let row = Row::open(name);
         let ids = endless(&row, 500);
         let run = |chunk: usize| {
@@ -161,7 +161,7 @@ fn pages_used_again_change_nothing() {
 #[test]
 fn rewinding_changes_nothing() {
     const CHUNK: usize = 16;
-    for name in ["llama", "gemma3", "mistral"] {
+    for name in ["llama", "gemma3_text", "mistral"] {
         let row = Row::open(name);
         let (ids, other) = (endless(&row, 300), endless(&row, 400).split_off(130));
         let load = || Loaded::new(&row, compile(&row, &exact(), CHUNK), On::Cpu.open(2), 1);
@@ -196,14 +196,14 @@ fn mutations_are_noticed() {
         ("gemma2", "final_logit_softcapping", serde_json::json!(4.1)),
         ("gemma2", "query_pre_attn_scalar", serde_json::json!(25)),
         ("gemma2", "sliding_window", serde_json::json!(21)),
-        ("gemma3", "sliding_window", serde_json::json!(19)),
-        ("gemma3", "sliding_window", serde_json::json!(21)),
-        ("gemma3", "sliding_window_pattern", serde_json::json!(4)),
-        ("gemma3", "query_pre_attn_scalar", serde_json::json!(25)),
-        ("gemma3", "rope_theta", serde_json::json!(900_000.0)),
-        ("gemma3", "rope_local_base_freq", serde_json::json!(11000.0)),
-        ("gemma3", "rope_scaling", serde_json::json!({"rope_type": "linear", "factor": 7.5})),
-        ("gemma3", "hidden_activation", serde_json::json!("silu")),
+        ("gemma3_text", "sliding_window", serde_json::json!(19)),
+        ("gemma3_text", "sliding_window", serde_json::json!(21)),
+        ("gemma3_text", "sliding_window_pattern", serde_json::json!(4)),
+        ("gemma3_text", "query_pre_attn_scalar", serde_json::json!(25)),
+        ("gemma3_text", "rope_theta", serde_json::json!(900_000.0)),
+        ("gemma3_text", "rope_local_base_freq", serde_json::json!(11000.0)),
+        ("gemma3_text", "rope_scaling", serde_json::json!({"rope_type": "linear", "factor": 7.5})),
+        ("gemma3_text", "hidden_activation", serde_json::json!("silu")),
         ("mistral", "sliding_window", serde_json::json!(49)),
         ("mistral", "sliding_window", serde_json::json!(51)),
     ];

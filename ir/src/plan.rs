@@ -180,4 +180,10 @@ impl Program {
     pub fn kv_bytes_per_token(&self) -> usize {
         self.module.states.iter().map(crate::ty::StateType::bytes_per_token).sum()
     }
+
+    /// KV bytes that a token reads which follows on `depth` others: of a layer with a window no more than that.
+    pub fn kv_bytes_read(&self, depth: usize) -> usize {
+        let seen = |window: usize| if window == 0 { depth } else { depth.min(window) };
+        self.module.states.iter().map(|state| state.bytes_per_token() * seen(state.window())).sum()
+    }
 }

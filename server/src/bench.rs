@@ -67,6 +67,7 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<Vec<[S
     let weights =
         program.weights.iter().max_by_key(|w| w.ty.bytes()).map_or(String::new(), |w| w.ty.format.to_string());
     let (step_bytes, kv_bytes) = (program.decode_bytes(), program.kv_bytes_per_token());
+    let read: Vec<usize> = flags.depths.iter().map(|depth| program.kv_bytes_read(*depth as usize)).collect();
     let kv = kv.to_possible_value().map_or(String::new(), |v| v.get_name().to_owned());
     let model = info.id.clone();
     let failed = |e: &dyn std::fmt::Display| LoadError::Model { model: model.clone(), reason: e.to_string() };
@@ -85,8 +86,8 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<Vec<[S
     }
     // Last, since the probe takes memory of its own.
     let bandwidth = (info.backend == "cpu").then(|| swiftlm_cpu::read_bandwidth(wishes.threads));
-    let row = |(m, peak): &(Measured, u64)| {
-        let bytes = (step_bytes + kv_bytes * m.depth) as f64;
+    let row = |((m, peak), read): (&(Measured, u64), &usize)| {
+        let bytes = (step_bytes + read) as f64;
         [
             info.id.clone(),
             info.backend.clone(),
@@ -101,7 +102,7 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<Vec<[S
             bandwidth.map_or("-".to_owned(), |b| format!("{:.2}", bytes / b * m.decode)),
         ]
     };
-    Ok(measured.iter().map(row).collect())
+    Ok(measured.iter().zip(&read).map(row).collect())
 }
 
 struct Runner {

@@ -84,10 +84,11 @@ impl Kv {
 /// How activations are rounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
-    /// Inputs of products stay f32, keys and values are f16.
+    /// Keys and values are f16. On the CPU, inputs of products with quantised weights are rounded to 16 bits by groups,
+    /// finer than f16; elsewhere they stay f32.
     #[default]
     Default,
-    /// As the reference computes: keys and values are f32, too.
+    /// As the reference computes: inputs of products, keys and values are f32.
     Exact,
     /// On the CPU, inputs of products with quantised weights are rounded to 8 bits by groups: faster, and close
     /// decisions may fall otherwise (docs/performance.md has the figures). Other backends compute as by default.

@@ -148,9 +148,11 @@ impl Prepared {
         options.compile.max_rows = wishes.sequences.unwrap_or(0).max(LEAST_ROWS).min(wishes.chunk.max(1));
         options.compile.max_binding = device.target().max_binding;
         let backend = if device.target().name == "cpu" { "cpu" } else { "wgpu" };
-        if wishes.precision == Precision::Fast && backend == "cpu" {
-            options.build.activations = Activations::Int8;
-        }
+        options.build.activations = match (wishes.precision, backend) {
+            (Precision::Exact, _) | (_, "wgpu") => Activations::F32,
+            (Precision::Default, _) => Activations::Int { bits: 16 },
+            (Precision::Fast, _) => Activations::Int { bits: 8 },
+        };
         let exact = (wishes.precision == Precision::Exact).then_some(Format::F32);
         if let Some(format) = wishes.kv.map(Kv::format).or(exact) {
             options.build.kv = (format, format);

@@ -10,10 +10,10 @@ use super::context::{Context, Needs, Rows};
 use super::epilogue::Program;
 use super::integer::{WholeBlock, WholeProduct, blocks_of_task};
 use super::isa::LANES;
-use super::linear::{prologue, quantize, whole_scratch};
+use super::linear::{prologue, quantize, rounded_rows, whole_scratch};
 use super::norm::Prologue;
 use super::product::{Block, Order, Product, block_outputs, block_scratch};
-use super::quantize::{Quantize, Quantized};
+use super::quantize::Quantize;
 
 /// An expert launch with its epilogue checked.
 pub(crate) struct ExpertMicro {
@@ -115,10 +115,10 @@ impl Micro for ExpertMicro {
         let ranks = if t.x_per_rank { 1 } else { t.top_k };
         let rows_each = ranked.div_ceil(used.len().max(1));
         if let Some(weight) = packed {
-            let to = Quantized::new(scratch.wrapping_add(self.sorting(tokens)), cols, weight.affine.group as usize);
+            let to = rounded_rows(t.round, scratch.wrapping_add(self.sorting(tokens)), cols)?;
             quantize(ctx, x_rows, cols, |first, last, scratch| Quantize { x, to, norm: None, first, last, scratch });
             let (blocks, pair) = (outputs / LANES, pair.map(|outputs| outputs / LANES));
-            let per = blocks_of_task(&weight, t.pair, rows_each, blocks, ctx.pool.threads());
+            let per = blocks_of_task(&weight, t.pair, rows_each * to.parts, blocks, ctx.pool.threads());
             let parts = blocks.div_ceil(per);
             ctx.parallel(used.len() * parts, |task, scratch| {
                 let (expert, part) = (used[task / parts] as usize, task % parts);

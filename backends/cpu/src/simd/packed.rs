@@ -52,16 +52,18 @@ unsafe impl Sync for Packed {}
 /// Whether all that reads a weight can read it in this order.
 pub(crate) fn suits(ty: &WeightType, readers: &[&Template]) -> bool {
     let Format::Affine(affine) = ty.format else { return false };
-    let round = Some(Rounding::Int8 { group: affine.group });
-    let whole = |rows: usize, pair: bool| rows.is_multiple_of(LANES * if pair { 2 } else { 1 });
+    let whole = |rows: usize, pair: bool, round: Option<Rounding>| {
+        let rounded = matches!(round, Some(Rounding::Int { group, .. }) if group == affine.group);
+        rounded && rows.is_multiple_of(LANES * if pair { 2 } else { 1 })
+    };
     let mut products = 0;
     let suits = |template: &&Template| {
         let product = match template {
             Template::Embed(t) => return t.weight == *ty,
-            Template::Linear(t) => t.weight == *ty && t.round == round && whole(ty.rows, t.pair),
+            Template::Linear(t) => t.weight == *ty && whole(ty.rows, t.pair, t.round),
             Template::ExpertLinear(t) => {
                 let rows = ty.rows / t.experts.max(1);
-                t.weight == *ty && t.round == round && whole(rows, t.pair)
+                t.weight == *ty && whole(rows, t.pair, t.round)
             }
             _ => false,
         };

@@ -9,6 +9,7 @@ use swiftlm_ir::quant::Format;
 use swiftlm_ir::ty::PAGE_TOKENS;
 use swiftlm_models::{Activations, BuildOptions};
 use swiftlm_runtime::executable::{Row as WantRow, TableUpdate, Want};
+use swiftlm_runtime::experts::{ExpertSource, ExpertStats};
 use swiftlm_runtime::{Batch, Executable, ExecutableOptions};
 
 use crate::fixture::Row;
@@ -65,10 +66,22 @@ const PAGES: usize = 512 / PAGE_TOKENS;
 impl Loaded {
     /// Loads onto a device.
     pub fn new(row: &Row, program: Program, device: Box<dyn Device>, sequences: usize) -> Self {
+        Self::with_experts(row, program, device, sequences, None)
+    }
+
+    /// Loads onto a device a program whose experts may take turns.
+    pub fn with_experts(
+        row: &Row,
+        program: Program,
+        device: Box<dyn Device>,
+        sequences: usize,
+        experts: Option<ExpertSource>,
+    ) -> Self {
         let options = ExecutableOptions {
             kv_pages: sequences * PAGES,
             max_sequences: sequences,
             table_stride: PAGES,
+            experts,
             progress: &mut |_| {},
         };
         let executable =
@@ -76,6 +89,11 @@ impl Loaded {
         let pages = |s: usize| (s * PAGES..(s + 1) * PAGES).map(|p| p as u32).collect();
         let table = (0..sequences).map(|s| TableUpdate { row: s as u32, first: 0, pages: pages(s) }).collect();
         Self { executable, batch: Batch { table, ..Batch::default() } }
+    }
+
+    /// What was read of experts.
+    pub fn expert_stats(&self) -> Option<ExpertStats> {
+        self.executable.expert_stats()
     }
 
     /// One step of (sequence, position, id) tokens; logits of all of them.

@@ -6,7 +6,7 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use swiftlm_cpu::{CpuDevice, CpuOptions, Tier};
 use swiftlm_device::Device;
-use swiftlm_driver::checkpoint::Checkpoint;
+use swiftlm_driver::checkpoint::{Checkpoint, Uncached};
 use swiftlm_driver::compile::{Activations, Compiled, Options, compile};
 use swiftlm_driver::debug::Debug;
 use swiftlm_gpu::GpuDevice;
@@ -15,7 +15,6 @@ use swiftlm_ir::plan::Program;
 use swiftlm_ir::quant::Format;
 use swiftlm_runtime::budget::{ContextWish, MemoryPlan, MemoryRequest};
 use swiftlm_runtime::executable::{ProfiledLaunch, Progress as LoadProgress};
-use swiftlm_runtime::experts::ExpertSource;
 use swiftlm_runtime::{Batch, Executable, ExecutableOptions, StepError};
 
 use crate::flags::{Backend, Kv, Precision, ServeFlags};
@@ -246,7 +245,7 @@ impl Prepared {
             kv_pages: plan.kv_pages,
             max_sequences: plan.max_sequences,
             table_stride: plan.table_stride,
-            experts: Some(Arc::clone(&checkpoint) as ExpertSource),
+            experts: Some(Arc::new(Uncached::open(Arc::clone(&checkpoint), found.directory()))),
             progress: &mut |step| match step {
                 LoadProgress::Weights { done, total } => progress.report("load", fraction(done, total)),
                 LoadProgress::Kernels { done, total } => progress.report("warm", fraction(done, total)),

@@ -142,7 +142,7 @@ fn store(program: &Program, bindings: &Bindings, source: Option<&ExpertSource>) 
                 Ok(Matrix { weight, rows, slab })
             };
             let matrices = fetch.weights.iter().map(matrix).collect::<Result<_, LoadError>>()?;
-            layers.push(Layer { matrices, experts: fetch.experts, slots: fetch.slots });
+            layers.push(Layer::new(matrices, fetch.experts, fetch.slots));
         }
     }
     if layers.is_empty() {

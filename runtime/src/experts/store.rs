@@ -1,6 +1,7 @@
 //! The store: slots of every layer, readers, and the account of what they did.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use swiftlm_device::{Device, DeviceError, Slice};
@@ -23,11 +24,13 @@ pub(crate) struct Matrix {
 }
 
 /// The experts of one call.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Layer {
     pub(crate) matrices: Vec<Matrix>,
     pub(crate) experts: usize,
     pub(crate) slots: usize,
+    /// Checksum of each expert that was read, plus 2³²; 0 of others.
+    pub(crate) sums: Vec<AtomicU64>,
 }
 
 impl Matrix {
@@ -37,6 +40,11 @@ impl Matrix {
 }
 
 impl Layer {
+    /// Experts of which so many are in memory, in slots of these matrices.
+    pub(crate) fn new(matrices: Vec<Matrix>, experts: usize, slots: usize) -> Self {
+        Self { matrices, experts, slots, sums: (0..experts).map(|_| AtomicU64::new(0)).collect() }
+    }
+
     /// Bytes of an expert.
     fn expert_bytes(&self) -> usize {
         self.matrices.iter().map(|m| m.expert_type().bytes()).sum()
@@ -45,7 +53,7 @@ impl Layer {
     /// Reads an expert: of each matrix its rows, laid out as a matrix of their own.
     ///
     /// # Errors
-    /// The source's words.
+    /// The source's words, or that it gave other bytes before.
     pub(super) fn read(&self, source: &dyn WeightSource, expert: u32, into: &mut Vec<u8>) -> Result<(), String> {
         into.resize(self.expert_bytes(), 0);
         let mut rest = into.as_mut_slice();
@@ -58,6 +66,20 @@ impl Layer {
                 let start = from.offset + expert as usize * matrix.rows * from.row_bytes;
                 source.read(&matrix.weight, start, &mut part[to.offset..to.offset + to.bytes])?;
             }
+        }
+        let sum = 1 << 32 | u64::from(crc32fast::hash(into));
+        let before = self.sums[expert as usize].swap(sum, Ordering::Relaxed);
+        if before != 0 && before != sum {
+            // What was first read stays what is right.
+            self.sums[expert as usize].store(before, Ordering::Relaxed);
+            let place = self.matrices.first().map_or(String::new(), |m| {
+                let row =
+                    expert as usize * m.rows * m.weight.ty.format.layout(1, m.weight.ty.cols).components[0].row_bytes;
+                source.place(&m.weight, row)
+            });
+            return Err(format!(
+                "{place}: expert {expert} is not what it was when it was read before: the file was changed, or the disk fails"
+            ));
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use swiftlm_ir::ty::PAGE_TOKENS;
 use swiftlm_models::{Activations, BuildOptions};
 use swiftlm_runtime::executable::{Row as WantRow, TableUpdate, Want};
 use swiftlm_runtime::experts::{ExpertSource, ExpertStats};
-use swiftlm_runtime::{Batch, Executable, ExecutableOptions};
+use swiftlm_runtime::{Batch, Executable, ExecutableOptions, StepError};
 
 use crate::fixture::Row;
 
@@ -98,6 +98,14 @@ impl Loaded {
 
     /// One step of (sequence, position, id) tokens; logits of all of them.
     pub fn step(&mut self, tokens: &[(u32, u32, u32)]) -> Vec<Vec<f32>> {
+        self.try_step(tokens).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// As [`Self::step`].
+    ///
+    /// # Errors
+    /// The step failed.
+    pub fn try_step(&mut self, tokens: &[(u32, u32, u32)]) -> Result<Vec<Vec<f32>>, StepError> {
         let Batch { ids, positions, sequences, rows, .. } = &mut self.batch;
         (*ids, *positions, *sequences) = (vec![], vec![], vec![]);
         for (s, p, id) in tokens {
@@ -106,10 +114,10 @@ impl Loaded {
             sequences.push(*s);
         }
         *rows = (0..tokens.len()).map(|t| WantRow { token: t as u32, want: Want::Logits }).collect();
-        let output = self.executable.step(&self.batch).unwrap_or_else(|e| panic!("{e}"));
+        let output = self.executable.step(&self.batch)?;
         let logits = (0..tokens.len()).map(|r| output.logits(r).expect("every row wants logits").to_vec()).collect();
         self.batch.table.clear();
-        logits
+        Ok(logits)
     }
 
     /// Logits at every position of a prompt, in chunks.

@@ -7,8 +7,10 @@ use swiftlm_compiler::CompileOptions;
 use swiftlm_driver::checkpoint::Checkpoint;
 use swiftlm_golden_tests::fixture::{Row, names};
 use swiftlm_golden_tests::run::{Loaded, On, arg_max, compile_with, exact, relative_error};
+use swiftlm_ir::plan::WeightBuffer;
 use swiftlm_models::{Activations, BuildOptions};
 use swiftlm_runtime::experts::{ExpertSource, ExpertStats};
+use swiftlm_runtime::{StepError, WeightSource};
 
 const CHUNK: usize = 64;
 
@@ -122,4 +124,68 @@ fn two_thousand_tokens_of_the_demo_model_are_the_same() {
         let stats = loaded.expert_stats().expect("there is a store");
         assert!(stats.misses > 0 && stats.hits > 0, "{slots} of {experts}: {stats:?}");
     }
+}
+
+/// A source that fails on demand, gives other bytes, or takes its time.
+#[derive(Default)]
+struct Faulty {
+    inner: Option<ExpertSource>,
+    fault: std::sync::Mutex<Option<Fault>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    Error,
+    Flip,
+    Slow,
+}
+
+impl Faulty {
+    fn set(&self, fault: Option<Fault>) {
+        *self.fault.lock().expect("no test panics here") = fault;
+    }
+}
+
+impl WeightSource for Faulty {
+    fn read(&self, weight: &WeightBuffer, offset: usize, into: &mut [u8]) -> Result<(), String> {
+        let inner = self.inner.as_ref().expect("a source");
+        inner.read(weight, offset, into)?;
+        match *self.fault.lock().expect("no test panics here") {
+            Some(Fault::Error) => return Err(format!("weights.bin: byte {offset} cannot be read: the file ends here")),
+            Some(Fault::Flip) => into[0] ^= 4,
+            Some(Fault::Slow) => std::thread::sleep(std::time::Duration::from_millis(3)),
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn place(&self, weight: &WeightBuffer, offset: usize) -> String {
+        self.inner.as_ref().expect("a source").place(weight, offset)
+    }
+}
+
+/// A failed read fails its step and nothing else: once the disk is well again, so are the results.
+#[test]
+fn faults_are_errors_and_leave_nothing_wrong_behind() {
+    let model = Model::row("qwen3_moe-mlx4", Activations::Int { bits: 16 });
+    let faulty = Arc::new(Faulty { inner: Some(Arc::clone(&model.source)), ..Faulty::default() });
+    let program = compile_with(&model.row, &model.build, options(Some(2)));
+    let source: ExpertSource = faulty.clone();
+    let mut loaded = Loaded::with_experts(&model.row, program, On::Cpu.open(2), 1, Some(source));
+    let tokens: Vec<(u32, u32, u32)> = (0..20).map(|p| (0, p, model.row.prompt[p as usize])).collect();
+    let well = loaded.step(&tokens);
+    // What an expert is, its first reading says; the slots began with some that were not read.
+    assert!((0..3).all(|_| loaded.step(&tokens) == well));
+    for _ in 0..20 {
+        for (fault, words) in [(Fault::Error, "weights.bin: byte"), (Fault::Flip, "is not what it was")] {
+            faulty.set(Some(fault));
+            let error = loaded.try_step(&tokens).expect_err("experts cannot be read");
+            assert!(matches!(error, StepError::Expert(_)), "{error}");
+            assert!(error.to_string().contains(words), "{error}");
+            faulty.set(None);
+            assert!(loaded.step(&tokens) == well, "after {fault:?}");
+        }
+    }
+    faulty.set(Some(Fault::Slow));
+    assert!(loaded.step(&tokens) == well, "slow reads");
 }

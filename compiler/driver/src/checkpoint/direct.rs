@@ -94,11 +94,13 @@ fn window(file: &File, offset: u64, bytes: usize, take: impl FnOnce(&[u8])) -> i
         let aligned = scratch.as_ptr().align_offset(BLOCK);
         let scratch = &mut scratch[aligned..aligned + blocks];
         let mut done = 0;
-        // Only the end of a file ends a read within a block, and then what was asked for is there.
+        // Only the end of a file ends a read within a block.
         while done < before + bytes {
             match read_at(file, &mut scratch[done..], offset - before as u64 + done as u64) {
-                Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends here")),
-                Ok(n) if n % BLOCK == 0 || done + n >= before + bytes => done += n,
+                Ok(n) if done + n >= before + bytes => done += n,
+                Ok(n) if n < BLOCK => {
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends here"));
+                }
                 Ok(n) => done += n / BLOCK * BLOCK,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),

@@ -9,8 +9,9 @@ use swiftlm_ir::quant::Format;
 use swiftlm_ir::ty::PAGE_TOKENS;
 use swiftlm_models::{Activations, BuildOptions};
 use swiftlm_runtime::executable::{Row as WantRow, Want};
+use swiftlm_runtime::experts::{ExpertSource, ExpertStats};
 use swiftlm_runtime::state::{Mark, Sequence, StatePool, TableRow, TableRows};
-use swiftlm_runtime::{Batch, Executable, ExecutableOptions};
+use swiftlm_runtime::{Batch, Executable, ExecutableOptions, StepError};
 
 use crate::fixture::Row;
 
@@ -67,10 +68,22 @@ const PAGES: usize = 512 / PAGE_TOKENS;
 impl Loaded {
     /// Loads onto a device.
     pub fn new(row: &Row, program: Program, device: Box<dyn Device>, sequences: usize) -> Self {
+        Self::with_experts(row, program, device, sequences, None)
+    }
+
+    /// Loads onto a device a program whose experts may take turns.
+    pub fn with_experts(
+        row: &Row,
+        program: Program,
+        device: Box<dyn Device>,
+        sequences: usize,
+        experts: Option<ExpertSource>,
+    ) -> Self {
         let options = ExecutableOptions {
             kv_pages: sequences * PAGES,
             max_sequences: sequences,
             table_stride: PAGES,
+            experts,
             progress: &mut |_| {},
         };
         let executable =
@@ -100,9 +113,23 @@ impl Loaded {
         self.sequences[sequence].0.mark()
     }
 
+    /// What was read of experts.
+    pub fn expert_stats(&self) -> Option<ExpertStats> {
+        self.executable.expert_stats()
+    }
+
     /// One step of (sequence, position, id) tokens; logits of all of them.
     pub fn step(&mut self, tokens: &[(u32, u32, u32)]) -> Vec<Vec<f32>> {
+        self.try_step(tokens).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// As [`Self::step`].
+    ///
+    /// # Errors
+    /// The step failed; its tokens may come again.
+    pub fn try_step(&mut self, tokens: &[(u32, u32, u32)]) -> Result<Vec<Vec<f32>>, StepError> {
         let mut batch = Batch::default();
+        let marks: Vec<Mark> = self.sequences.iter().map(|(sequence, _)| sequence.mark()).collect();
         for (s, (sequence, row)) in self.sequences.iter_mut().enumerate() {
             let own = tokens.iter().filter(|token| token.0 as usize == s).map(|token| token.1 as usize);
             assert!(own.clone().eq(sequence.length()..sequence.length() + own.clone().count()), "tokens follow on");
@@ -115,8 +142,18 @@ impl Loaded {
             batch.sequences.push(self.sequences[*s as usize].1.row());
         }
         batch.rows = (0..tokens.len()).map(|t| WantRow { token: t as u32, want: Want::Logits }).collect();
-        let output = self.executable.step(&batch).unwrap_or_else(|e| panic!("{e}"));
-        (0..tokens.len()).map(|r| output.logits(r).expect("every row wants logits").to_vec()).collect()
+        match self.executable.step(&batch) {
+            Ok(output) => {
+                let logits = (0..tokens.len()).map(|r| output.logits(r).expect("every row wants logits").to_vec());
+                Ok(logits.collect())
+            }
+            Err(e) => {
+                for (s, mark) in marks.into_iter().enumerate() {
+                    self.rewind(s, mark);
+                }
+                Err(e)
+            }
+        }
     }
 
     /// Logits at every position of a prompt, in chunks.

@@ -84,10 +84,11 @@ impl Kv {
 /// How activations are rounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
-    /// Inputs of products stay f32, keys and values are f16.
+    /// Keys and values are f16. On the CPU, inputs of products with quantised weights are rounded to 16 bits by groups,
+    /// finer than f16; elsewhere they stay f32.
     #[default]
     Default,
-    /// As the reference computes: keys and values are f32, too.
+    /// As the reference computes: inputs of products, keys and values are f32.
     Exact,
     /// On the CPU, inputs of products with quantised weights are rounded to 8 bits by groups: faster, and close
     /// decisions may fall otherwise (docs/performance.md has the figures). Other backends compute as by default.
@@ -139,6 +140,13 @@ pub struct ServeFlags {
     /// Memory to use at most, in MB; 85 % of the system's if absent
     #[arg(long, env = "SWIFTLM_MEM_LIMIT")]
     pub mem_limit: Option<u64>,
+    /// Memory for experts, in MB: the others are read from disk as they are needed. All of them if absent, or as many as
+    /// fit
+    #[arg(long, env = "SWIFTLM_EXPERT_BUDGET")]
+    pub expert_budget: Option<u64>,
+    /// Read experts that do not fit from disk as they are needed; this happens without it, too
+    #[arg(long, env = "SWIFTLM_STREAM_EXPERTS")]
+    pub stream_experts: bool,
     /// How activations are rounded
     #[arg(long, env = "SWIFTLM_PRECISION", value_enum, default_value_t)]
     pub precision: Precision,

@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod openai;
 pub mod prepare;
 pub mod progress;
+pub mod residency;
 pub mod router;
 pub mod signals;
 pub mod state;

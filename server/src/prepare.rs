@@ -1,11 +1,12 @@
 //! From a model's name to a program on a device: find, compile, plan memory, load. The same for serving and for `bench`.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Instant, UNIX_EPOCH};
 
 use swiftlm_cpu::{CpuDevice, CpuOptions, Tier};
 use swiftlm_device::Device;
-use swiftlm_driver::checkpoint::Checkpoint;
+use swiftlm_driver::checkpoint::{Checkpoint, Uncached};
 use swiftlm_driver::compile::{Activations, Compiled, Options, compile};
 use swiftlm_driver::debug::Debug;
 use swiftlm_gpu::GpuDevice;
@@ -20,10 +21,15 @@ use crate::flags::{Backend, Kv, Precision, ServeFlags};
 use crate::load::{LoadError, ModelInfo};
 use crate::memory::Memory;
 use crate::progress::Progress;
+use crate::residency::{self, ExpertWish};
 use crate::{demo, hub};
 
 /// Rows that want logits in a step, unless more sequences are asked for: a scored prompt takes so many at a time.
 const LEAST_ROWS: usize = 32;
+
+/// Context and sequences of a model whose experts do not all fit, unless asked for.
+const STREAMED_CONTEXT: usize = 8192;
+const STREAMED_SEQUENCES: usize = 4;
 
 /// A model's files.
 pub struct Found {
@@ -78,6 +84,8 @@ pub struct Wishes {
     pub context: Option<usize>,
     /// Sequences asked for.
     pub sequences: Option<usize>,
+    /// Experts in memory.
+    pub experts: ExpertWish,
     /// Bytes that everything may take; 0 for 85 % of the system's.
     pub limit: u64,
 }
@@ -94,7 +102,19 @@ impl Wishes {
             chunk: flags.prefill_size as usize,
             context: flags.ctx_size.map(|n| n as usize),
             sequences: flags.parallel.map(|n| n as usize),
+            experts: flags.expert_budget.map_or(ExpertWish::Fit, |mb| ExpertWish::Budget(mb << 20)),
             limit: flags.mem_limit.unwrap_or(0) << 20,
+        }
+    }
+
+    /// What the plan is made for. Where experts wait on disk, histories do not take the memory from them unless asked to.
+    fn memory(&self, context: usize, streamed: bool) -> MemoryRequest {
+        let limit = if self.limit == 0 { Memory::now().total / 100 * 85 } else { self.limit };
+        let longest = if streamed { context.min(STREAMED_CONTEXT) } else { context };
+        MemoryRequest {
+            limit: if limit == 0 { u64::MAX } else { limit },
+            context: self.context.map_or(ContextWish::UpTo(longest), ContextWish::Exactly),
+            sequences: self.sequences.or(streamed.then_some(STREAMED_SEQUENCES)),
         }
     }
 
@@ -148,14 +168,25 @@ impl Prepared {
         options.compile.max_rows = wishes.sequences.unwrap_or(0).max(LEAST_ROWS).min(wishes.chunk.max(1));
         options.compile.max_binding = device.target().max_binding;
         let backend = if device.target().name == "cpu" { "cpu" } else { "wgpu" };
-        if wishes.precision == Precision::Fast && backend == "cpu" {
-            options.build.activations = Activations::Int8;
-        }
+        options.build.activations = match (wishes.precision, backend) {
+            (Precision::Exact, _) | (_, "wgpu") => Activations::F32,
+            (Precision::Default, _) => Activations::Int { bits: 16 },
+            (Precision::Fast, _) => Activations::Int { bits: 8 },
+        };
         let exact = (wishes.precision == Precision::Exact).then_some(Format::F32);
         if let Some(format) = wishes.kv.map(Kv::format).or(exact) {
             options.build.kv = (format, format);
         }
-        let compiled = compile(&checkpoint, &options).map_err(|e| wrong(e.to_string()))?;
+        let compile = |slots: Option<usize>| {
+            let mut options = options.clone();
+            options.compile.slots = slots;
+            compile(&checkpoint, &options).map_err(|e| e.to_string())
+        };
+        let plan = |compiled: &Compiled, slots: Option<usize>| {
+            MemoryPlan::new(&compiled.program, device.target(), wishes.memory(compiled.context, slots.is_some()))
+        };
+        let fitted = residency::fit(wishes.experts, compile, plan).map_err(wrong)?;
+        let (compiled, plan) = fitted.map_err(|e| LoadError::Memory(e.to_string()))?;
         progress.report("compile", 1.0);
         tracing::info!(
             family = compiled.family,
@@ -164,17 +195,6 @@ impl Prepared {
             kernels = compiled.program.kernels.len(),
             "compiled"
         );
-        let limit = if wishes.limit == 0 { Memory::now().total / 100 * 85 } else { wishes.limit };
-        let request = MemoryRequest {
-            limit: if limit == 0 { u64::MAX } else { limit },
-            context: match wishes.context {
-                Some(tokens) => ContextWish::Exactly(tokens),
-                None => ContextWish::UpTo(compiled.context),
-            },
-            sequences: wishes.sequences,
-        };
-        let plan = MemoryPlan::new(&compiled.program, device.target(), request)
-            .map_err(|e| LoadError::Memory(e.to_string()))?;
         Ok(Self { found, device, backend, checkpoint, compiled, plan })
     }
 
@@ -218,12 +238,14 @@ impl Prepared {
     /// A weight cannot be read, or the device fails.
     pub fn into_executable(self, progress: &Progress) -> Result<Executable, LoadError> {
         let Self { found, device, checkpoint, compiled, plan, .. } = self;
+        let checkpoint = Arc::new(checkpoint);
         let start = Instant::now();
         let fraction = |done: usize, total: usize| done as f64 / total.max(1) as f64;
         let options = ExecutableOptions {
             kv_pages: plan.kv_pages,
             max_sequences: plan.max_sequences,
             table_stride: plan.table_stride,
+            experts: Some(Arc::new(Uncached::open(Arc::clone(&checkpoint), found.directory()))),
             progress: &mut |step| match step {
                 LoadProgress::Weights { done, total } => progress.report("load", fraction(done, total)),
                 LoadProgress::Kernels { done, total } => progress.report("warm", fraction(done, total)),
@@ -232,7 +254,7 @@ impl Prepared {
         let wrong = |reason: String| LoadError::Model { model: found.name.clone(), reason };
         let bytes = launch_bytes(&compiled.program);
         let mut executable =
-            Executable::load(device, compiled.program, &checkpoint, options).map_err(|e| wrong(e.to_string()))?;
+            Executable::load(device, compiled.program, &*checkpoint, options).map_err(|e| wrong(e.to_string()))?;
         tracing::info!(seconds = start.elapsed().as_secs_f64(), "weights loaded, kernels made");
         if Debug::from_env().map_err(wrong)?.level >= 2 {
             let table = profile(&mut executable, &bytes).map_err(|e| wrong(e.to_string()))?;

@@ -191,7 +191,7 @@ TRANSFORMERS = {
     "gemma3": {
         "config": gemma3_vision(num_hidden_layers=3, intermediate_size=64),
         "storage": "bf16",
-        "norm": 0.3,
+        "norm": 0.15,
         "embedding": 0.05,
         "published": {
             r"^model\.language_model\.": "language_model.model.",

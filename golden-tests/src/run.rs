@@ -103,7 +103,7 @@ impl Loaded {
         &self.executable
     }
 
-    /// Takes a sequence back to a length, or to the one that is given, from which its tokens must come again.
+    /// Takes a sequence back to a mark and gives the length from which its tokens must come again.
     pub fn rewind(&mut self, sequence: usize, mark: Mark) -> usize {
         self.sequences[sequence].0.rewind(&mut self.pool, mark).expect("a mark lies behind")
     }

@@ -128,18 +128,14 @@ impl Config {
         }
     }
 
-    /// A positive number, if there.
+    /// A positive number, if there, neither so large nor so small that its inverse is no f32.
     ///
     /// # Errors
     /// Present but something else.
     pub fn positive(&self, field: &str) -> Result<Option<f64>, ModelError> {
-        match self.get(field) {
-            None => Ok(None),
-            Some(v) => match v.as_f64().filter(|x| x.is_finite() && *x > 0.0) {
-                Some(x) => Ok(Some(x)),
-                None => Err(Self::wrong(field, "a positive number", v)),
-            },
-        }
+        let Some(v) = self.get(field) else { return Ok(None) };
+        let fits = |x: &f64| *x > 0.0 && (*x as f32).is_normal() && ((1.0 / x) as f32).is_normal();
+        v.as_f64().filter(fits).map(Some).ok_or_else(|| Self::wrong(field, "a positive number of usual size", v))
     }
 
     /// Refuses a setting whose effect is not implemented.

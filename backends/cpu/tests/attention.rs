@@ -435,6 +435,16 @@ fn one_token_over_a_long_history_spreads_over_threads() {
         tokens: vec![(1, 2100)],
         seed: 9,
     });
+    attend(&Shape {
+        kv_heads: 1,
+        group: 5,
+        dim: 64,
+        window: 700,
+        cap: 0.0,
+        formats: (Format::F16, Format::F16),
+        tokens: vec![(1, 2100), (1, 2101)],
+        seed: 10,
+    });
 }
 
 #[test]

@@ -77,7 +77,7 @@ pub fn compile_observed(
     let config = Config::parse(checkpoint.config())?;
     let model = swiftlm_models::build(&config, &checkpoint.tensors(), &options.build)?;
     if !model.unused.is_empty() {
-        tracing::warn!("the checkpoint's {} is not used yet: the model takes text only", model.unused.join(", "));
+        tracing::warn!("not used yet, the model takes text only: tensors of {}", model.unused.join(", "));
     }
     let mut dump_errors = vec![];
     let mut step = 0;

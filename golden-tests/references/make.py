@@ -90,12 +90,14 @@ def transformers_row(row, seed, folder):
 def mlx_row(row, seed, folder):
     """Writes the checkpoint in MLX's layout; the second opinion is transformers on dequantised weights."""
     write_json(folder / "config.json", row["config"])
-    tensors = weights(row, folder, seed)
+    tensors = {published(key, row): value for key, value in weights(row, folder, seed).items()}
     arrays, config = mlx_reference.quantised(row["config"], row, tensors)
     write_json(folder / "config.json", config)
     mx.save_safetensors(str(folder / "model.safetensors"), arrays, {"format": "mlx"})
     first = mlx_reference.Reference(folder)
     reference = record(first, seed)
+    if "alone" in row:
+        return reference, None, reference
     with TemporaryDirectory() as dense:
         write_json(Path(dense) / "config.json", row["config"])
         save_tensors(first.dequantised(), Path(dense) / "model.safetensors", {"format": "pt"})

@@ -137,6 +137,12 @@ def gemma3_vision(**changes):
     }
 
 
+GEMMA3_PUBLISHED = {
+    r"^model\.language_model\.": "language_model.model.",
+    r"^model\.(vision_tower|multi_modal_projector)\.": r"\1.",
+}
+
+
 def gemma2(**changes):
     # Caps low enough that scores and logits come near them.
     flags = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 4.0}
@@ -193,10 +199,7 @@ TRANSFORMERS = {
         "storage": "bf16",
         "norm": 0.15,
         "embedding": 0.05,
-        "published": {
-            r"^model\.language_model\.": "language_model.model.",
-            r"^model\.(vision_tower|multi_modal_projector)\.": r"\1.",
-        },
+        "published": GEMMA3_PUBLISHED,
         "notes": "text half of a checkpoint that sees images, under the names of published files",
     },
     "mistral": {
@@ -279,6 +282,16 @@ MLX = {
         "storage": "bf16",
         "norm": 0.0,
         "embedding": 0.06,
+    },
+    "gemma3-mlx4": {
+        "config": gemma3_vision(num_hidden_layers=3, intermediate_size=64),
+        "bits": 4,
+        "group": 32,
+        "storage": "bf16",
+        "norm": 0.15,
+        "embedding": 0.05,
+        "published": GEMMA3_PUBLISHED,
+        "alone": "transformers wants the vision tower, which mlx-lm drops",
     },
     "llama-mlx3": {"config": llama(), "bits": 3, "group": 32, "storage": "f32"},
     "llama-mlx2": {"config": llama(num_key_value_heads=1), "bits": 2, "group": 64, "storage": "f16"},

@@ -117,3 +117,30 @@ impl Block<'_> {
         self.op(Op::Rope { dim: r.dim, layout: r.layout }, [x.into(), table.into()])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both spellings of one configuration, and what the kinds of layers do not share.
+    #[test]
+    fn kinds_of_layers_have_their_own_frequencies_in_old_and_new_files() {
+        let old = r#"{"rope_theta": 1e6, "rope_local_base_freq": 2e4,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0}}"#;
+        let new = r#"{"rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2e4}}}"#;
+        let expected = |base: f64, factor: f64| [1.0 / factor, 1.0 / base.sqrt() / factor];
+        for text in [old, new] {
+            let config = Config::parse(text).expect("the text is a configuration");
+            for (kind, field, scales, expected) in [
+                ("full_attention", "rope_theta", true, expected(1e6, 8.0)),
+                ("sliding_attention", "rope_local_base_freq", false, expected(2e4, 1.0)),
+            ] {
+                let table = table_of_kind(&config, 4, kind, (field, 1.0), scales).expect("a table");
+                let close = |(a, b): (&f64, f64)| (a - b).abs() < 1e-12;
+                assert!(table.inverse_frequencies.iter().zip(expected).all(close), "{kind}: {table:?}");
+            }
+        }
+    }
+}

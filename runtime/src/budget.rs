@@ -87,7 +87,7 @@ pub struct RingPlan {
 #[error("the model does not fit: {remedy}\n{plan}")]
 pub struct DoesNotFit {
     /// The smallest plan that would serve the request; its total exceeds its limit, or its pages what the device binds.
-    pub plan: MemoryPlan,
+    pub plan: Box<MemoryPlan>,
     /// What would help.
     pub remedy: String,
 }
@@ -123,7 +123,7 @@ impl MemoryPlan {
         let fits = most.min(kernels);
         if plan.total() > plan.limit || least > fits {
             let remedy = plan.remedy(fits, bound.min(kernels));
-            return Err(DoesNotFit { plan, remedy });
+            return Err(DoesNotFit { plan: Box::new(plan), remedy });
         }
         plan.table_stride = wished.min(fits);
         // Where every state has a window, length costs nothing.

@@ -38,6 +38,13 @@ impl Pages {
         }
     }
 
+    /// Loses what nobody holds, where there is only one sequence.
+    fn forget(&mut self, sequence: &Sequence) {
+        let held =
+            |key: &(usize, u32)| sequence.held().any(|(window, pages)| key.0 == window && pages.contains(&key.1));
+        self.0.retain(|key, _| held(key));
+    }
+
     /// What a query at the last position sees through one table.
     fn seen(&self, sequence: &Sequence, window: usize) -> Vec<u32> {
         let (_, pages) = sequence.tables().find(|(w, _)| *w == window).expect("the window has a table");
@@ -85,6 +92,7 @@ proptest! {
         // Only what lies far back has to come again.
         prop_assert!(from == a.len() || from == 0 && b.len() > LONGEST_REWIND, "{} of {}", from, a.len());
         prop_assert_eq!(sequence.capacity(), 768);
+        pages.forget(&sequence);
         pages.append(&mut pool, &mut sequence, &[&a[from..], &c].concat());
         pages.check(&sequence, &[a, c].concat());
         sequence.close(&mut pool);
@@ -245,20 +253,44 @@ fn more_than_a_step_is_refused() {
     assert_eq!((sequence.length(), sequence.append(&mut pool, CHUNK)), (0, Ok(())));
 }
 
-/// What a rewind can reach is exactly what [`LONGEST_REWIND`] promises, and a little more only by the size of pages.
+/// From wherever a sequence was taken back to, it and a fork of it go on as if it had never been further.
 #[test]
 fn a_rewind_goes_as_far_back_as_promised() {
-    for back in [1, LONGEST_REWIND, LONGEST_REWIND + 2 * PAGE_TOKENS] {
-        let mut pool = pool(20, 1);
-        let mut sequence = Sequence::open(&mut pool, 640).expect("there is room");
-        let mut marks = vec![];
-        for _ in 0..500 {
-            marks.push(sequence.mark());
-            sequence.append(&mut pool, 1).expect("there is room");
+    let tokens: Vec<u32> = (0..300).collect();
+    let mut whole = 0;
+    for to in 0..=tokens.len() {
+        let mut pool = pool(40, 2);
+        let mut pages = Pages::default();
+        let mut sequence = Sequence::open(&mut pool, 600).expect("there is room");
+        let mut mark = sequence.mark();
+        for (at, token) in tokens.iter().enumerate() {
+            mark = if at == to { sequence.mark() } else { mark };
+            pages.append(&mut pool, &mut sequence, &[*token]);
         }
-        let reached = sequence.rewind(&mut pool, marks[499 - back]).expect("the mark lies behind");
-        assert_eq!(reached, if back <= LONGEST_REWIND { 499 - back } else { 0 }, "{back} back");
+        mark = if to == tokens.len() { sequence.mark() } else { mark };
+        let from = sequence.rewind(&mut pool, mark).expect("the mark lies behind");
+        let promised = to + LONGEST_REWIND >= tokens.len();
+        assert!(from == to || from == 0 && !promised, "back to {from} of {to}");
+        whole += usize::from(from == to);
+        pages.forget(&sequence);
+        let fork = sequence.fork(&mut pool, 600).expect("there is room");
+        for (new, mut sequence) in [(1000, sequence), (2000, fork)] {
+            let missing = sequence.length()..to;
+            let (first, rest) = tokens[missing.clone()].split_at(missing.len().min(2));
+            for token in first {
+                pages.append(&mut pool, &mut sequence, &[*token]);
+                pages.check(&sequence, &tokens[..sequence.length()]);
+            }
+            pages.append(&mut pool, &mut sequence, rest);
+            let mut model = tokens[..to].to_vec();
+            for token in new..new + 3 {
+                pages.append(&mut pool, &mut sequence, &[token]);
+                model.push(token);
+                pages.check(&sequence, &model);
+            }
+        }
     }
+    assert!(whole < 100, "rings give pages back: {whole} of 301 lengths can be gone back to");
 }
 
 #[test]

@@ -84,6 +84,11 @@ impl Ring {
         &self.pages
     }
 
+    /// The pages that it holds.
+    pub(super) fn held(&self) -> &[u32] {
+        &self.pages[self.dead..]
+    }
+
     /// Makes room for `tokens` more tokens than `length`, at most a step's.
     pub(super) fn append(&mut self, pool: &mut RingPool, length: usize, tokens: usize) {
         let readable = (length + 1).saturating_sub(self.window + LONGEST_REWIND);
@@ -102,11 +107,6 @@ impl Ring {
         self.dead == 0 || self.dead * PAGE_TOKENS + self.window <= length + 1
     }
 
-    /// Whether others hold the page of a block.
-    pub(super) fn is_shared(&self, pool: &RingPool, block: usize) -> bool {
-        block >= self.dead && pool.held.is_shared(self.pages[block])
-    }
-
     /// Gives up all blocks but the first `keep`.
     pub(super) fn truncate(&mut self, pool: &mut RingPool, keep: usize) {
         for page in self.pages.drain(keep.max(self.dead)..) {
@@ -116,10 +116,10 @@ impl Ring {
         self.dead = self.dead.min(keep);
     }
 
-    /// Takes the first `blocks` blocks of another ring, as far as that has them.
+    /// Takes the first `blocks` blocks of another ring, as far as it has not given them back.
     pub(super) fn share(&mut self, pool: &mut RingPool, other: &Self, blocks: usize) {
         self.pages = other.pages[..blocks].to_vec();
-        self.dead = other.dead;
+        self.dead = other.dead.min(blocks);
         for page in &self.pages[self.dead..] {
             pool.held.share(*page);
         }

@@ -77,6 +77,11 @@ impl Sequence {
         std::iter::once((0, self.pages.as_slice())).chain(self.rings.iter().map(|ring| (ring.window(), ring.pages())))
     }
 
+    /// For each window the pages that it holds, in order of position.
+    pub fn held(&self) -> impl Iterator<Item = (usize, &[u32])> {
+        std::iter::once((0, self.pages.as_slice())).chain(self.rings.iter().map(|ring| (ring.window(), ring.held())))
+    }
+
     /// Tokens that it can grow to.
     pub fn capacity(&self) -> usize {
         (self.pages.len() + self.promised) * PAGE_TOKENS
@@ -125,7 +130,8 @@ impl Sequence {
         }
         let mut keep = mark.0.div_ceil(PAGE_TOKENS);
         self.length = mark.0;
-        if !self.length.is_multiple_of(PAGE_TOKENS) && self.is_shared(pool, keep - 1) {
+        // A block's pages of rings are shared only where its page is.
+        if !self.length.is_multiple_of(PAGE_TOKENS) && pool.pages.held.is_shared(self.pages[keep - 1]) {
             keep -= 1;
             self.length = keep * PAGE_TOKENS;
         }
@@ -140,12 +146,6 @@ impl Sequence {
             ring.truncate(pool, keep);
         }
         Ok(self.length)
-    }
-
-    /// Whether others hold a page of a block.
-    fn is_shared(&self, pool: &StatePool, block: usize) -> bool {
-        let mut rings = self.rings.iter().zip(&pool.rings);
-        pool.pages.held.is_shared(self.pages[block]) || rings.any(|(ring, pool)| ring.is_shared(pool, block))
     }
 
     /// A sequence with the same history that can grow to `tokens` tokens. Full pages are shared; the tokens of a page

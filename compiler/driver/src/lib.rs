@@ -7,3 +7,4 @@ pub mod compile;
 pub mod debug;
 pub mod dump;
 pub mod hub;
+pub mod iobench;

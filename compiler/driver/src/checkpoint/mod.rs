@@ -1,7 +1,7 @@
 //! Checkpoints in the Hugging Face form: `config.json` and safetensors files, opened and checked, weights not yet read.
 //! Knows names, types and places of tensors; what they mean is the models' business.
 
-mod direct;
+pub(crate) mod direct;
 mod files;
 mod header;
 pub(crate) mod shards;

@@ -1,12 +1,14 @@
 //! Plans: which launches make a step, and where each operand lies.
 
+use serde::{Deserialize, Serialize};
+
 use crate::dim::{ShapeClass, Sym};
 use crate::graph::{Module, WeightType};
 use crate::kernel::Kernel;
 use crate::template::Template;
 
 /// What a step gives to every launch beside arena, weights and states.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Input {
     /// Token ids, `u32[T]`.
     Ids,
@@ -23,7 +25,7 @@ pub enum Input {
 }
 
 /// Where an argument of a launch lies. Offsets and sizes are bytes; offsets in the arena are multiples of 256.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Operand {
     /// In the step's arena.
     Arena {
@@ -51,7 +53,7 @@ pub enum Operand {
 }
 
 /// Workgroups along one axis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Groups {
     /// Factor that does not depend on the step.
     pub times: u32,
@@ -104,7 +106,7 @@ impl StepSizes {
 }
 
 /// One launch.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dispatch {
     /// What it computes.
     pub template: Template,
@@ -119,7 +121,7 @@ pub struct Dispatch {
 }
 
 /// The schedule of one function for one class.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FuncPlan {
     /// Index of the function in [`Module::funcs`].
     pub func: usize,
@@ -134,7 +136,7 @@ pub struct FuncPlan {
 }
 
 /// A weight as the loader must make it: the rows of the named tensors one after another.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WeightBuffer {
     /// Full dotted names.
     pub names: Vec<String>,
@@ -143,7 +145,7 @@ pub struct WeightBuffer {
 }
 
 /// A compiled model.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Program {
     /// The optimised graph; calls and states are read from here.
     pub module: Module,

@@ -1,17 +1,18 @@
-//! From a model's name to a program on a device: find, compile, plan memory, load. The same for serving and for `bench`.
+//! From a model's name to a program on a device: find, compile or take from a package, plan memory, load. The same for
+//! serving and for `bench`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Instant, UNIX_EPOCH};
 
 use swiftlm_cpu::{CpuDevice, CpuOptions, Tier};
 use swiftlm_device::Device;
 use swiftlm_driver::checkpoint::Checkpoint;
-use swiftlm_driver::compile::{Activations, Compiled, Options, compile};
+use swiftlm_driver::compile::{Activations, Options, compile};
 use swiftlm_driver::debug::Debug;
+use swiftlm_driver::package::is_package;
 use swiftlm_gpu::GpuDevice;
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::plan::Program;
-use swiftlm_ir::quant::Format;
 use swiftlm_runtime::budget::{ContextWish, MemoryPlan, MemoryRequest};
 use swiftlm_runtime::executable::{ProfiledLaunch, Progress as LoadProgress};
 use swiftlm_runtime::{Batch, Executable, ExecutableOptions, StepError};
@@ -20,7 +21,7 @@ use crate::flags::{Backend, Kv, Precision, ServeFlags};
 use crate::load::{LoadError, ModelInfo};
 use crate::memory::Memory;
 use crate::progress::Progress;
-use crate::{demo, hub};
+use crate::{demo, hub, package};
 
 /// Rows that want logits in a step, unless more sequences are asked for: a scored prompt takes so many at a time.
 const LEAST_ROWS: usize = 32;
@@ -72,8 +73,10 @@ pub struct Wishes {
     pub precision: Precision,
     /// How keys and values are stored; by the precision if not said.
     pub kv: Option<Kv>,
-    /// Tokens of a step.
-    pub chunk: usize,
+    /// Where the weights of a package are that does not hold them.
+    pub weights: Option<PathBuf>,
+    /// Tokens of a step; 512 if not said.
+    pub chunk: Option<usize>,
     /// Context asked for.
     pub context: Option<usize>,
     /// Sequences asked for.
@@ -91,7 +94,8 @@ impl Wishes {
             threads: flags.threads.unwrap_or(0) as usize,
             precision: flags.precision,
             kv: flags.kv,
-            chunk: flags.prefill_size as usize,
+            weights: flags.weights.clone(),
+            chunk: flags.prefill_size.map(|n| n as usize),
             context: flags.ctx_size.map(|n| n as usize),
             sequences: flags.parallel.map(|n| n as usize),
             limit: flags.mem_limit.unwrap_or(0) << 20,
@@ -123,14 +127,51 @@ fn has_gpu() -> bool {
     swiftlm_gpu::adapters().iter().any(|a| a.unusable.is_none() && a.kind != "CPU")
 }
 
-/// A compiled model with a device and a plan that fits, before any weight is read.
+/// A program and where its weights are, however it came about.
+pub(crate) struct Model {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) program: Program,
+    pub(crate) family: String,
+    /// Positions the model was made for.
+    pub(crate) context: usize,
+    /// Hash of the package, or of the program where there is none.
+    pub(crate) fingerprint: String,
+    /// Whether it comes from a package.
+    pub(crate) packaged: bool,
+}
+
+/// A model with a device and a plan that fits, before any weight is read.
 pub struct Prepared {
     found: Found,
     device: Box<dyn Device>,
     backend: &'static str,
-    checkpoint: Checkpoint,
-    compiled: Compiled,
+    model: Model,
     plan: MemoryPlan,
+}
+
+/// Compiles a model directory for a device.
+fn compiled(directory: &Path, wishes: &Wishes, device: &dyn Device) -> Result<Model, String> {
+    if wishes.weights.is_some() {
+        return Err("is no package, and only a package can have its weights elsewhere: leave --weights out".to_owned());
+    }
+    let checkpoint = Checkpoint::open(directory).map_err(|e| e.to_string())?;
+    let mut options = Options { build: wishes.precision.build(wishes.kv), ..Options::default() };
+    if backend(device) != "cpu" {
+        options.build.activations = Activations::F32;
+    }
+    options.compile.chunk = wishes.chunk.unwrap_or(options.compile.chunk);
+    options.compile.max_rows = wishes.sequences.unwrap_or(0).max(LEAST_ROWS).min(options.compile.chunk.max(1));
+    options.compile.max_binding = device.target().max_binding;
+    let compiled = compile(&checkpoint, &options).map_err(|e| e.to_string())?;
+    let (seconds, kernels) = (compiled.time.as_secs_f64(), compiled.program.kernels.len());
+    tracing::info!(family = compiled.family, device = device.target().name, seconds, kernels, "compiled");
+    let (program, family) = (compiled.program, compiled.family);
+    let (context, fingerprint) = (compiled.context, compiled.fingerprint);
+    Ok(Model { checkpoint, program, family, context, fingerprint, packaged: false })
+}
+
+fn backend(device: &dyn Device) -> &'static str {
+    if device.target().name == "cpu" { "cpu" } else { "wgpu" }
 }
 
 impl Prepared {
@@ -140,54 +181,41 @@ impl Prepared {
     /// What is wrong with the model, or that it does not fit.
     pub fn new(found: Found, wishes: &Wishes, progress: &Progress) -> Result<Self, LoadError> {
         let wrong = |reason: String| LoadError::Model { model: found.name.clone(), reason };
-        let checkpoint = Checkpoint::open(found.directory()).map_err(|e| wrong(e.to_string()))?;
         let device = wishes.open().map_err(wrong)?;
-        progress.report("compile", 0.0);
-        let mut options = Options::default();
-        options.compile.chunk = wishes.chunk;
-        options.compile.max_rows = wishes.sequences.unwrap_or(0).max(LEAST_ROWS).min(wishes.chunk.max(1));
-        options.compile.max_binding = device.target().max_binding;
-        let backend = if device.target().name == "cpu" { "cpu" } else { "wgpu" };
-        if wishes.precision == Precision::Fast && backend == "cpu" {
-            options.build.activations = Activations::Int8;
-        }
-        let exact = (wishes.precision == Precision::Exact).then_some(Format::F32);
-        if let Some(format) = wishes.kv.map(Kv::format).or(exact) {
-            options.build.kv = (format, format);
-        }
-        let compiled = compile(&checkpoint, &options).map_err(|e| wrong(e.to_string()))?;
-        progress.report("compile", 1.0);
-        tracing::info!(
-            family = compiled.family,
-            device = device.target().name,
-            seconds = compiled.time.as_secs_f64(),
-            kernels = compiled.program.kernels.len(),
-            "compiled"
-        );
+        let directory = found.directory();
+        let model = if is_package(directory) {
+            package::open(directory, wishes).map_err(wrong)?
+        } else {
+            progress.report("compile", 0.0);
+            let model = compiled(directory, wishes, device.as_ref()).map_err(wrong)?;
+            progress.report("compile", 1.0);
+            model
+        };
         let limit = if wishes.limit == 0 { Memory::now().total / 100 * 85 } else { wishes.limit };
         let request = MemoryRequest {
             limit: if limit == 0 { u64::MAX } else { limit },
             context: match wishes.context {
                 Some(tokens) => ContextWish::Exactly(tokens),
-                None => ContextWish::UpTo(compiled.context),
+                None => ContextWish::UpTo(model.context),
             },
             sequences: wishes.sequences,
         };
-        let plan = MemoryPlan::new(&compiled.program, device.target(), request)
-            .map_err(|e| LoadError::Memory(e.to_string()))?;
-        Ok(Self { found, device, backend, checkpoint, compiled, plan })
+        let plan =
+            MemoryPlan::new(&model.program, device.target(), request).map_err(|e| LoadError::Memory(e.to_string()))?;
+        Ok(Self { found, backend: backend(device.as_ref()), device, model, plan })
     }
 
     /// Facts for `/health` and `/v1/models`; the weights count as planned.
     pub fn info(&self) -> ModelInfo {
         let written = std::fs::metadata(self.found.directory().join("config.json")).and_then(|m| m.modified());
         let created = written.ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
-        let layers = self.compiled.program.module.states.len();
+        let layers = self.model.program.module.states.len();
         ModelInfo {
             id: self.found.name.clone(),
             created: if self.found.name == demo::NAME { demo::CREATED } else { created },
-            fingerprint: self.compiled.fingerprint.clone(),
-            architecture: self.compiled.family.clone(),
+            fingerprint: self.model.fingerprint.clone(),
+            architecture: self.model.family.clone(),
+            packaged: self.model.packaged,
             backend: self.backend.to_owned(),
             device: self.device.target().name.clone(),
             weights_bytes: self.plan.weights,
@@ -195,6 +223,11 @@ impl Prepared {
             layers,
             gpu_layers: if self.backend == "wgpu" { layers } else { 0 },
         }
+    }
+
+    /// Where the model's files lie.
+    pub fn directory(&self) -> &Path {
+        self.found.directory()
     }
 
     /// The plan as a table.
@@ -207,9 +240,9 @@ impl Prepared {
         &self.plan
     }
 
-    /// The compiled model.
-    pub fn compiled(&self) -> &Compiled {
-        &self.compiled
+    /// The launches.
+    pub fn program(&self) -> &Program {
+        &self.model.program
     }
 
     /// Reads the weights and makes the kernels.
@@ -217,7 +250,7 @@ impl Prepared {
     /// # Errors
     /// A weight cannot be read, or the device fails.
     pub fn into_executable(self, progress: &Progress) -> Result<Executable, LoadError> {
-        let Self { found, device, checkpoint, compiled, plan, .. } = self;
+        let Self { found, device, model: Model { program, checkpoint, .. }, plan, .. } = self;
         let start = Instant::now();
         let fraction = |done: usize, total: usize| done as f64 / total.max(1) as f64;
         let options = ExecutableOptions {
@@ -230,9 +263,9 @@ impl Prepared {
             },
         };
         let wrong = |reason: String| LoadError::Model { model: found.name.clone(), reason };
-        let bytes = launch_bytes(&compiled.program);
+        let bytes = launch_bytes(&program);
         let mut executable =
-            Executable::load(device, compiled.program, &checkpoint, options).map_err(|e| wrong(e.to_string()))?;
+            Executable::load(device, program, &checkpoint, options).map_err(|e| wrong(e.to_string()))?;
         tracing::info!(seconds = start.elapsed().as_secs_f64(), "weights loaded, kernels made");
         if Debug::from_env().map_err(wrong)?.level >= 2 {
             let table = profile(&mut executable, &bytes).map_err(|e| wrong(e.to_string()))?;

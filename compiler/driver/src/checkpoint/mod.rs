@@ -1,8 +1,8 @@
 //! Checkpoints in the Hugging Face form: `config.json` and safetensors files, opened and checked, weights not yet read.
 //! Knows names, types and places of tensors; what they mean is the models' business.
 
-mod files;
-mod header;
+pub(crate) mod files;
+pub(crate) mod header;
 pub(crate) mod shards;
 mod source;
 
@@ -13,8 +13,8 @@ use std::time::SystemTime;
 use indexmap::IndexMap;
 use swiftlm_models::{TensorFacts, TensorIndex};
 
-use files::{Blob, Folder};
-use header::Placed;
+use self::files::{Blob, Folder};
+use self::header::Placed;
 
 /// Everything that is wrong with the files of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -160,6 +160,16 @@ impl Checkpoint {
     pub fn tensors(&self) -> TensorIndex {
         let facts = |p: &Placed| TensorFacts { dtype: p.dtype, shape: p.shape.clone() };
         self.tensors.iter().map(|(name, (_, placed))| (name.clone(), facts(placed))).collect()
+    }
+
+    /// The open files of weights, in name order, each with its tensors by place.
+    pub(crate) fn contents(&self) -> Vec<(&Blob, Vec<(&str, &Placed)>)> {
+        let mut contents: Vec<(&Blob, Vec<(&str, &Placed)>)> = self.blobs.iter().map(|blob| (blob, vec![])).collect();
+        for (name, (blob, placed)) in &self.tensors {
+            contents[*blob].1.push((name, placed));
+        }
+        contents.iter_mut().for_each(|(_, tensors)| tensors.sort_by_key(|(_, placed)| placed.start));
+        contents
     }
 
     /// The files of weights, in name order.

@@ -24,12 +24,21 @@ pub(super) fn check(program: &Program, graph: &Graph, launch: &Dispatch, bounds:
         plays(program, graph, operand, role, bounds).map_err(named)?;
         fits(program, graph, operand, &kernel.args[i]).map_err(named)?;
     }
+    let largest = Bounds { tokens: program.chunk, rows: program.max_rows };
     for (sym, immediate) in [(Sym::Tokens, Immediate::Tokens), (Sym::Rows, Immediate::Rows)] {
-        let most = kernel.immediate_max[immediate as usize] as usize;
-        if most < bounds.of(sym) {
-            let (name, steps) = (sym.name(), bounds.of(sym));
-            return Err(format!("its kernel was made for {name} up to {most}, steps here have up to {steps}"));
+        let (made, steps) = (kernel.immediate_max[immediate as usize] as usize, bounds.of(sym));
+        if !(steps..=largest.of(sym)).contains(&made) {
+            let name = sym.name();
+            return Err(format!("its kernel was made for {name} up to {made}, steps here have up to {steps}"));
         }
+    }
+    // Whoever loads a program compares the table's stride with the kernels that are given the table.
+    let stride = |e: &Expr| match e {
+        Expr::Immediate(i) | Expr::Trust(_, DataBound::BelowImmediate(i)) => *i == Immediate::TableStride,
+        _ => false,
+    };
+    if kernel.exprs.iter().any(stride) && !launch.args.contains(&Operand::Input(Input::PageTable)) {
+        return Err("its kernel uses the stride of a page table that it is not given".to_owned());
     }
     grid(&launch.grid, bounds)?;
     trusted(program, kernel, &launch.args)

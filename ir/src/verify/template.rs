@@ -147,6 +147,9 @@ fn expert_linear(t: &ExpertLinear) -> Result<Vec<Role>, String> {
     if t.experts == 0 || !t.weight.rows.is_multiple_of(t.experts) {
         return Err(format!("{} rows do not divide over {} experts", t.weight.rows, t.experts));
     }
+    if !(1..=t.experts).contains(&t.top_k) {
+        return Err(format!("{} of {} experts", t.top_k, t.experts));
+    }
     let own = t.weight.rows / t.experts;
     even("rows of an expert in pairs", t.pair, own)?;
     rounding(t.round, t.weight.cols)?;

@@ -139,6 +139,12 @@ pub(super) fn sha256(bytes: &[u8]) -> String {
     hex(Sha256::digest(bytes))
 }
 
+/// Whether a directory has a manifest that says it is a package's, of whatever version.
+pub(super) fn claims(directory: &Path) -> bool {
+    let kind = std::fs::read(directory.join(FILE)).ok().and_then(|text| serde_json::from_slice::<Kind>(&text).ok());
+    kind.is_some_and(|kind| kind.format == FORMAT)
+}
+
 #[derive(Deserialize)]
 struct Kind {
     format: String,
@@ -203,7 +209,7 @@ impl Manifest {
     }
 
     /// Paths that lead out of the package, or stand twice.
-    fn misplaced(&self) -> Vec<String> {
+    pub(super) fn misplaced(&self) -> Vec<String> {
         let mut problems = vec![];
         for list in [&self.files, &self.sources] {
             for file in list.iter().filter(|f| leaves(&f.path) || f.path == FILE) {

@@ -57,9 +57,7 @@ pub struct Package {
 
 /// Whether a directory is meant to be a package, sound or not.
 pub fn is_package(directory: &Path) -> bool {
-    let says = |text: Vec<u8>| text.windows(manifest::FORMAT.len()).any(|part| part == manifest::FORMAT.as_bytes());
-    directory.join(manifest::FILE).is_file()
-        && (directory.join(program::FILE).exists() || fs::read(directory.join(manifest::FILE)).is_ok_and(says))
+    directory.join(program::FILE).exists() || manifest::claims(directory)
 }
 
 impl Outline {

@@ -8,7 +8,7 @@ use super::certificate::{self, Certificate};
 use super::manifest::{self, Applied, FORMAT, Listed, Made, Manifest, VERSION, sha256};
 use super::texts::texts;
 use super::weights::{self, WeightMap};
-use super::{PackageError, is_package, program};
+use super::{PackageError, program};
 use crate::checkpoint::Checkpoint;
 use crate::compile::{Compiled, DriverError, Options, compile};
 use crate::hub::TEXTS;
@@ -50,6 +50,10 @@ pub fn pack(model: &Path, out: &Path, options: &PackOptions) -> Result<Manifest,
     }
     let sources = draft.map(&checkpoint, !options.in_place)?;
     let manifest = manifest(compiled, options, std::mem::take(&mut draft.files), sources);
+    // Files of weights are named by the model.
+    if let Some(problem) = manifest.misplaced().into_iter().next() {
+        return Err(PackageError::Run(format!("a file of the model has a name that packages use: {problem}")));
+    }
     draft.put(manifest::FILE, manifest.text().as_bytes())?;
     draft.place(&out)?;
     Ok(manifest)
@@ -80,7 +84,7 @@ fn vacant(out: &Path) -> Result<(), PackageError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(PackageError::Io { path: out.to_owned(), error }),
         Ok(facts) if !facts.is_dir() => refuse("is no directory: name another place for the package"),
-        Ok(_) if is_package(out) => Ok(()),
+        Ok(_) if manifest::claims(out) => Ok(()),
         Ok(_) => match fs::read_dir(out).map_err(PackageError::io(out))?.next() {
             None => Ok(()),
             Some(_) => refuse("is a directory with something else in it: name another place for the package"),
@@ -97,8 +101,14 @@ struct Draft {
 impl Draft {
     fn new(out: &Path) -> Result<Self, PackageError> {
         let directory = beside(out, "partial")?;
-        fs::create_dir_all(directory.join("kernels")).map_err(PackageError::io(&directory))?;
-        Ok(Self { directory, files: vec![] })
+        if let Some(parent) = directory.parent() {
+            fs::create_dir_all(parent).map_err(PackageError::io(parent))?;
+        }
+        fs::create_dir(&directory).map_err(PackageError::io(&directory))?;
+        let draft = Self { directory, files: vec![] };
+        let kernels = draft.directory.join("kernels");
+        fs::create_dir(&kernels).map_err(PackageError::io(&kernels))?;
+        Ok(draft)
     }
 
     /// Writes a file.
@@ -154,7 +164,12 @@ impl Draft {
         if replaces {
             fs::rename(out, &old).map_err(PackageError::io(out))?;
         }
-        fs::rename(&self.directory, out).map_err(PackageError::io(out))?;
+        if let Err(error) = fs::rename(&self.directory, out) {
+            if replaces {
+                fs::rename(&old, out).map_err(PackageError::io(&old))?;
+            }
+            return Err(PackageError::Io { path: out.to_owned(), error });
+        }
         if replaces {
             fs::remove_dir_all(&old).map_err(PackageError::io(&old))?;
         }

@@ -9,7 +9,8 @@ use swiftlm_ir::quant::Format;
 use swiftlm_ir::ty::PAGE_TOKENS;
 use swiftlm_models::{Activations, BuildOptions};
 use swiftlm_runtime::executable::{Row as WantRow, TableUpdate, Want};
-use swiftlm_runtime::{Batch, Executable, ExecutableOptions};
+use swiftlm_runtime::experts::{ExpertSource, ExpertStats};
+use swiftlm_runtime::{Batch, Executable, ExecutableOptions, StepError};
 
 use crate::fixture::Row;
 
@@ -65,10 +66,22 @@ const PAGES: usize = 512 / PAGE_TOKENS;
 impl Loaded {
     /// Loads onto a device.
     pub fn new(row: &Row, program: Program, device: Box<dyn Device>, sequences: usize) -> Self {
+        Self::with_experts(row, program, device, sequences, None)
+    }
+
+    /// Loads onto a device a program whose experts may take turns.
+    pub fn with_experts(
+        row: &Row,
+        program: Program,
+        device: Box<dyn Device>,
+        sequences: usize,
+        experts: Option<ExpertSource>,
+    ) -> Self {
         let options = ExecutableOptions {
             kv_pages: sequences * PAGES,
             max_sequences: sequences,
             table_stride: PAGES,
+            experts,
             progress: &mut |_| {},
         };
         let executable =
@@ -78,8 +91,21 @@ impl Loaded {
         Self { executable, batch: Batch { table, ..Batch::default() } }
     }
 
+    /// What was read of experts.
+    pub fn expert_stats(&self) -> Option<ExpertStats> {
+        self.executable.expert_stats()
+    }
+
     /// One step of (sequence, position, id) tokens; logits of all of them.
     pub fn step(&mut self, tokens: &[(u32, u32, u32)]) -> Vec<Vec<f32>> {
+        self.try_step(tokens).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// As [`Self::step`].
+    ///
+    /// # Errors
+    /// The step failed.
+    pub fn try_step(&mut self, tokens: &[(u32, u32, u32)]) -> Result<Vec<Vec<f32>>, StepError> {
         let Batch { ids, positions, sequences, rows, .. } = &mut self.batch;
         (*ids, *positions, *sequences) = (vec![], vec![], vec![]);
         for (s, p, id) in tokens {
@@ -88,10 +114,10 @@ impl Loaded {
             sequences.push(*s);
         }
         *rows = (0..tokens.len()).map(|t| WantRow { token: t as u32, want: Want::Logits }).collect();
-        let output = self.executable.step(&self.batch).unwrap_or_else(|e| panic!("{e}"));
+        let output = self.executable.step(&self.batch)?;
         let logits = (0..tokens.len()).map(|r| output.logits(r).expect("every row wants logits").to_vec()).collect();
         self.batch.table.clear();
-        logits
+        Ok(logits)
     }
 
     /// Logits at every position of a prompt, in chunks.

@@ -100,8 +100,17 @@ fn meets(d: &Difference, share: f64) -> bool {
 /// activations of 8 bits: that is why they are a choice (`--precision fast`) and no default.
 #[test]
 fn int8_activations_are_close_but_no_default() {
-    let d = difference(&BuildOptions { activations: Activations::Int8, ..exact() });
+    let d = difference(&BuildOptions { activations: Activations::Int { bits: 8 }, ..exact() });
     assert!(d.positions >= 10_000);
     assert!(meets(&d, 0.015), "{d:?}");
+    assert!(d.divergence > 0.0, "rounding takes place");
+}
+
+/// What the CPU computes with unless flags say otherwise.
+#[test]
+fn int16_activations_may_be_the_default() {
+    let d = difference(&BuildOptions { activations: Activations::Int { bits: 16 }, ..exact() });
+    assert!(d.positions >= 10_000);
+    assert!(meets(&d, 0.005), "{d:?}");
     assert!(d.divergence > 0.0, "rounding takes place");
 }

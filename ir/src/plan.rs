@@ -22,6 +22,8 @@ pub enum Input {
     Rows,
     /// Cosines and sines for rope table `i`: `f32[T, dim]`.
     RopeTable(usize),
+    /// The slot of each token's experts, `u32[T, K]`, or [`ABSENT`](crate::template::ABSENT): what a [`Fetch`] writes.
+    Slots,
 }
 
 /// Where an argument of a launch lies. Offsets and sizes are bytes; offsets in the arena are multiples of 256.
@@ -120,6 +122,24 @@ pub struct Dispatch {
     pub loc: String,
 }
 
+/// What the host does in the midst of a function: it reads which experts were chosen, brings those that are in no slot,
+/// and runs the launches that read slots, all at once or in turns, each with the experts that are in memory by then.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Fetch {
+    /// The launches that read slots: no others lie between them.
+    pub launches: std::ops::Range<usize>,
+    /// The chosen experts, `u32[T, top_k]`.
+    pub ids: Operand,
+    /// Experts of a token.
+    pub top_k: usize,
+    /// Experts of the layer.
+    pub experts: usize,
+    /// Slots that they take turns in.
+    pub slots: usize,
+    /// Weight slots of the function that hold the experts, each with rows for all of them.
+    pub weights: Vec<usize>,
+}
+
 /// The schedule of one function for one class.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FuncPlan {
@@ -129,6 +149,8 @@ pub struct FuncPlan {
     pub class: ShapeClass,
     /// Launches in order.
     pub dispatches: Vec<Dispatch>,
+    /// Where the host takes part, in order; none where all experts are in memory.
+    pub fetches: Vec<Fetch>,
     /// Arena bytes used, the flow values included.
     pub arena_bytes: usize,
     /// Where each result lies; of the last function: logits `f32[R, V]`, then the greedy choice `u32[R]`.
@@ -142,6 +164,17 @@ pub struct WeightBuffer {
     pub names: Vec<String>,
     /// Type of the whole.
     pub ty: WeightType,
+}
+
+/// Sizes of a model's experts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mixture {
+    /// Experts of a layer, at most.
+    pub experts: usize,
+    /// Experts of a token.
+    pub top_k: usize,
+    /// Bytes of one expert of every layer, all layers together.
+    pub expert_bytes: usize,
 }
 
 /// A compiled model.
@@ -169,6 +202,40 @@ impl Program {
     /// Bytes of all weights.
     pub fn weight_bytes(&self) -> usize {
         self.weights.iter().map(|w| w.ty.bytes()).sum()
+    }
+
+    /// Bytes of the experts that wait outside of memory, beside those that the slots begin with.
+    pub fn streamed_bytes(&self) -> usize {
+        let plans = self.plans.iter().filter_map(|classes| classes.first());
+        let outside = |call: usize, fetch: &Fetch| -> usize {
+            let left = fetch.experts.saturating_sub(fetch.slots);
+            fetch.weights.iter().map(|w| self.expert_bytes(call, fetch, *w) * left).sum()
+        };
+        let calls = self.module.main.iter().enumerate();
+        let of = |(call, c): (usize, &crate::graph::Call)| -> usize {
+            plans.clone().filter(|p| p.func == c.func).flat_map(|p| &p.fetches).map(|f| outside(call, f)).sum()
+        };
+        calls.map(of).sum()
+    }
+
+    /// The experts of a program without fetches; `None` where there are none.
+    pub fn mixture(&self) -> Option<Mixture> {
+        let one = |func: usize| self.plans[func].iter().find(|p| p.class == ShapeClass::One);
+        let plans = self.module.main.iter().filter_map(|call| one(call.func));
+        let mut all: Option<Mixture> = None;
+        for template in plans.flat_map(|plan| &plan.dispatches).map(|d| &d.template) {
+            let Template::ExpertLinear(t) = template else { continue };
+            let mixture = all.get_or_insert_default();
+            mixture.experts = mixture.experts.max(t.experts);
+            mixture.top_k = mixture.top_k.max(t.top_k);
+            mixture.expert_bytes += t.weight.bytes() / t.experts.max(1);
+        }
+        all
+    }
+
+    fn expert_bytes(&self, call: usize, fetch: &Fetch, weight: usize) -> usize {
+        let index = self.call_weights.get(call).and_then(|slots| slots.get(weight));
+        index.and_then(|i| self.weights.get(*i)).map_or(0, |w| w.ty.bytes() / fetch.experts.max(1))
     }
 
     /// Weight bytes that a step of one token streams: of an embedding one row, of experts those that a token is sent to.

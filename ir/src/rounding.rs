@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::ops::{Attribute, AttributeValue};
 use crate::quant::{Affine, Format};
 
-/// Least magnitude that a group of int8 is scaled by: its inverse is finite.
+/// Least magnitude that a group of whole numbers is scaled by: its inverse is finite.
 pub const LEAST_MAGNITUDE: f32 = 1e-30;
 
 /// The values that an activation is rounded to, to nearest even.
@@ -18,31 +18,48 @@ pub const LEAST_MAGNITUDE: f32 = 1e-30;
 pub enum Rounding {
     /// IEEE 754 binary16, element by element.
     F16,
-    /// `scale · q` with whole `q` from -127 to 127, and `scale = max|x| / 127` of each group of so many columns.
-    Int8 {
+    /// `scale · q` with whole `q` from `-m` to `m`, and `scale = max|x| / m` of each group of so many columns.
+    Int {
+        /// 8 (`m` = 127) or 16 (`m` = [`INT16`]).
+        bits: u8,
         /// Columns that share a scale: 32, 64 or 128.
         group: u16,
     },
 }
 
+/// Largest of int16: `q = 255 h + l` with `h` and `l` from -127 to 127, so that products of bytes make its products.
+pub const INT16: u16 = 255 * 127 + 127;
+
 impl Rounding {
     /// Every rounding there is.
-    pub const ALL: [Self; 4] =
-        [Self::F16, Self::Int8 { group: 32 }, Self::Int8 { group: 64 }, Self::Int8 { group: 128 }];
+    pub const ALL: [Self; 7] = [
+        Self::F16,
+        Self::Int { bits: 8, group: 32 },
+        Self::Int { bits: 8, group: 64 },
+        Self::Int { bits: 8, group: 128 },
+        Self::Int { bits: 16, group: 32 },
+        Self::Int { bits: 16, group: 64 },
+        Self::Int { bits: 16, group: 128 },
+    ];
 
-    /// The int8 rounding whose groups are those of a weight's scales; `None` for a weight without.
-    pub fn of_weight(format: Format) -> Option<Self> {
+    /// The rounding to so many bits whose groups are those of a weight's scales; `None` for a weight without.
+    pub fn of_weight(format: Format, bits: u8) -> Option<Self> {
         match format {
-            Format::Affine(Affine { group, .. }) => Some(Self::Int8 { group }),
+            Format::Affine(Affine { group, .. }) => Some(Self::Int { bits, group }),
             Format::Float(_) => None,
         }
+    }
+
+    /// The largest whole number of so many bits.
+    pub fn largest(bits: u8) -> f32 {
+        if bits == 8 { 127.0 } else { f32::from(INT16) }
     }
 
     /// Columns that are rounded together; 1 where each is on its own.
     pub fn group(self) -> usize {
         match self {
             Self::F16 => 1,
-            Self::Int8 { group } => group as usize,
+            Self::Int { group, .. } => group as usize,
         }
     }
 
@@ -50,9 +67,9 @@ impl Rounding {
     pub fn apply(self, row: &mut [f32]) {
         match self {
             Self::F16 => row.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
-            Self::Int8 { group } => row.chunks_mut(group as usize).for_each(|part| {
+            Self::Int { bits, group } => row.chunks_mut(group as usize).for_each(|part| {
                 let largest = part.iter().fold(0.0f64, |max, x| max.max(f64::from(x.abs())));
-                let scale = largest.max(f64::from(LEAST_MAGNITUDE)) / 127.0;
+                let scale = largest.max(f64::from(LEAST_MAGNITUDE)) / f64::from(Self::largest(bits));
                 part.iter_mut().for_each(|x| *x = ((f64::from(*x) / scale).round_ties_even() * scale) as f32);
             }),
         }
@@ -63,7 +80,7 @@ impl fmt::Display for Rounding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::F16 => f.write_str("f16"),
-            Self::Int8 { group } => write!(f, "int8_g{group}"),
+            Self::Int { bits, group } => write!(f, "int{bits}_g{group}"),
         }
     }
 }

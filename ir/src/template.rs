@@ -81,6 +81,9 @@ pub enum Template {
     Map(Elementwise),
 }
 
+/// Id of an expert that is not in memory.
+pub const ABSENT: u32 = u32::MAX;
+
 /// Rows of a weight matrix picked by id.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Embed {
@@ -249,14 +252,14 @@ pub struct Route {
     pub scores: View,
 }
 
-/// `y[t, r] = epilogue(x[t, r] W[ids[t, r]]ᵀ)`; row `t · top_k + r` of y.
+/// `y[t, r] = epilogue(x[t, r] W[ids[t, r]]ᵀ)`; row `t · top_k + r` of y. Rows whose id is [`ABSENT`] stay as they are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExpertLinear {
     /// Bound of the tokens for this schedule.
     pub class: ShapeClass,
-    /// All experts' rows: expert `e` has rows `e·n .. (e+1)·n`, `n = weight.rows / experts`.
+    /// The rows of all experts in memory: expert `e` has rows `e·n .. (e+1)·n`, `n = weight.rows / experts`.
     pub weight: WeightType,
-    /// Experts.
+    /// Experts in memory: all of the layer, or the slots that they take turns in.
     pub experts: usize,
     /// Experts per token.
     pub top_k: usize,

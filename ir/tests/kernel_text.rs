@@ -146,7 +146,14 @@ fn program() -> Program {
     let grid = [Groups::per_rows(2, Sym::Rows, 4), Groups::fixed(3), Groups::fixed(1)];
     let dispatch = Dispatch { template, kernel: 0, args, grid, loc: "head".to_owned() };
     let results = vec![Operand::Arena { offset: 1024, bytes: 100 }];
-    let plan = FuncPlan { func: 0, class: ShapeClass::Few, dispatches: vec![dispatch], arena_bytes: 98304, results };
+    let plan = FuncPlan {
+        func: 0,
+        class: ShapeClass::Few,
+        dispatches: vec![dispatch],
+        fetches: vec![],
+        arena_bytes: 98304,
+        results,
+    };
     Program {
         module,
         kernels: vec![kb.finish()],

@@ -75,8 +75,8 @@ fn rounding_goes_to_even_halves() {
 }
 
 #[test]
-fn rounding_to_int8_goes_by_groups() {
-    let int8 = Rounding::Int8 { group: 32 };
+fn rounding_to_whole_numbers_goes_by_groups() {
+    let int8 = Rounding::Int { bits: 8, group: 32 };
     // The first group's scale is 1, the second's is 1/127.
     let mut x = vec![0.0; 64];
     (x[0], x[1], x[2], x[3], x[4]) = (127.0, 0.5, 1.5, -2.5, 63.4);
@@ -87,6 +87,12 @@ fn rounding_to_int8_goes_by_groups() {
     assert_eq!(dense::round(&x, int8), Ok(want));
     assert_eq!(dense::round(&[0.0; 32], int8), Ok(vec![0.0; 32]), "a group of zeros has a scale");
     assert!(dense::round(&[0.0; 33], int8).is_err());
+    // Steps of 16 bits: the scale is 2 where the largest is twice 255 · 127 + 127.
+    let mut x = vec![0.0; 32];
+    (x[0], x[1], x[2], x[3]) = (65024.0, 3.0, 4.9, -0.9);
+    let mut want = vec![0.0; 32];
+    (want[0], want[1], want[2], want[3]) = (65024.0, 4.0, 4.0, 0.0);
+    assert_eq!(dense::round(&x, Rounding::Int { bits: 16, group: 32 }), Ok(want));
 }
 
 #[test]

@@ -46,8 +46,11 @@ pub enum Activations {
     F32,
     /// To f16, as an engine with f16 activations does.
     F16,
-    /// To int8 in the groups of the weight's scales, where it has scales, so that products are made of whole numbers.
-    Int8,
+    /// To whole numbers in the groups of the weight's scales, where it has scales, so that products are made of these.
+    Int {
+        /// 8 or 16.
+        bits: u8,
+    },
 }
 
 impl Activations {
@@ -56,7 +59,7 @@ impl Activations {
         match self {
             Self::F32 => None,
             Self::F16 => Some(Rounding::F16),
-            Self::Int8 => Rounding::of_weight(weight),
+            Self::Int { bits } => Rounding::of_weight(weight, bits),
         }
     }
 }

@@ -92,7 +92,7 @@ impl MemoryPlan {
         let mut plan = Self {
             device: target.name.clone(),
             limit: target.memory.map_or(request.limit, |memory| memory.min(request.limit)),
-            weights: program.weight_bytes() as u64,
+            weights: (program.weight_bytes() - program.streamed_bytes().min(program.weight_bytes())) as u64,
             arena: program.arena_bytes as u64,
             inputs: input_bytes(program, wished.saturating_mul(max_sequences)),
             process: PROCESS_BYTES,

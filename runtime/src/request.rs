@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::experts::ExpertStats;
+
 /// How the next token is drawn. Every field acts; the neutral value of each is given.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
@@ -167,6 +169,8 @@ pub struct EngineStats {
     pub steps: u64,
     /// Steps that held both decode and prefill rows.
     pub mixed_steps: u64,
+    /// What was read of experts, if they take turns in memory.
+    pub experts: Option<ExpertStats>,
 }
 
 /// The engine as the server sees it; `Engine` implements it, tests may stand in for it.

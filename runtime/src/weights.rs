@@ -18,6 +18,11 @@ pub trait WeightSource {
     /// # Errors
     /// A sentence saying what could not be read.
     fn read(&self, weight: &WeightBuffer, offset: usize, into: &mut [u8]) -> Result<(), String>;
+
+    /// Where that byte of a weight lies, for people.
+    fn place(&self, weight: &WeightBuffer, offset: usize) -> String {
+        format!("byte {offset} of {}", weight.names.join(" | "))
+    }
 }
 
 /// Rows of a weight that are bound together and so share a buffer.

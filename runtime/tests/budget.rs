@@ -42,7 +42,7 @@ fn the_plan_is_what_loading_allocates() {
     let device = NullDevice::new(facts);
     let MemoryPlan { kv_pages, max_sequences, table_stride, .. } = plan;
     let counted = std::sync::Arc::new(std::sync::Mutex::new(device));
-    let options = ExecutableOptions { kv_pages, max_sequences, table_stride, progress: &mut |_| {} };
+    let options = ExecutableOptions { kv_pages, max_sequences, table_stride, experts: None, progress: &mut |_| {} };
     let shared = common::SharedDevice::new(std::sync::Arc::clone(&counted));
     Executable::load(Box::new(shared), program(Shape::default()), &WeightBytes, options).expect("loads");
     let allocated = |usage| counted.lock().unwrap().allocated(usage) as u64;

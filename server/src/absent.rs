@@ -2,14 +2,12 @@
 //! name, since a flag that does nothing is worse than none.
 
 /// Flags without a feature behind them.
-const FLAGS: [&str; 18] = [
+const FLAGS: [&str; 16] = [
     "--thinking-budget",
     "--vision",
     "--no-vision",
     "--audio",
     "--gpu-layers",
-    "--stream-experts",
-    "--expert-budget",
     "--ssd-prefetch",
     "--turbo-kv",
     "--draft-model",

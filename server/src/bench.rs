@@ -11,6 +11,7 @@ use crate::load::LoadError;
 use crate::memory::Memory;
 use crate::prepare::{Found, Prepared, Wishes};
 use crate::progress::Progress;
+use crate::residency::ExpertWish;
 
 /// One line of the table.
 struct Measured {
@@ -60,7 +61,8 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<Vec<[S
         chunk: None,
         context: Some(context),
         sequences: Some(1),
-        limit: 0,
+        experts: flags.expert_budget.map_or(ExpertWish::Fit, |mb| ExpertWish::Budget(mb << 20)),
+        limit: flags.mem_limit.unwrap_or(0) << 20,
     };
     let prepared = Prepared::new(Found::new(flags.model.as_deref(), progress)?, &wishes, progress)?;
     let (info, plan) = (prepared.info(), prepared.plan().clone());

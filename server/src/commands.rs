@@ -48,6 +48,12 @@ pub struct BenchFlags {
     /// Where the model runs
     #[arg(long, value_enum, default_value_t)]
     pub backend: crate::flags::Backend,
+    /// Memory for experts, in MB; all of them if absent, or as many as fit
+    #[arg(long)]
+    pub expert_budget: Option<u64>,
+    /// Memory to use at most, in MB; 85 % of the system's if absent
+    #[arg(long)]
+    pub mem_limit: Option<u64>,
     /// CPU threads; one per core if absent
     #[arg(long)]
     pub threads: Option<u32>,

@@ -100,6 +100,13 @@ pub struct ServeFlags {
     /// Memory to use at most, in MB; 85 % of the system's if absent
     #[arg(long, env = "SWIFTLM_MEM_LIMIT")]
     pub mem_limit: Option<u64>,
+    /// Memory for experts, in MB: the others are read from disk as they are needed. All of them if absent, or as many as
+    /// fit
+    #[arg(long, env = "SWIFTLM_EXPERT_BUDGET")]
+    pub expert_budget: Option<u64>,
+    /// Read experts that do not fit from disk as they are needed; this happens without it, too
+    #[arg(long, env = "SWIFTLM_STREAM_EXPERTS")]
+    pub stream_experts: bool,
     /// How activations are rounded
     #[arg(long, env = "SWIFTLM_PRECISION", value_enum, default_value_t)]
     pub precision: Precision,

@@ -19,6 +19,7 @@ pub async fn health(State(state): State<AppState>) -> Response {
     let gb = |bytes: u64| (bytes as f64 / 1e9 * 1e3).round() / 1e3;
     let required = info.weights_bytes + info.kv_bytes;
     let overcommit = if memory.total == 0 { 0.0 } else { required as f64 / memory.total as f64 };
+    let experts = model.engine.stats().experts;
     let status = if state.draining() { "draining" } else { "ok" };
     let body = json!({
         "status": status,
@@ -53,8 +54,16 @@ pub async fn health(State(state): State<AppState>) -> Response {
             "cpu_layers": info.layers - info.gpu_layers.min(info.layers),
             "total_layers": info.layers,
             "estimated_tok_s": (metrics.tokens_per_second() * 100.0).round() / 100.0,
-            "ssd_stream": false,
+            "ssd_stream": experts.is_some(),
         },
+        "experts": experts.map(|e| json!({
+            "in_memory": e.slots,
+            "of": e.experts,
+            "hit_rate": (1e4 * e.hits as f64 / (e.hits + e.misses).max(1) as f64).round() / 1e4,
+            "reads": e.misses,
+            "read_mb": mb(e.bytes),
+            "stalled_s": (e.stalled.as_secs_f64() * 1e3).round() / 1e3,
+        })),
     });
     let code = if state.draining() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (code, Json(body)).into_response()

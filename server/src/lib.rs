@@ -18,6 +18,7 @@ pub mod openai;
 mod package;
 pub mod prepare;
 pub mod progress;
+pub mod residency;
 pub mod router;
 pub mod signals;
 pub mod state;

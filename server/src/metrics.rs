@@ -43,6 +43,12 @@ struct Gauges {
     kv_total: Whole,
     steps: Counter,
     mixed_steps: Counter,
+    expert_hits: Counter,
+    expert_misses: Counter,
+    ssd_bytes: Counter,
+    ssd_rate: Real,
+    ssd_latency: Real,
+    ssd_stalled: Real,
 }
 
 impl Metrics {
@@ -82,6 +88,12 @@ impl Metrics {
         r.register("kv_tokens_capacity", "Tokens the KV pool can hold", g.kv_total.clone());
         r.register("steps", "Steps of the engine", g.steps.clone());
         r.register("mixed_steps", "Steps with decode and prefill rows", g.mixed_steps.clone());
+        r.register("expert_cache_hits", "Experts chosen that were in memory", g.expert_hits.clone());
+        r.register("ssd_chunks", "Experts chosen that were read from disk", g.expert_misses.clone());
+        r.register("ssd_bytes_read", "Bytes of experts read from disk", g.ssd_bytes.clone());
+        r.register("ssd_throughput_mbps", "Mean MB/s of one read; reads overlap", g.ssd_rate.clone());
+        r.register("ssd_chunk_latency_ms", "Mean time to read an expert", g.ssd_latency.clone());
+        r.register("ssd_stalled_seconds", "Time that steps waited for reads", g.ssd_stalled.clone());
     }
 
     /// A request begins; it is active until the guard is dropped.
@@ -140,6 +152,15 @@ impl Metrics {
             g.kv_total.set(stats.kv_tokens_total as i64);
             g.steps.inc_by(stats.steps.saturating_sub(g.steps.get()));
             g.mixed_steps.inc_by(stats.mixed_steps.saturating_sub(g.mixed_steps.get()));
+            if let Some(experts) = stats.experts {
+                g.expert_hits.inc_by(experts.hits.saturating_sub(g.expert_hits.get()));
+                g.expert_misses.inc_by(experts.misses.saturating_sub(g.expert_misses.get()));
+                g.ssd_bytes.inc_by(experts.bytes.saturating_sub(g.ssd_bytes.get()));
+                let seconds = experts.reading.as_secs_f64();
+                g.ssd_rate.set(if seconds > 0.0 { experts.bytes as f64 / 1e6 / seconds } else { 0.0 });
+                g.ssd_latency.set(seconds * 1e3 / experts.misses.max(1) as f64);
+                g.ssd_stalled.set(experts.stalled.as_secs_f64());
+            }
         }
         let mut text = String::new();
         if let Err(error) = encode(&mut text, &self.registry) {

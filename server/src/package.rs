@@ -4,17 +4,24 @@
 use std::path::Path;
 use std::time::Instant;
 
+use swiftlm_device::Device;
 use swiftlm_driver::package::{Manifest, Package};
 use swiftlm_ir::quant::Format;
+use swiftlm_runtime::{DoesNotFit, MemoryPlan};
 
 use crate::flags::Precision;
 use crate::prepare::{Model, Wishes};
+use crate::residency::ExpertWish;
 
-/// Opens a package; nothing is compiled.
+/// Opens a package; nothing is compiled. The outer error is what is wrong with it, the inner that it does not fit.
 ///
 /// # Errors
 /// It is damaged, or was made otherwise than the flags wish.
-pub(crate) fn open(directory: &Path, wishes: &Wishes) -> Result<Model, String> {
+pub(crate) fn open(
+    directory: &Path,
+    wishes: &Wishes,
+    device: &dyn Device,
+) -> Result<Result<Model, DoesNotFit>, String> {
     let start = Instant::now();
     let package = Package::open(directory, wishes.weights.as_deref()).map_err(|e| e.to_string())?;
     let Package { manifest, program, checkpoint } = package;
@@ -23,8 +30,13 @@ pub(crate) fn open(directory: &Path, wishes: &Wishes) -> Result<Model, String> {
     }
     let (seconds, kernels) = (start.elapsed().as_secs_f64(), program.kernels.len());
     tracing::info!(family = manifest.family, hash = manifest.hash, seconds, kernels, "opened the package");
-    let Manifest { family, context, hash: fingerprint, .. } = manifest;
-    Ok(Model { checkpoint, program, family, context, fingerprint, packaged: true })
+    let plan = match MemoryPlan::new(&program, device.target(), wishes.memory(manifest.context, false)) {
+        Ok(plan) => plan,
+        Err(e) => return Ok(Err(e)),
+    };
+    let Manifest { family, hash: fingerprint, .. } = manifest;
+    let weights = wishes.weights.clone().unwrap_or_else(|| directory.to_owned());
+    Ok(Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: true }))
 }
 
 /// What the flags ask for and the package was not made for.
@@ -35,6 +47,9 @@ fn refusal(manifest: &Manifest, wishes: &Wishes) -> Option<String> {
     }
     if let Some(sequences) = wishes.sequences.filter(|sequences| *sequences > made.max_rows) {
         return Some(format!("--parallel {sequences}: this package was made for at most {}", made.max_rows));
+    }
+    if wishes.experts != ExpertWish::Fit {
+        return Some("--expert-budget: a package is made for all experts in memory".to_owned());
     }
     let stored = (made.keys, made.values);
     if let Some(kv) = wishes.kv.filter(|kv| (kv.format(), kv.format()) != stored) {

@@ -2,18 +2,19 @@
 //! serving and for `bench`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Instant, UNIX_EPOCH};
 
 use swiftlm_cpu::{CpuDevice, CpuOptions, Tier};
 use swiftlm_device::Device;
-use swiftlm_driver::checkpoint::Checkpoint;
-use swiftlm_driver::compile::{Activations, Options, compile};
+use swiftlm_driver::checkpoint::{Checkpoint, Uncached};
+use swiftlm_driver::compile::{Compiled, Options, compile};
 use swiftlm_driver::debug::Debug;
 use swiftlm_driver::package::is_package;
 use swiftlm_gpu::GpuDevice;
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::plan::Program;
-use swiftlm_runtime::budget::{ContextWish, MemoryPlan, MemoryRequest};
+use swiftlm_runtime::budget::{ContextWish, DoesNotFit, MemoryPlan, MemoryRequest};
 use swiftlm_runtime::executable::{ProfiledLaunch, Progress as LoadProgress};
 use swiftlm_runtime::{Batch, Executable, ExecutableOptions, StepError};
 
@@ -21,10 +22,15 @@ use crate::flags::{Backend, Kv, Precision, ServeFlags};
 use crate::load::{LoadError, ModelInfo};
 use crate::memory::Memory;
 use crate::progress::Progress;
+use crate::residency::{self, ExpertWish};
 use crate::{demo, hub, package};
 
 /// Rows that want logits in a step, unless more sequences are asked for: a scored prompt takes so many at a time.
 const LEAST_ROWS: usize = 32;
+
+/// Context and sequences of a model whose experts do not all fit, unless asked for.
+const STREAMED_CONTEXT: usize = 8192;
+const STREAMED_SEQUENCES: usize = 4;
 
 /// A model's files.
 pub struct Found {
@@ -81,6 +87,8 @@ pub struct Wishes {
     pub context: Option<usize>,
     /// Sequences asked for.
     pub sequences: Option<usize>,
+    /// Experts in memory.
+    pub experts: ExpertWish,
     /// Bytes that everything may take; 0 for 85 % of the system's.
     pub limit: u64,
 }
@@ -98,7 +106,19 @@ impl Wishes {
             chunk: flags.prefill_size.map(|n| n as usize),
             context: flags.ctx_size.map(|n| n as usize),
             sequences: flags.parallel.map(|n| n as usize),
+            experts: flags.expert_budget.map_or(ExpertWish::Fit, |mb| ExpertWish::Budget(mb << 20)),
             limit: flags.mem_limit.unwrap_or(0) << 20,
+        }
+    }
+
+    /// What the plan is made for. Where experts wait on disk, histories do not take the memory from them unless asked to.
+    pub(crate) fn memory(&self, context: usize, streamed: bool) -> MemoryRequest {
+        let limit = if self.limit == 0 { Memory::now().total / 100 * 85 } else { self.limit };
+        let longest = if streamed { context.min(STREAMED_CONTEXT) } else { context };
+        MemoryRequest {
+            limit: if limit == 0 { u64::MAX } else { limit },
+            context: self.context.map_or(ContextWish::UpTo(longest), ContextWish::Exactly),
+            sequences: self.sequences.or(streamed.then_some(STREAMED_SEQUENCES)),
         }
     }
 
@@ -127,13 +147,14 @@ fn has_gpu() -> bool {
     swiftlm_gpu::adapters().iter().any(|a| a.unusable.is_none() && a.kind != "CPU")
 }
 
-/// A program and where its weights are, however it came about.
+/// A program that fits, and where its weights are, however it came about.
 pub(crate) struct Model {
     pub(crate) checkpoint: Checkpoint,
+    /// Where the files of weights lie.
+    pub(crate) weights: PathBuf,
     pub(crate) program: Program,
+    pub(crate) plan: MemoryPlan,
     pub(crate) family: String,
-    /// Positions the model was made for.
-    pub(crate) context: usize,
     /// Hash of the package, or of the program where there is none.
     pub(crate) fingerprint: String,
     /// Whether it comes from a package.
@@ -146,28 +167,37 @@ pub struct Prepared {
     device: Box<dyn Device>,
     backend: &'static str,
     model: Model,
-    plan: MemoryPlan,
 }
 
-/// Compiles a model directory for a device.
-fn compiled(directory: &Path, wishes: &Wishes, device: &dyn Device) -> Result<Model, String> {
+/// Compiles a model directory for a device. The outer error is what is wrong with it, the inner that it does not fit.
+fn compiled(directory: &Path, wishes: &Wishes, device: &dyn Device) -> Result<Result<Model, DoesNotFit>, String> {
     if wishes.weights.is_some() {
         return Err("is no package, and only a package can have its weights elsewhere: leave --weights out".to_owned());
     }
     let checkpoint = Checkpoint::open(directory).map_err(|e| e.to_string())?;
-    let mut options = Options { build: wishes.precision.build(wishes.kv), ..Options::default() };
-    if backend(device) != "cpu" {
-        options.build.activations = Activations::F32;
-    }
+    let build = wishes.precision.build(wishes.kv, backend(device) == "cpu");
+    let mut options = Options { build, ..Options::default() };
     options.compile.chunk = wishes.chunk.unwrap_or(options.compile.chunk);
     options.compile.max_rows = wishes.sequences.unwrap_or(0).max(LEAST_ROWS).min(options.compile.chunk.max(1));
     options.compile.max_binding = device.target().max_binding;
-    let compiled = compile(&checkpoint, &options).map_err(|e| e.to_string())?;
+    let compile = |slots: Option<usize>| {
+        let mut options = options.clone();
+        options.compile.slots = slots;
+        compile(&checkpoint, &options).map_err(|e| e.to_string())
+    };
+    let plan = |compiled: &Compiled, slots: Option<usize>| {
+        MemoryPlan::new(&compiled.program, device.target(), wishes.memory(compiled.context, slots.is_some()))
+    };
+    let fitted = residency::fit(wishes.experts, compile, plan)?;
+    let (compiled, plan) = match fitted {
+        Ok(fitted) => fitted,
+        Err(e) => return Ok(Err(e)),
+    };
     let (seconds, kernels) = (compiled.time.as_secs_f64(), compiled.program.kernels.len());
     tracing::info!(family = compiled.family, device = device.target().name, seconds, kernels, "compiled");
-    let (program, family) = (compiled.program, compiled.family);
-    let (context, fingerprint) = (compiled.context, compiled.fingerprint);
-    Ok(Model { checkpoint, program, family, context, fingerprint, packaged: false })
+    let Compiled { program, family, fingerprint, .. } = compiled;
+    let weights = directory.to_owned();
+    Ok(Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: false }))
 }
 
 fn backend(device: &dyn Device) -> &'static str {
@@ -175,7 +205,7 @@ fn backend(device: &dyn Device) -> &'static str {
 }
 
 impl Prepared {
-    /// Compiles and plans.
+    /// Compiles, or opens a package, and plans.
     ///
     /// # Errors
     /// What is wrong with the model, or that it does not fit.
@@ -183,26 +213,16 @@ impl Prepared {
         let wrong = |reason: String| LoadError::Model { model: found.name.clone(), reason };
         let device = wishes.open().map_err(wrong)?;
         let directory = found.directory();
-        let model = if is_package(directory) {
-            package::open(directory, wishes).map_err(wrong)?
+        let fitted = if is_package(directory) {
+            package::open(directory, wishes, device.as_ref()).map_err(wrong)?
         } else {
             progress.report("compile", 0.0);
-            let model = compiled(directory, wishes, device.as_ref()).map_err(wrong)?;
+            let fitted = compiled(directory, wishes, device.as_ref()).map_err(wrong)?;
             progress.report("compile", 1.0);
-            model
+            fitted
         };
-        let limit = if wishes.limit == 0 { Memory::now().total / 100 * 85 } else { wishes.limit };
-        let request = MemoryRequest {
-            limit: if limit == 0 { u64::MAX } else { limit },
-            context: match wishes.context {
-                Some(tokens) => ContextWish::Exactly(tokens),
-                None => ContextWish::UpTo(model.context),
-            },
-            sequences: wishes.sequences,
-        };
-        let plan =
-            MemoryPlan::new(&model.program, device.target(), request).map_err(|e| LoadError::Memory(e.to_string()))?;
-        Ok(Self { found, backend: backend(device.as_ref()), device, model, plan })
+        let model = fitted.map_err(|e| LoadError::Memory(e.to_string()))?;
+        Ok(Self { found, backend: backend(device.as_ref()), device, model })
     }
 
     /// Facts for `/health` and `/v1/models`; the weights count as planned.
@@ -218,8 +238,8 @@ impl Prepared {
             packaged: self.model.packaged,
             backend: self.backend.to_owned(),
             device: self.device.target().name.clone(),
-            weights_bytes: self.plan.weights,
-            kv_bytes: self.plan.kv(),
+            weights_bytes: self.model.plan.weights,
+            kv_bytes: self.model.plan.kv(),
             layers,
             gpu_layers: if self.backend == "wgpu" { layers } else { 0 },
         }
@@ -232,12 +252,12 @@ impl Prepared {
 
     /// The plan as a table.
     pub fn describe(&self) -> String {
-        self.plan.to_string()
+        self.model.plan.to_string()
     }
 
     /// The plan.
     pub fn plan(&self) -> &MemoryPlan {
-        &self.plan
+        &self.model.plan
     }
 
     /// The launches.
@@ -250,13 +270,16 @@ impl Prepared {
     /// # Errors
     /// A weight cannot be read, or the device fails.
     pub fn into_executable(self, progress: &Progress) -> Result<Executable, LoadError> {
-        let Self { found, device, model: Model { program, checkpoint, .. }, plan, .. } = self;
+        let Self { found, device, model, .. } = self;
+        let Model { checkpoint, weights, program, plan, .. } = model;
+        let checkpoint = Arc::new(checkpoint);
         let start = Instant::now();
         let fraction = |done: usize, total: usize| done as f64 / total.max(1) as f64;
         let options = ExecutableOptions {
             kv_pages: plan.kv_pages,
             max_sequences: plan.max_sequences,
             table_stride: plan.table_stride,
+            experts: Some(Arc::new(Uncached::open(Arc::clone(&checkpoint), &weights))),
             progress: &mut |step| match step {
                 LoadProgress::Weights { done, total } => progress.report("load", fraction(done, total)),
                 LoadProgress::Kernels { done, total } => progress.report("warm", fraction(done, total)),
@@ -265,7 +288,7 @@ impl Prepared {
         let wrong = |reason: String| LoadError::Model { model: found.name.clone(), reason };
         let bytes = launch_bytes(&program);
         let mut executable =
-            Executable::load(device, program, &checkpoint, options).map_err(|e| wrong(e.to_string()))?;
+            Executable::load(device, program, &*checkpoint, options).map_err(|e| wrong(e.to_string()))?;
         tracing::info!(seconds = start.elapsed().as_secs_f64(), "weights loaded, kernels made");
         if Debug::from_env().map_err(wrong)?.level >= 2 {
             let table = profile(&mut executable, &bytes).map_err(|e| wrong(e.to_string()))?;

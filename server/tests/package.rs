@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use binary::{Server, content};
 use serde_json::json;
 use swiftlm_driver::package::{PackOptions, pack};
+use swiftlm_driver::precision::Precision;
 use tempfile::TempDir;
 
 fn model() -> PathBuf {
@@ -35,9 +36,11 @@ fn refused(arguments: &[&str]) -> Output {
 
 #[test]
 fn answers_as_from_the_directory_without_compiling() {
-    let (_place, path, hash) = package(&quick());
     let directory = model().to_string_lossy().into_owned();
     for backend in ["cpu", "wgpu"] {
+        let mut options = quick();
+        options.program.build = Precision::Default.build(None, backend == "cpu");
+        let (_place, path, hash) = package(&options);
         let start = |model: &str| Server::start(&["--model", model, "--backend", backend]);
         let (packed, compiled) = (start(&path), start(&directory));
         for question in ["What is 2+2?", "Tell me a story about an owl."] {
@@ -87,6 +90,7 @@ fn flags_that_a_package_was_not_made_for() {
         (["--precision", "fast"], "--precision fast"),
         (["--prefill-size", "64"], "--prefill-size 64"),
         (["--parallel", "100"], "--parallel 100"),
+        (["--expert-budget", "1"], "--expert-budget"),
     ] {
         let output = with(&flags);
         let words = String::from_utf8_lossy(&output.stderr);

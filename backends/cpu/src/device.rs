@@ -1,5 +1,6 @@
 //! [`CpuDevice`]: buffers, loaded kernels and recordings behind the device trait.
 
+use std::ops::Range;
 use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::memory::{Memory, Region, Span};
 use crate::options::{CpuOptions, Tier};
 use crate::pool::{PerWorker, Pool};
 use crate::simd::isa::IsaKind;
-use crate::simd::{Context, Faults, Micro, Needs, micro, settle};
+use crate::simd::{Context, Faults, Micro, Needs, micro, replace, settle};
 
 /// The host's processors as a device.
 pub struct CpuDevice {
@@ -286,6 +287,24 @@ impl Device for CpuDevice {
         let whole = weight.offset == 0 && weight.bytes == self.buffers[weight.buffer.0 as usize].bytes;
         if self.tier == Tier::Native && whole {
             self.buffers[weight.buffer.0 as usize].packed = settle(ty, span, readers, &self.pool);
+        }
+        Ok(())
+    }
+
+    fn replace(&mut self, weight: Slice, ty: WeightType, rows: Range<usize>, bytes: &[u8]) -> Result<(), DeviceError> {
+        let span = self.span(weight)?;
+        let layout = ty.format.layout(rows.len(), ty.cols);
+        if rows.end > ty.rows || span.bytes < ty.bytes() || bytes.len() < layout.bytes {
+            return Err(self.lost(format!("rows {rows:?} of a weight {ty} in {} bytes", span.bytes)));
+        }
+        if span.packed {
+            return replace(ty, span, rows, bytes, &self.pool).map_err(|reason| self.lost(reason));
+        }
+        let whole = ty.format.layout(ty.rows, ty.cols);
+        for (to, from) in whole.components.iter().zip(&layout.components) {
+            let offset = weight.offset + to.offset + rows.start * to.row_bytes;
+            let slice = Slice { buffer: weight.buffer, offset, bytes: from.bytes };
+            self.plain(slice)?.write(&bytes[from.offset..from.offset + from.bytes]);
         }
         Ok(())
     }

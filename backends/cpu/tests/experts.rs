@@ -68,16 +68,16 @@ proptest! {
     fn expert_linear_agrees(
         format in proptest::sample::select(few_formats()), experts in 1usize..7, choice in 1usize..4,
         outputs in 1usize..70, cols in 1usize..3, tokens in 1usize..30, per_rank in any::<bool>(), pair in any::<bool>(),
-        rounding in 0usize..3, seed in any::<u64>(),
+        rounding in 0usize..4, seed in any::<u64>(),
     ) {
         let random = &mut Random::new(seed);
         let cols = match format {
             Format::Float(_) => 37 * cols,
             Format::Affine(_) => 64 * cols,
         };
-        let round = [None, Some(Rounding::F16), Rounding::of_weight(format)][rounding];
+        let round = [None, Some(Rounding::F16), Rounding::of_weight(format, 8), Rounding::of_weight(format, 16)][rounding];
         // Whole blocks of outputs can be rearranged; others cannot.
-        let outputs = if rounding == 2 { outputs.next_multiple_of(16) } else { outputs };
+        let outputs = if rounding >= 2 { outputs.next_multiple_of(16) } else { outputs };
         let top_k = choice.min(experts);
         let expert_rows = if pair { 2 * outputs } else { outputs };
         let weight = Weight::random(random, format, experts * expert_rows, cols);

@@ -11,6 +11,8 @@ use swiftlm_ir::quant::{Float, Format};
 use swiftlm_ir::rounding::Rounding;
 use swiftlm_ir::template::{Extra, Linear, Norm, RmsNorm, Template, View};
 
+const INT8: Rounding = Rounding::Int { bits: 8, group: 64 };
+const INT16: Rounding = Rounding::Int { bits: 16, group: 64 };
 const BATCHES: [usize; 9] = [1, 2, 3, 5, 7, 8, 9, 64, 65];
 
 #[derive(Clone, Debug)]
@@ -30,7 +32,7 @@ struct Shape {
 
 fn shapes() -> impl Strategy<Value = Shape> {
     let base = (proptest::sample::select(formats()), proptest::sample::select(BATCHES.to_vec()));
-    let rounding = proptest::sample::select(vec![None, Some(Rounding::F16), Some(Rounding::Int8 { group: 64 })]);
+    let rounding = proptest::sample::select(vec![None, Some(Rounding::F16), Some(INT8), Some(INT16)]);
     // Whole blocks of outputs can be rearranged; others cannot.
     let outputs = prop_oneof![1usize..90, (1usize..6).prop_map(|n| 16 * n)];
     let flags = (any::<bool>(), rounding, any::<bool>(), any::<bool>());
@@ -41,7 +43,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
                 Format::Affine(a) => cols.div_ceil(a.group as usize).min(3) * a.group as usize,
             };
             let round = match round {
-                Some(Rounding::Int8 { .. }) => Rounding::of_weight(format),
+                Some(Rounding::Int { bits, .. }) => Rounding::of_weight(format, bits),
                 other => other,
             };
             Shape { format, rows, cols, outputs, norm, round, pair, extras, offset, gap, seed }
@@ -130,13 +132,15 @@ fn inputs(shape: &Shape, case: &Case, m: usize) -> (Vec<f64>, Vec<f64>) {
             let doubts = rounded.iter().map(|x| if shape.norm { 5e-4 * x.abs() } else { 0.0 }).collect();
             (rounded, doubts)
         }
-        Some(Rounding::Int8 { group }) => {
+        Some(Rounding::Int { bits, group }) => {
             let (mut rounded, mut doubts) = (vec![], vec![]);
             for part in x.chunks(group as usize) {
-                let scale = part.iter().fold(1e-30, |max: f64, x| max.max(x.abs())) / 127.0;
+                let scale =
+                    part.iter().fold(1e-30, |max: f64, x| max.max(x.abs())) / f64::from(Rounding::largest(bits));
                 for x in part {
                     let q = x / scale;
-                    let middle = (q - q.floor() - 0.5).abs() < 1e-4;
+                    // f32 arithmetic finds a step to some 2⁻²³ of the largest.
+                    let middle = (q - q.floor() - 0.5).abs() < 1e-6 * f64::from(Rounding::largest(bits));
                     rounded.push(q.round_ties_even() * scale);
                     doubts.push(if middle { scale } else { 0.0 });
                 }
@@ -264,7 +268,9 @@ fn every_format_agrees_in_every_batch() {
                 seed: i as u64,
             };
             run(&shape);
-            run(&Shape { outputs: 48, round: Rounding::of_weight(format), pair: rows == 9, ..shape });
+            for bits in [8, 16] {
+                run(&Shape { outputs: 48, round: Rounding::of_weight(format, bits), pair: rows == 9, ..shape.clone() });
+            }
         }
     }
 }
@@ -273,14 +279,14 @@ fn every_format_agrees_in_every_batch() {
 #[test]
 fn extreme_codes_and_activations_agree() {
     for format in formats().into_iter().filter(|f| matches!(f, Format::Affine(_))) {
-        for rows in [1, 8, 30] {
+        for (rows, bits) in [1, 8, 30].into_iter().flat_map(|rows| [(rows, 8), (rows, 16)]) {
             let shape = Shape {
                 format,
                 rows,
                 cols: 256,
                 outputs: 16,
                 norm: false,
-                round: Rounding::of_weight(format),
+                round: Rounding::of_weight(format, bits),
                 pair: false,
                 extras: false,
                 offset: 0,

@@ -148,6 +148,28 @@ pub trait Device: Send {
         Ok(())
     }
 
+    /// Writes some rows of a weight anew, in whatever order [`Self::settle`] left it. `bytes` is these rows as a matrix of
+    /// their own, as [`Format::layout`] places it.
+    ///
+    /// [`Format::layout`]: swiftlm_ir::quant::Format::layout
+    ///
+    /// # Errors
+    /// The range is not this device's, or rows of this number cannot be told apart.
+    fn replace(
+        &mut self,
+        weight: Slice,
+        ty: WeightType,
+        rows: std::ops::Range<usize>,
+        bytes: &[u8],
+    ) -> Result<(), DeviceError> {
+        let (whole, own) = (ty.format.layout(ty.rows, ty.cols), ty.format.layout(rows.len(), ty.cols));
+        for (to, from) in whole.components.iter().zip(&own.components) {
+            let offset = weight.offset + to.offset + rows.start * to.row_bytes;
+            self.write(weight.buffer, offset, &bytes[from.offset..from.offset + from.bytes])?;
+        }
+        Ok(())
+    }
+
     /// Reads bytes after everything submitted so far; `offset` and the length are multiples of 4.
     ///
     /// # Errors

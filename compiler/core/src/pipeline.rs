@@ -9,7 +9,7 @@ use swiftlm_ir::plan::{FuncPlan, Program, WeightBuffer};
 use swiftlm_ir::verify;
 
 use crate::choices::{Choices, Chooser};
-use crate::passes::{canon, emit, fuse, memory, siblings};
+use crate::passes::{canon, emit, fuse, memory, residency, siblings};
 use crate::{egraph, rules};
 
 /// What the caller decides.
@@ -25,11 +25,20 @@ pub struct CompileOptions {
     pub without_rules: Vec<String>,
     /// How the compiler decides where several programs are right.
     pub choices: Choices,
+    /// Experts of each layer that are in memory at a time; `None` for all.
+    pub slots: Option<usize>,
 }
 
 impl Default for CompileOptions {
     fn default() -> Self {
-        Self { chunk: 512, max_rows: 64, max_binding: 128 << 20, without_rules: vec![], choices: Choices::Best }
+        Self {
+            chunk: 512,
+            max_rows: 64,
+            max_binding: 128 << 20,
+            without_rules: vec![],
+            choices: Choices::Best,
+            slots: None,
+        }
     }
 }
 
@@ -96,6 +105,10 @@ pub fn compile(
         after(observe, "egraph", &rewritten);
         *func = canon::run(&rewritten);
         after(observe, "tidy", func);
+        if let Some(slots) = options.slots {
+            *func = residency::run(func, slots);
+            after(observe, "residency", func);
+        }
         reports.push(report);
     }
     let defects: Vec<String> = reports.iter().flat_map(|r| r.defects.clone()).collect();
@@ -125,8 +138,9 @@ fn schedule(module: Module, options: &CompileOptions) -> Result<Program, Compile
             let mut groups = fuse::run(g, class, options).map_err(CompileError::Unsupported)?;
             let placement = memory::run(g, &mut groups, width, options).map_err(CompileError::Unsupported)?;
             let dispatches = emit::run(&groups, &placement, &mut kernels, options);
+            let fetches = residency::fetches(g, &groups, &placement).map_err(CompileError::Unsupported)?;
             let (arena_bytes, results) = (placement.arena_bytes, placement.results);
-            by_class.push(FuncPlan { func, class, dispatches, arena_bytes, results });
+            by_class.push(FuncPlan { func, class, dispatches, fetches, arena_bytes, results });
         }
         plans.push(by_class);
     }

@@ -37,10 +37,11 @@ impl Kv {
 /// How activations are rounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
-    /// Inputs of products stay f32, keys and values are f16.
+    /// Keys and values are f16. On the CPU, inputs of products with quantised weights are rounded to 16 bits by groups,
+    /// finer than f16; elsewhere they stay f32.
     #[default]
     Default,
-    /// As the reference computes: keys and values are f32, too.
+    /// As the reference computes: inputs of products, keys and values are f32.
     Exact,
     /// On the CPU, inputs of products with quantised weights are rounded to 8 bits by groups: faster, and close
     /// decisions may fall otherwise (docs/performance.md has the figures). Other backends compute as by default.
@@ -48,12 +49,15 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// What a graph is built with; `kv` goes before what the precision says of keys and values.
-    pub fn build(self, kv: Option<Kv>) -> BuildOptions {
+    /// What a graph for the CPU, or for another device, is built with; `kv` goes before what the precision says of keys and
+    /// values.
+    pub fn build(self, kv: Option<Kv>, on_cpu: bool) -> BuildOptions {
         let mut build = BuildOptions::default();
-        if self == Self::Fast {
-            build.activations = Activations::Int8;
-        }
+        build.activations = match (self, on_cpu) {
+            (Self::Exact, _) | (_, false) => Activations::F32,
+            (Self::Default, true) => Activations::Int { bits: 16 },
+            (Self::Fast, true) => Activations::Int { bits: 8 },
+        };
         let exact = (self == Self::Exact).then_some(Format::F32);
         if let Some(format) = kv.map(Kv::format).or(exact) {
             build.kv = (format, format);

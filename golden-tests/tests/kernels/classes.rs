@@ -73,7 +73,7 @@ fn linear_rows_do_not_depend_on_the_class() {
         let weight = Weight::random(&mut random, format, 2 * 11, cols);
         let gain = Weight::random(&mut random, Format::F16, 1, cols);
         let x = Rows::random(&mut random, View::dense(cols), CHUNK, cols);
-        for round in [None, Some(Rounding::F16), Rounding::of_weight(format)] {
+        for round in [None, Some(Rounding::F16), Rounding::of_weight(format, 8), Rounding::of_weight(format, 16)] {
             let all = linear(&weight, &gain, &x, round, 0, CHUNK);
             assert!(all.iter().all(|y| y.is_finite()), "rows behind the last one leak into results");
             for (first, count) in [(0, 1), (69, 1), (3, 2), (10, 5), (61, 8), (0, 9), (5, 64), (4, 65)] {

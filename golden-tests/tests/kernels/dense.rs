@@ -194,12 +194,12 @@ fn rounding_comes_before_the_product() {
 }
 
 #[test]
-fn rounding_to_int8_is_that_of_the_reference() {
+fn rounding_to_whole_numbers_is_that_of_the_reference() {
     let mut random = Random(15);
     for (i, name) in ["affine4_g32_f16", "affine8_g64_f32", "affine3_g128_bf16"].into_iter().enumerate() {
-        for class in ShapeClass::ALL {
+        for (class, bits) in ShapeClass::ALL.into_iter().flat_map(|c| [(c, 8), (c, 16)]) {
             let format = format(name);
-            let Some(round) = Rounding::of_weight(format) else { panic!("{name} has groups") };
+            let Some(round) = Rounding::of_weight(format, bits) else { panic!("{name} has groups") };
             let (rows, cols, bound) = (6, 128 * (i + 1), class.max_rows(9).min(9));
             let weight = Weight::random(&mut random, format, rows, cols);
             let x = Rows::random(&mut random, views(cols)[i], bound, cols);

@@ -203,6 +203,12 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
             want(op, "ids", "u32[T, K]", ids, ok)?;
             Ok(Type::Tensor(TensorType::new(DType::F32, ids.shape.iter().copied())))
         }
+        Op::ExpertFetch { slots } => {
+            let ids = tensor(op, args, 0)?;
+            want(op, "ids", "u32[T, K]", ids, ids.dtype == DType::U32 && ids.shape.len() == 2)?;
+            want(op, "slots", "at least 1".to_owned(), slots, *slots > 0)?;
+            Ok(Type::Tensor(ids.clone()))
+        }
         Op::ExpertLinear { experts } => {
             let (x, ids, w) = (float(0)?, tensor(op, args, 1)?, weight(op, args, 2)?);
             want(op, "ids", "u32[T, K]", ids, ids.dtype == DType::U32 && ids.shape.len() == 2)?;

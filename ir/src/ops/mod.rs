@@ -268,6 +268,12 @@ ops! {
         /// Whether the weights of a token are divided by their sum.
         normalize: bool,
     };
+    /// Where the experts of `ids: u32[T, K]` lie among so many slots → `u32[T, K]`. The host brings those that lie in
+    /// none. A plan's affair: as mathematics it is the identity.
+    ExpertFetch = "expert.fetch!" ("ids") {
+        /// Experts that are in memory at a time.
+        slots: usize,
+    };
     /// `y[t, r] = x[t, r] W[ids[t, r]]ᵀ`: x `f32[T, D]` (shared by the ranks) or `f32[T, K, D]`, ids `u32[T, K]`,
     /// weight `[E·N, D]` with expert `e` in rows `e·N .. (e+1)·N` → `f32[T, K, N]`.
     ExpertLinear = "moe.linear" ("x, ids, w") {

@@ -164,6 +164,7 @@ impl<'a> Operation<'a> {
             Op::RouteIds { top_k } => {
                 return self.with_ids(moe::route_ids(self.floats(0)?, self.width(0)?, *top_k));
             }
+            Op::ExpertFetch { .. } => return self.with_ids(self.ids(0)?.to_vec()),
             Op::KvAppend => return Err("`kv.append!` is an effect".to_owned()),
             Op::Embed { scale } => {
                 let (w, cols) = self.weight(1)?;

@@ -6,7 +6,7 @@ use super::group::join;
 use super::print::at;
 use crate::graph::Graph;
 use crate::map::{Map, MapStep};
-use crate::plan::{Dispatch, FuncPlan, Groups, Input, Operand, Program};
+use crate::plan::{Dispatch, Fetch, FuncPlan, Groups, Input, Operand, Program};
 use crate::template::Template;
 
 /// Characters of an elementwise program's text.
@@ -32,6 +32,9 @@ pub fn print_plan(program: &Program, plan: &FuncPlan) -> String {
     let name = graph.map_or("?", |g| g.name.as_str());
     let mut out = format!("plan {} class={} arena={} {{\n", at(name), plan.class.name(), bytes(plan.arena_bytes));
     for (i, dispatch) in plan.dispatches.iter().enumerate() {
+        for fetch in plan.fetches.iter().filter(|f| f.launches.start == i) {
+            out.push_str(&host(graph, fetch));
+        }
         out.push_str(&launch(program, graph, i, dispatch));
         out.push('\n');
     }
@@ -62,6 +65,15 @@ fn launch(program: &Program, graph: Option<&Graph>, i: usize, d: &Dispatch) -> S
     text
 }
 
+fn host(graph: Option<&Graph>, f: &Fetch) -> String {
+    let weight = |w: &usize| operand(graph, &Operand::Weight { slot: *w, first: 0, count: usize::MAX });
+    let (ids, weights) = (operand(graph, &f.ids), f.weights.iter().map(weight).collect::<Vec<_>>().join(", "));
+    let (last, slots, experts) = (f.launches.end.saturating_sub(1), f.slots, f.experts);
+    format!(
+        "     host expert.fetch {ids} -> slots for launches to {last}: {experts} experts in {slots} slots of {weights}\n"
+    )
+}
+
 /// A number of bytes, in KiB or MiB where that is exact.
 fn bytes(n: usize) -> String {
     match n {
@@ -88,6 +100,7 @@ fn operand(graph: Option<&Graph>, o: &Operand) -> String {
             Input::PageTable => "page_table".to_owned(),
             Input::Rows => "rows".to_owned(),
             Input::RopeTable(i) => format!("rope({i})"),
+            Input::Slots => "slots".to_owned(),
         },
     }
 }

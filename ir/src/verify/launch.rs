@@ -50,13 +50,12 @@ fn plays(program: &Program, graph: &Graph, operand: &Operand, role: &Role, bound
     match (role, operand) {
         (Role::Rows { sym, times, view, width }, Operand::Arena { .. }) => {
             let rows = bounds.of(*sym).saturating_mul(*times);
-            let words = (rows - 1).saturating_mul(view.stride).saturating_add(view.offset + width);
-            let (expected, got) = (words.saturating_mul(4), arena(program, operand)?);
-            if got < expected {
-                return Err(format!("{got} bytes of the arena: its template reaches {expected}"));
-            }
-            Ok(())
+            reaches(program, operand, (rows - 1).saturating_mul(view.stride).saturating_add(view.offset + width))
         }
+        (Role::Experts(top_k), Operand::Arena { .. }) => {
+            reaches(program, operand, bounds.tokens.saturating_mul(*top_k))
+        }
+        (Role::Experts(_), Operand::Input(Input::Slots)) => Ok(()),
         (Role::Weight(ty), Operand::Weight { .. }) => match segment(graph, operand)? {
             got if got == *ty => Ok(()),
             got => Err(format!("the weight {got}: its template takes {ty}")),
@@ -72,6 +71,12 @@ fn plays(program: &Program, graph: &Graph, operand: &Operand, role: &Role, bound
         },
         _ => wrong(),
     }
+}
+
+/// Whether an operand in the arena has so many words.
+fn reaches(program: &Program, operand: &Operand, words: usize) -> Result<(), String> {
+    let (expected, got) = (words.saturating_mul(4), arena(program, operand)?);
+    if got >= expected { Ok(()) } else { Err(format!("{got} bytes of the arena: its template reaches {expected}")) }
 }
 
 /// Whether an operand has what the kernel declares of its argument: only the arena and states are written.
@@ -97,6 +102,8 @@ fn fits(program: &Program, graph: &Graph, operand: &Operand, arg: &KArg) -> Resu
             if got.is_some() && got == expected { Ok(()) } else { Err(unit()) }
         }
         Operand::Input(Input::PageTable) if reads && arg.len == Length::PageTable && arg.elem.bytes() == 4 => Ok(()),
+        // What holds expert ids may be written, wherever it lies: nothing is trusted of it.
+        Operand::Input(Input::Slots) if matches!(arg.len, Length::Elements(_)) => Ok(()),
         // Their buffers are sized when a program is loaded, and compared with the kernel then.
         Operand::Input(input) if reads && *input != Input::PageTable && matches!(arg.len, Length::Elements(_)) => {
             Ok(())

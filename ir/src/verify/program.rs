@@ -8,7 +8,7 @@ use super::launch;
 use crate::dim::{ShapeClass, Sym};
 use crate::graph::{Graph, Module};
 use crate::kernel::{self, Kernel};
-use crate::plan::{FuncPlan, Operand, Program};
+use crate::plan::{Dispatch, Fetch, FuncPlan, Input, Operand, Program};
 use crate::ty::DType;
 
 /// Most tokens of a step.
@@ -134,12 +134,42 @@ fn plans(program: &Program, func: usize, graph: &Graph, errors: &mut Vec<String>
                     errors.push(format!("{place} launch {i} ({}): {reason}", dispatch.template.name()));
                 }
             }
+            if let Err(reason) = fetches(program, graph, plan, bounds) {
+                errors.push(format!("{place}: {reason}"));
+            }
             if sym == Sym::Rows
                 && let Err(reason) = results(program, plan, bounds)
             {
                 errors.push(format!("{place}: {reason}"));
             }
         }
+    }
+}
+
+/// Whether what the host does between launches names what there is, and whether only its launches read slots.
+fn fetches(program: &Program, graph: &Graph, plan: &FuncPlan, bounds: Bounds) -> Result<(), String> {
+    let mut done = 0;
+    for fetch in &plan.fetches {
+        let Fetch { launches, ids, top_k, experts, slots, weights } = fetch;
+        let in_order = done <= launches.start && launches.start < launches.end && launches.end <= plan.dispatches.len();
+        if !in_order || !(1..=*experts).contains(top_k) || !(1..=*experts).contains(slots) {
+            return Err(format!("experts cannot be fetched so: {fetch:?}"));
+        }
+        done = launches.end;
+        let expected = bounds.tokens.saturating_mul(*top_k).saturating_mul(DType::U32.bytes());
+        if launch::arena(program, ids)? < expected {
+            return Err(format!("the experts of a step take {expected} bytes, not those of {ids:?}"));
+        }
+        let divides = |slot: &usize| graph.weights.get(*slot).is_some_and(|w| w.ty.rows.is_multiple_of(*experts));
+        if !weights.iter().all(divides) {
+            return Err(format!("weights {weights:?} are not those of {experts} experts"));
+        }
+    }
+    let inside = |i: usize| plan.fetches.iter().any(|f| f.launches.contains(&i));
+    let reads = |d: &Dispatch| d.args.contains(&Operand::Input(Input::Slots));
+    match plan.dispatches.iter().enumerate().find(|(i, d)| reads(d) && !inside(*i)) {
+        Some((i, _)) => Err(format!("launch {i} reads slots that nothing brings experts to")),
+        None => Ok(()),
     }
 }
 

@@ -11,11 +11,16 @@ use crate::rounding::Rounding;
 use crate::template::{Append, Attend, ExpertLinear, Extra, Linear, Norm, Rope, RopeAppend, Template, View};
 use crate::ty::StateType;
 
+/// Most experts of a token.
+const MOST_RANKS: usize = 1 << 16;
+
 /// What an argument of a launch must be.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Role {
     /// Rows in the arena: `times` for each that the symbol counts, of `width` words through a view.
     Rows { sym: Sym, times: usize, view: View, width: usize },
+    /// Ids of so many experts for each token: in the arena, or where the host says their slots.
+    Experts(usize),
     /// A weight of this type.
     Weight(WeightType),
     /// Keys (0) or values (1) of this state, as far as the template says what it is.
@@ -147,8 +152,9 @@ fn expert_linear(t: &ExpertLinear) -> Result<Vec<Role>, String> {
     if t.experts == 0 || !t.weight.rows.is_multiple_of(t.experts) {
         return Err(format!("{} rows do not divide over {} experts", t.weight.rows, t.experts));
     }
-    if !(1..=t.experts).contains(&t.top_k) {
-        return Err(format!("{} of {} experts", t.top_k, t.experts));
+    // More than there are in memory, where they take turns.
+    if !(1..=MOST_RANKS).contains(&t.top_k) {
+        return Err(format!("{} experts of a token: expected 1 to {MOST_RANKS}", t.top_k));
     }
     let own = t.weight.rows / t.experts;
     even("rows of an expert in pairs", t.pair, own)?;
@@ -156,9 +162,8 @@ fn expert_linear(t: &ExpertLinear) -> Result<Vec<Role>, String> {
     map(&t.epilogue, if t.pair { 2 } else { 1 }, 0)?;
     let ranks = if t.x_per_rank { t.top_k } else { 1 };
     let x = rows(Sym::Tokens, ranks, t.x, t.weight.cols)?;
-    let ids = rows(Sym::Tokens, 1, View::dense(t.top_k), t.top_k)?;
     let y = rows(Sym::Tokens, t.top_k, t.y, if t.pair { own / 2 } else { own })?;
-    Ok(vec![x, ids, Role::Weight(t.weight), y])
+    Ok(vec![x, Role::Experts(t.top_k), Role::Weight(t.weight), y])
 }
 
 fn history() -> [Role; 3] {

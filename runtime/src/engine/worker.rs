@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::queue::{Next, Queue};
 use super::running::RunningSet;
-use crate::executable::{Batch, Executable};
+use crate::executable::{Batch, Executable, StepError};
 use crate::request::{EngineStats, FinishReason};
 
 /// After so many failed steps in a row the device is taken for dead and the engine closes.
@@ -72,21 +72,22 @@ impl Worker {
         if self.running.len() > 0 {
             match self.step() {
                 Ok(()) => self.failures = 0,
-                Err(reason) => {
-                    tracing::error!("a step failed: {reason}");
-                    self.failures += 1;
-                    self.running.fail_all(&reason);
+                Err(error) => {
+                    tracing::error!("a step failed: {error}");
+                    // A disk that fails says nothing of the device.
+                    self.failures += u32::from(!matches!(error, StepError::Expert(_)));
+                    self.running.fail_all(&error.to_string());
                 }
             }
         }
         self.publish();
     }
 
-    fn step(&mut self) -> Result<(), String> {
-        let (packed, mixed) = self.running.pack(&mut self.batch).map_err(|e| e.to_string())?;
+    fn step(&mut self) -> Result<(), StepError> {
+        let (packed, mixed) = self.running.pack(&mut self.batch).map_err(|e| StepError::Batch(e.to_string()))?;
         let (tokens, rows) = (self.batch.ids.len(), self.batch.rows.len());
         tracing::trace!(tokens, rows, sequences = packed.len(), mixed, "step");
-        let output = self.executable.step(&self.batch).map_err(|e| e.to_string())?;
+        let output = self.executable.step(&self.batch)?;
         self.steps += 1;
         self.mixed_steps += u64::from(mixed);
         self.running.deliver(packed, output);
@@ -101,6 +102,7 @@ impl Worker {
             kv_tokens_total: self.executable.kv_pages() * swiftlm_ir::ty::PAGE_TOKENS,
             steps: self.steps,
             mixed_steps: self.mixed_steps,
+            experts: self.executable.expert_stats(),
         });
     }
 }

@@ -51,6 +51,10 @@ impl Bindings {
             let bytes = tokens * table.inverse_frequencies.len() * 8;
             inputs.insert(Input::RopeTable(i), alloc(bytes, Usage::Input, "a rope table")?);
         }
+        let fetches = program.plans.iter().flatten().flat_map(|plan| &plan.fetches);
+        if let Some(top_k) = fetches.map(|fetch| fetch.top_k).max() {
+            inputs.insert(Input::Slots, alloc(tokens * top_k * 4, Usage::Input, "slots of experts")?);
+        }
         let arena = alloc(program.arena_bytes, Usage::ReadWrite, "the arena")?;
         let mut states = vec![];
         for state in &program.module.states {

@@ -11,6 +11,7 @@ use swiftlm_ir::template::Template;
 use super::bindings::{Bindings, segment};
 use super::recordings::{Recorder, plan};
 use super::{Executable, RopeRows, StepOutput};
+use crate::experts::{ExpertSource, Layer, Matrix, Store};
 use crate::weights::{Segment, WeightSource, upload};
 
 /// Sizes that are chosen when a model is loaded.
@@ -21,6 +22,8 @@ pub struct ExecutableOptions<'a> {
     pub max_sequences: usize,
     /// Pages that one sequence can hold.
     pub table_stride: usize,
+    /// Where experts are read from while the engine runs; needed where they take turns in memory.
+    pub experts: Option<ExpertSource>,
     /// Told how far loading is.
     pub progress: &'a mut dyn FnMut(Progress),
 }
@@ -90,6 +93,7 @@ impl Executable {
         let row_classes = reachable(program.max_rows);
         let segments = segments(&program, &token_classes, &row_classes)?;
         let weight_bytes = upload_all(device.as_mut(), &program, source, segments, &mut bindings, options.progress)?;
+        let experts = store(&program, &bindings, options.experts.as_ref())?;
         let (mut bodies, mut heads) = (vec![], vec![]);
         let total_classes = token_classes.len() + row_classes.len();
         let mut recorder =
@@ -108,6 +112,9 @@ impl Executable {
             bodies,
             heads,
             ropes: program.module.rope_tables.into_iter().map(RopeRows::new).collect(),
+            experts,
+            chosen: vec![],
+            slots: vec![],
             table: vec![0; options.max_sequences],
             output: StepOutput::default(),
             vocabulary: program.module.vocabulary,
@@ -118,6 +125,33 @@ impl Executable {
             weight_bytes,
         })
     }
+}
+
+/// The store of a program whose experts take turns; `None` for any other.
+fn store(program: &Program, bindings: &Bindings, source: Option<&ExpertSource>) -> Result<Option<Store>, LoadError> {
+    let mut layers = vec![];
+    for call in 0..program.module.main.len().saturating_sub(1) {
+        for fetch in &plan(program, call, ShapeClass::One)?.fetches {
+            let matrix = |slot: &usize| {
+                let missing = || LoadError::Program(format!("call {call} has no weight {slot}"));
+                let index = *program.call_weights.get(call).and_then(|w| w.get(*slot)).ok_or_else(missing)?;
+                let weight = program.weights.get(index).ok_or_else(missing)?.clone();
+                let rows = weight.ty.rows / fetch.experts.max(1);
+                let segment = Segment { weight: index, first: 0, count: fetch.slots * rows };
+                let slab = *bindings.weights.get(&segment).ok_or_else(missing)?;
+                Ok(Matrix { weight, rows, slab })
+            };
+            let matrices = fetch.weights.iter().map(matrix).collect::<Result<_, LoadError>>()?;
+            layers.push(Layer::new(matrices, fetch.experts, fetch.slots));
+        }
+    }
+    if layers.is_empty() {
+        return Ok(None);
+    }
+    let missing = "experts take turns in memory, but nothing was given to read them from";
+    let source = source.ok_or_else(|| LoadError::Program(missing.to_owned()))?;
+    let started = Store::start(source, layers);
+    started.map(Some).map_err(|e| LoadError::Options(format!("threads that read experts cannot start: {e}")))
 }
 
 /// Classes that steps of 1 to `most` rows can have.

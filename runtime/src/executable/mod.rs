@@ -7,8 +7,10 @@ mod fill;
 mod inputs;
 mod load;
 mod recordings;
+mod turns;
 
-use swiftlm_device::{Device, DeviceError, Target};
+use smallvec::SmallVec;
+use swiftlm_device::{Device, DeviceError, RecordingId, Target};
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::plan::StepSizes;
 use swiftlm_ir::ty::PAGE_TOKENS;
@@ -17,7 +19,10 @@ pub use batch::{Batch, Row, StepOutput, TableUpdate, Want};
 use bindings::Bindings;
 use inputs::RopeRows;
 pub use load::{ExecutableOptions, LoadError, Progress};
-use recordings::{Body, Head, Label};
+use recordings::{Body, Head, Label, Part};
+use turns::FetchSite;
+
+use crate::experts::{ExpertStats, Store};
 
 /// What a step failed of.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +30,9 @@ pub enum StepError {
     /// The batch would let kernels leave their buffers; nothing was run.
     #[error("the batch is wrong: {0}")]
     Batch(String),
+    /// An expert could not be read; the device is well.
+    #[error("an expert could not be read: {0}")]
+    Expert(String),
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -48,6 +56,10 @@ pub struct Executable {
     bodies: Vec<Body>,
     heads: Vec<Head>,
     ropes: Vec<RopeRows>,
+    experts: Option<Store>,
+    /// Experts that a layer chose, and the slots they are in.
+    chosen: Vec<u32>,
+    slots: Vec<u32>,
     /// Pages that each row of the page table holds now.
     table: Vec<usize>,
     output: StepOutput,
@@ -101,6 +113,11 @@ impl Executable {
         self.table_stride.min(self.kv_pages) * PAGE_TOKENS
     }
 
+    /// What was read of experts, if they take turns in memory.
+    pub fn expert_stats(&self) -> Option<ExpertStats> {
+        self.experts.as_ref().map(Store::stats)
+    }
+
     /// Bytes of the weights on the device.
     pub fn weight_bytes(&self) -> usize {
         self.weight_bytes
@@ -112,13 +129,21 @@ impl Executable {
     /// The batch is wrong, or the device failed; after the latter the states of the batch's sequences are undefined.
     pub fn step(&mut self, batch: &Batch) -> Result<&StepOutput, StepError> {
         let sizes = self.prepare(batch)?;
-        let body = self.body(batch)?.recording;
-        if batch.rows.is_empty() {
-            self.device.submit(&[body], sizes)?;
-        } else {
-            let head = self.head(batch)?.recording;
-            self.device.submit(&[body, head], sizes)?;
+        let mut recordings: SmallVec<[RecordingId; 2]> = SmallVec::new();
+        for at in 0..self.body(batch)?.parts.len() {
+            let Part { recording, fetch, .. } = self.body(batch)?.parts[at];
+            if let Some(site) = fetch {
+                self.device.submit(&recordings, sizes)?;
+                recordings.clear();
+                self.turns(site, recording, sizes, &mut |device, recording| device.submit(&[recording], sizes))?;
+            } else {
+                recordings.push(recording);
+            }
         }
+        if !batch.rows.is_empty() {
+            recordings.push(self.head(batch)?.recording);
+        }
+        self.device.submit(&recordings, sizes)?;
         self.read_results(batch)?;
         Ok(&self.output)
     }
@@ -129,13 +154,22 @@ impl Executable {
     /// As [`Self::step`].
     pub fn profile_step(&mut self, batch: &Batch) -> Result<Vec<ProfiledLaunch>, StepError> {
         let sizes = self.prepare(batch)?;
-        let mut recordings = vec![self.body(batch)?.recording];
+        let mut parts: Vec<(RecordingId, Option<FetchSite>)> =
+            self.body(batch)?.parts.iter().map(|part| (part.recording, part.fetch)).collect();
         if !batch.rows.is_empty() {
-            recordings.push(self.head(batch)?.recording);
+            parts.push((self.head(batch)?.recording, None));
         }
         let mut launches = vec![];
-        for recording in recordings {
-            let times = self.device.profile(recording, sizes)?;
+        for (recording, fetch) in parts {
+            let mut times = vec![];
+            let mut run = |device: &mut dyn Device, recording| {
+                times.extend(device.profile(recording, sizes)?);
+                Ok(())
+            };
+            match fetch {
+                Some(site) => self.turns(site, recording, sizes, &mut run)?,
+                None => run(self.device.as_mut(), recording)?,
+            }
             let labels = self.labels(recording);
             launches.extend(times.iter().filter_map(|time| {
                 let Label { loc, template } = labels.get(time.launch)?;

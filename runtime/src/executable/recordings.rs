@@ -8,6 +8,7 @@ use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::plan::{FuncPlan, Program};
 use swiftlm_ir::template::Template;
 
+use super::turns::FetchSite;
 use super::{Executable, LoadError, bindings::Bindings};
 
 /// Where a launch comes from, for people.
@@ -17,12 +18,20 @@ pub(super) struct Label {
     pub(super) template: &'static str,
 }
 
-/// All calls but the last, for one class of tokens.
+/// Launches that are submitted together.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) recording: RecordingId,
+    /// What the host does instead of submitting them once.
+    pub(super) fetch: Option<FetchSite>,
+    labels: Vec<Label>,
+}
+
+/// All calls but the last, for one class of tokens: one part, or several where the host takes part.
 #[derive(Debug)]
 pub(super) struct Body {
     pub(super) class: ShapeClass,
-    pub(super) recording: RecordingId,
-    labels: Vec<Label>,
+    pub(super) parts: Vec<Part>,
 }
 
 /// The last call, for one class of rows that want logits.
@@ -48,13 +57,33 @@ pub(super) struct Recorder<'a> {
 impl Recorder<'_> {
     /// The body for tokens of `class`.
     pub(super) fn body(&mut self, class: ShapeClass) -> Result<Body, LoadError> {
-        let mut launches = vec![];
+        let (mut parts, mut launches, mut layer) = (vec![], vec![], 0);
         let mut templates = IndexMap::new();
         for call in 0..self.program.module.main.len().saturating_sub(1) {
-            self.call(call, class, &mut templates, &mut launches)?;
+            let mut own = vec![];
+            self.call(call, class, &mut templates, &mut own)?;
+            let fetches = &plan(self.program, call, class)?.fetches;
+            let mut own = own.into_iter();
+            let mut done = 0;
+            for fetch in fetches {
+                launches.extend(own.by_ref().take(fetch.launches.start - done));
+                parts.push(self.part(std::mem::take(&mut launches), None)?);
+                done = fetch.launches.end;
+                let ids = self.bindings.resolve(self.program, call, &fetch.ids)?;
+                let site = FetchSite { layer, ids, top_k: fetch.top_k };
+                let turns = own.by_ref().take(fetch.launches.len()).collect();
+                parts.push(self.part(turns, Some(site))?);
+                layer += 1;
+            }
+            launches.extend(own);
         }
+        parts.push(self.part(launches, None)?);
+        Ok(Body { class, parts })
+    }
+
+    fn part(&mut self, launches: Vec<Launch>, fetch: Option<FetchSite>) -> Result<Part, LoadError> {
         let labels = labels(&launches);
-        Ok(Body { class, recording: self.device.record(launches)?, labels })
+        Ok(Part { recording: self.device.record(launches)?, fetch, labels })
     }
 
     /// The head for rows of `class`.
@@ -122,7 +151,8 @@ fn labels(launches: &[Launch]) -> Vec<Label> {
 impl Executable {
     /// Labels of a recording's launches.
     pub(super) fn labels(&self, recording: RecordingId) -> &[Label] {
-        let body = self.bodies.iter().find(|b| b.recording == recording).map(|b| &b.labels);
+        let mut parts = self.bodies.iter().flat_map(|body| &body.parts);
+        let body = parts.find(|part| part.recording == recording).map(|part| &part.labels);
         let head = || self.heads.iter().find(|h| h.recording == recording).map(|h| &h.labels);
         body.or_else(head).map_or(&[], Vec::as_slice)
     }

@@ -27,7 +27,7 @@ pub fn executable(
     table_stride: usize,
 ) -> (Executable, Arc<Control>) {
     let (device, control) = MockDevice::new(1 << 20);
-    let options = ExecutableOptions { kv_pages, max_sequences, table_stride, progress: &mut |_| {} };
+    let options = ExecutableOptions { kv_pages, max_sequences, table_stride, experts: None, progress: &mut |_| {} };
     let executable = Executable::load(Box::new(device), program(shape), &WeightBytes, options);
     (executable.expect("the mock program loads"), control)
 }

@@ -102,6 +102,7 @@ pub fn program(shape: Shape) -> Program {
             grid: [Groups::per_rows(1, [Sym::Tokens, Sym::Rows][func], 1), Groups::fixed(1), Groups::fixed(1)],
             loc: ["append", "read"][func].into(),
         }],
+        fetches: vec![],
         arena_bytes: 0,
         results: results.to_vec(),
     };

@@ -3,17 +3,17 @@
 //! Experts that no row chose are not touched.
 
 use swiftlm_ir::plan::StepSizes;
-use swiftlm_ir::template::ExpertLinear;
+use swiftlm_ir::template::{ABSENT, ExpertLinear};
 
 use super::Micro;
 use super::context::{Context, Needs, Rows};
 use super::epilogue::Program;
 use super::integer::{WholeBlock, WholeProduct, blocks_of_task};
 use super::isa::LANES;
-use super::linear::{prologue, quantize, whole_scratch};
+use super::linear::{prologue, quantize, rounded_rows, whole_scratch};
 use super::norm::Prologue;
 use super::product::{Block, Order, Product, block_outputs, block_scratch};
-use super::quantize::{Quantize, Quantized};
+use super::quantize::Quantize;
 
 /// An expert launch with its epilogue checked.
 pub(crate) struct ExpertMicro {
@@ -64,6 +64,9 @@ impl ExpertMicro {
         starts.fill(0);
         for row in 0..ranked {
             let expert = ids.get(row);
+            if expert == ABSENT as usize {
+                continue;
+            }
             if expert >= experts {
                 ctx.faults.report(1, expert);
                 ctx.faults.result()?;
@@ -81,7 +84,7 @@ impl ExpertMicro {
         }
         starts[experts] = sum;
         // Backwards: an expert's end moves to its start, and its rows keep their order.
-        for row in (0..ranked).rev() {
+        for row in (0..ranked).rev().filter(|row| ids.get(*row) != ABSENT as usize) {
             let start = &mut starts[ids.get(row)];
             *start -= 1;
             rows[*start as usize] = row as u32;
@@ -113,12 +116,12 @@ impl Micro for ExpertMicro {
         let (starts, rows, used) = (&*starts, &*rows, &*used);
         let (pair, expert_rows) = (t.pair.then_some(outputs), t.weight.rows / t.experts.max(1));
         let ranks = if t.x_per_rank { 1 } else { t.top_k };
-        let rows_each = ranked.div_ceil(used.len().max(1));
+        let rows_each = (starts[t.experts] as usize).div_ceil(used.len().max(1));
         if let Some(weight) = packed {
-            let to = Quantized::new(scratch.wrapping_add(self.sorting(tokens)), cols, weight.affine.group as usize);
+            let to = rounded_rows(t.round, scratch.wrapping_add(self.sorting(tokens)), cols)?;
             quantize(ctx, x_rows, cols, |first, last, scratch| Quantize { x, to, norm: None, first, last, scratch });
             let (blocks, pair) = (outputs / LANES, pair.map(|outputs| outputs / LANES));
-            let per = blocks_of_task(&weight, t.pair, rows_each, blocks, ctx.pool.threads());
+            let per = blocks_of_task(&weight, t.pair, rows_each * to.parts, blocks, ctx.pool.threads());
             let parts = blocks.div_ceil(per);
             ctx.parallel(used.len() * parts, |task, scratch| {
                 let (expert, part) = (used[task / parts] as usize, task % parts);

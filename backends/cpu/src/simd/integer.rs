@@ -10,7 +10,7 @@ use super::product::Order;
 use super::quantize::{Quantized, QuantizedRow};
 use super::whole::{Codes, Planes, Rows16, Whole, tile, unpack};
 
-/// Most rows of a tile.
+/// Most rows of bytes of a tile.
 const MOST_ROWS: usize = 8;
 /// Floats of a row of a tile: the accumulators of 16 outputs, and of their second halves.
 const STRIDE: usize = 2 * LANES;
@@ -18,7 +18,7 @@ const STRIDE: usize = 2 * LANES;
 const TASK_BYTES: usize = 128 << 10;
 /// Bytes of codes that a task unpacks, where there are many rows: they stay in a core's second-level cache.
 const PANEL_BYTES: usize = 192 << 10;
-/// Up to so many rows, codes are unpacked in registers for each tile.
+/// Up to so many rows of bytes, codes are unpacked in registers for each tile.
 const FEW_ROWS: usize = 12;
 
 /// A product of rounded rows with the transposed rows of a weight.
@@ -45,7 +45,7 @@ pub(crate) struct WholeBlock<'a> {
     pub(crate) scratch: *mut f32,
 }
 
-/// Blocks of outputs of a task.
+/// Blocks of outputs of a task; `rows` are rows of bytes.
 pub(crate) fn blocks_of_task(weight: &Packed, pair: bool, rows: usize, blocks: usize, threads: usize) -> usize {
     let halves = if pair { 2 } else { 1 };
     let wanted = if rows <= FEW_ROWS {
@@ -81,6 +81,8 @@ impl WholeBlock<'_> {
     #[inline(always)]
     unsafe fn of_bits<I: Isa, const BITS: usize>(self) {
         let Self { product, rows, blocks, scratch } = self;
+        let parts = product.x.parts;
+        let rows = rows.start * parts..rows.end * parts;
         // Two sums for the two halves of each code take twice the registers.
         let most = if BITS == 8 && I::DOTS_LIMIT < 1 << 16 { I::WHOLE_ROWS / 2 } else { I::WHOLE_ROWS };
         if rows.len() <= FEW_ROWS {
@@ -152,7 +154,7 @@ impl WholeProduct<'_> {
         }
     }
 
-    /// Rows `at .. at + count` of a block of outputs.
+    /// Rows `at .. at + count` of bytes, all parts of a row among them, by a block of outputs.
     #[inline(always)]
     unsafe fn strip<I: Isa, C: Codes<I>>(
         &self,
@@ -165,7 +167,8 @@ impl WholeProduct<'_> {
             QuantizedRow { codes: std::ptr::null_mut(), scales: std::ptr::null_mut(), sums: std::ptr::null_mut() };
         let mut x = [nowhere; MOST_ROWS];
         for m in 0..count {
-            x[m] = self.x.row(self.y_row(at + m) / self.ranks);
+            let (row, part) = ((at + m) / self.x.parts, (at + m) % self.x.parts);
+            x[m] = self.x.part(self.y_row(row) / self.ranks, part);
         }
         let mut sums = [0f32; MOST_ROWS * STRIDE];
         for half in 0..self.halves() {
@@ -181,9 +184,15 @@ impl WholeProduct<'_> {
             }
         }
         let col = block * LANES;
-        for m in 0..count {
-            let (row, inputs) = (self.y_row(at + m), sums.as_ptr().add(m * STRIDE));
-            let inputs = [inputs, inputs.add(LANES)];
+        for m in (0..count).step_by(self.x.parts) {
+            let (row, inputs) = (self.y_row((at + m) / self.x.parts), sums.as_mut_ptr().add(m * STRIDE));
+            if self.x.parts == 2 {
+                for lanes in (0..STRIDE).step_by(LANES) {
+                    let both = I::add(I::load(inputs.add(lanes)), I::load(inputs.add(STRIDE + lanes)));
+                    I::store(inputs.add(lanes), both);
+                }
+            }
+            let inputs = [inputs.cast_const(), inputs.add(LANES).cast_const()];
             self.epilogue.store::<I>(row, col, LANES, inputs, self.y.row(row).add(col));
         }
     }

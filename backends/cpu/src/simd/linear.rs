@@ -46,15 +46,14 @@ impl LinearMicro {
     ) -> Result<(), String> {
         let t = &self.template;
         let (rows, cols, outputs) = (ctx.sizes.get(t.rows) as usize, t.weight.cols, t.outputs());
-        let group = weight.affine.group as usize;
-        let to = Quantized::new(scratch, cols, group);
+        let to = rounded_rows(t.round, scratch, cols)?;
         // SAFETY: `needs` asked for the rounded rows and the norm's weight behind them.
-        let gain = unsafe { scratch.add(rows * Quantized::stride(cols, group)) };
+        let gain = unsafe { scratch.add(whole_scratch(t.round, cols, t.pair, rows).launch) };
         let norm = t.norm.as_ref().map(|n| Normalizer::new(ctx, 1, n, cols, gain)).transpose()?;
         quantize(ctx, rows, cols, |first, last, scratch| Quantize { x, to, norm, first, last, scratch });
         let (blocks, pair) = (outputs / LANES, t.pair.then_some(outputs / LANES));
         let product = WholeProduct { weight, first: 0, pair, order: Order::InPlace, x: to, ranks: 1, y, epilogue };
-        let per = blocks_of_task(&weight, t.pair, rows, blocks, ctx.pool.threads());
+        let per = blocks_of_task(&weight, t.pair, rows * to.parts, blocks, ctx.pool.threads());
         let parts = blocks.div_ceil(per);
         let strip = rows_per_block(rows, parts, ctx.pool.threads());
         let strips = rows.div_ceil(strip);
@@ -82,11 +81,19 @@ pub(crate) fn quantize(
     ctx.parallel(rows.div_ceil(per), |task, scratch| make(task * per, ((task + 1) * per).min(rows), scratch));
 }
 
+/// Rounded rows in the scratch of a launch, for products with a weight that was rearranged.
+pub(crate) fn rounded_rows(round: Option<Rounding>, scratch: *mut f32, cols: usize) -> Result<Quantized, String> {
+    match round {
+        Some(Rounding::Int { bits, group }) => Ok(Quantized::new(scratch, cols, bits, group as usize)),
+        _ => Err("the weight was rearranged for products of whole numbers, this is none".into()),
+    }
+}
+
 /// Floats that rounded rows take in the scratch of a launch, and its tasks in a worker's.
 pub(crate) fn whole_scratch(round: Option<Rounding>, cols: usize, pair: bool, rows: usize) -> Needs {
-    let Some(Rounding::Int8 { group }) = round else { return Needs::default() };
+    let Some(Rounding::Int { bits, group }) = round else { return Needs::default() };
     let worker = task_scratch(cols, pair).max(cols.next_multiple_of(LANES));
-    Needs { launch: rows * Quantized::stride(cols, group as usize), worker }
+    Needs { launch: rows * Quantized::stride(cols, bits, group as usize), worker }
 }
 
 /// Copies rows with a prologue; in parallel where there are many.

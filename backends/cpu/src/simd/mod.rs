@@ -38,7 +38,7 @@ use swiftlm_ir::plan::StepSizes;
 use swiftlm_ir::template::Template;
 
 pub(crate) use context::{Context, Faults, Needs};
-pub(crate) use packed::settle;
+pub(crate) use packed::{replace, settle};
 
 /// A launch of one template.
 pub(crate) trait Micro: Send {

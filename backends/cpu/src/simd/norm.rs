@@ -176,12 +176,12 @@ impl Task for Prologue {
                 let x = load_some::<I>(from.add(k), left);
                 let x = match self.round {
                     Some(Rounding::F16) => math::round::<I>(x, DType::F16),
-                    Some(Rounding::Int8 { .. }) | None => x,
+                    Some(Rounding::Int { .. }) | None => x,
                 };
                 store_some::<I>(to.add(k), x, left);
             }
-            if let Some(Rounding::Int8 { group }) = self.round {
-                quantize::round_groups::<I>(to, self.cols, group as usize);
+            if let Some(Rounding::Int { bits, group }) = self.round {
+                quantize::round_groups::<I>(to, self.cols, bits, group as usize);
             }
         }
     }

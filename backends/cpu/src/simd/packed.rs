@@ -6,6 +6,8 @@
 //! fit, the first in the lowest bits. In the place of a block's scales lie those of its rows, group by group, and so for
 //! biases. A block's bytes stay where they were, so weights are rearranged in place, and the bytes read are the file's.
 
+use std::ops::Range;
+
 use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::quant::{Affine, Format};
 use swiftlm_ir::rounding::Rounding;
@@ -52,16 +54,18 @@ unsafe impl Sync for Packed {}
 /// Whether all that reads a weight can read it in this order.
 pub(crate) fn suits(ty: &WeightType, readers: &[&Template]) -> bool {
     let Format::Affine(affine) = ty.format else { return false };
-    let round = Some(Rounding::Int8 { group: affine.group });
-    let whole = |rows: usize, pair: bool| rows.is_multiple_of(LANES * if pair { 2 } else { 1 });
+    let whole = |rows: usize, pair: bool, round: Option<Rounding>| {
+        let rounded = matches!(round, Some(Rounding::Int { group, .. }) if group == affine.group);
+        rounded && rows.is_multiple_of(LANES * if pair { 2 } else { 1 })
+    };
     let mut products = 0;
     let suits = |template: &&Template| {
         let product = match template {
             Template::Embed(t) => return t.weight == *ty,
-            Template::Linear(t) => t.weight == *ty && t.round == round && whole(ty.rows, t.pair),
+            Template::Linear(t) => t.weight == *ty && whole(ty.rows, t.pair, t.round),
             Template::ExpertLinear(t) => {
                 let rows = ty.rows / t.experts.max(1);
-                t.weight == *ty && t.round == round && whole(rows, t.pair)
+                t.weight == *ty && whole(rows, t.pair, t.round)
             }
             _ => false,
         };
@@ -146,27 +150,37 @@ impl Packed {
     }
 
     unsafe fn rearrange_block(&self, block: usize, copy: &mut [u8]) {
+        std::ptr::copy_nonoverlapping(self.codes(block), copy.as_mut_ptr(), copy.len());
+        self.place_codes(block, copy);
+        for part in [self.scales(block), self.biases(block)] {
+            let copy = &mut copy[..self.scale_block(1)];
+            std::ptr::copy_nonoverlapping(part, copy.as_mut_ptr(), copy.len());
+            self.place_scales(part, copy);
+        }
+    }
+
+    /// Writes a block's codes from rows in MLX's order.
+    unsafe fn place_codes(&self, block: usize, from: &[u8]) {
         let (bits, cols) = (self.bits(), self.ty.cols);
         let row_bytes = cols * bits / 8;
         let codes = self.codes(block);
-        std::ptr::copy_nonoverlapping(codes, copy.as_mut_ptr(), copy.len());
         for unit in 0..cols / UNIT {
             let words = codes.cast::<u32>().add(unit * LANES * bits);
             for lane in 0..LANES {
-                let row = &copy[lane * row_bytes + unit * UNIT * bits / 8..][..UNIT * bits / 8];
+                let row = &from[lane * row_bytes + unit * UNIT * bits / 8..][..UNIT * bits / 8];
                 cut_planes(bits, sets_of(bits, row), |vector, word| {
                     words.add(vector * LANES + lane).write_unaligned(word);
                 });
             }
         }
+    }
+
+    /// Writes a block's scales, or biases, from rows in MLX's order.
+    unsafe fn place_scales(&self, to: *mut u8, from: &[u8]) {
         let (groups, bytes) = (self.groups(), self.affine.scale.bytes());
-        for part in [self.scales(block), self.biases(block)] {
-            let copy = &mut copy[..LANES * groups * bytes];
-            std::ptr::copy_nonoverlapping(part, copy.as_mut_ptr(), copy.len());
-            for (i, from) in copy.chunks_exact(bytes).enumerate() {
-                let at = i % groups * LANES + i / groups;
-                std::ptr::copy_nonoverlapping(from.as_ptr(), part.add(at * bytes), bytes);
-            }
+        for (i, scale) in from.chunks_exact(bytes).enumerate() {
+            let at = i % groups * LANES + i / groups;
+            std::ptr::copy_nonoverlapping(scale.as_ptr(), to.add(at * bytes), bytes);
         }
     }
 }
@@ -239,6 +253,33 @@ pub(crate) fn settle(ty: WeightType, memory: Span, readers: &[&Template], pool: 
         }
         _ => false,
     }
+}
+
+/// Writes rows of a weight that was rearranged from the same rows in MLX's order.
+pub(crate) fn replace(
+    ty: WeightType,
+    memory: Span,
+    rows: Range<usize>,
+    bytes: &[u8],
+    pool: &Pool,
+) -> Result<(), String> {
+    let whole = rows.start.is_multiple_of(LANES) && rows.len().is_multiple_of(LANES);
+    let packed = Packed::new(ty, memory.base).filter(|_| whole);
+    let packed = packed.ok_or_else(|| format!("rows {rows:?} are no blocks of a weight that was rearranged"))?;
+    let layout = ty.format.layout(rows.len(), ty.cols);
+    let (first, blocks) = (rows.start / LANES, rows.len() / LANES);
+    pool.run(blocks.div_ceil(TASK_BLOCKS), &|_, task| {
+        for block in task * TASK_BLOCKS..((task + 1) * TASK_BLOCKS).min(blocks) {
+            let from = |part: usize, size: usize| &bytes[layout.components[part].offset + block * size..][..size];
+            // SAFETY: the caller saw that the rows lie in the weight; the blocks of a task are its own.
+            unsafe {
+                packed.place_codes(first + block, from(0, packed.block_bytes()));
+                packed.place_scales(packed.scales(first + block), from(1, packed.scale_block(1)));
+                packed.place_scales(packed.biases(first + block), from(2, packed.scale_block(1)));
+            }
+        }
+    });
+    Ok(())
 }
 
 #[cfg(test)]

@@ -27,8 +27,9 @@ pub(super) fn build(t: &ExpertLinear, name: &str, bounds: Bounds) -> Built {
     let (token, rank) = (kb.group(0).over(t.top_k), kb.group(0).modulo(t.top_k));
     when_row(&kb, Sym::Tokens, token, || {
         let row = token.times(t.top_k) + rank;
-        // Ids are computed, so no host has checked them.
-        let expert = ids.load(row).min(kb.dim(t.experts - 1));
+        let id = ids.load(row);
+        // Lanes add up together, so a row whose expert is not in memory is computed from another and not stored.
+        let (expert, present) = (id.min(kb.dim(t.experts - 1)), id.lt(kb.dim(t.experts)));
         let first_output = blocking.first_output(&kb, kb.group(1));
         let parts = blocking.weight_rows(&kb, first_output, outputs, expert_rows / outputs);
         let weight_rows: Vec<_> = parts.into_iter().map(|n| expert.times(expert_rows) + n).collect();
@@ -37,7 +38,7 @@ pub(super) fn build(t: &ExpertLinear, name: &str, bounds: Bounds) -> Built {
         let sums = products(&kb, blocking.rows, &weight, &weight_rows, input);
         blocking.for_results(&kb, &sums, |_, n, values| {
             let col = first_output + n;
-            kb.when(col.lt(kb.dim(outputs)), || {
+            kb.when(present & col.lt(kb.dim(outputs)), || {
                 y.store(row, col, extras.map(&t.epilogue, &values, row, col));
             });
         });

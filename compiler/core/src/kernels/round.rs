@@ -20,12 +20,12 @@ pub(super) fn rounded<'k>(
     pack: E<'k>,
     packs: &dyn Fn(E<'k>) -> Vec<Vec<E<'k>>>,
 ) -> Vec<Vec<E<'k>>> {
-    let group = match to {
+    let (steps, group) = match to {
         None => return packs(pack),
         Some(Rounding::F16) => {
             return packs(pack).iter().map(|row| each(row, |x| x.round(DType::F16))).collect();
         }
-        Some(Rounding::Int8 { group }) => group as usize,
+        Some(Rounding::Int { bits, group }) => (Rounding::largest(bits), group as usize),
     };
     let per = group / pack_width(width);
     let first = pack.over(per).times(per);
@@ -38,7 +38,7 @@ pub(super) fn rounded<'k>(
         }
     });
     let round = |(row, largest): (&Vec<E<'k>>, &V<'k>)| {
-        let (scale, inverse) = (largest.get() / kb.f32(127.0), kb.f32(127.0) / largest.get());
+        let (scale, inverse) = (largest.get() / kb.f32(steps), kb.f32(steps) / largest.get());
         each(row, |x| ((x * inverse + kb.f32(SHIFT)) - kb.f32(SHIFT)) * scale)
     };
     values.iter().zip(&largest).map(round).collect()

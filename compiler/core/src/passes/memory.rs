@@ -13,6 +13,7 @@ use swiftlm_ir::template::{Elementwise, Extra, Template, View};
 use swiftlm_ir::ty::Type;
 
 use super::fuse::{Group, GroupArg};
+use super::residency;
 use crate::pipeline::CompileOptions;
 
 /// Alignment of offsets: the largest that devices ask of a storage binding.
@@ -141,6 +142,15 @@ fn lives(g: &Graph, groups: &[Group], options: &CompileOptions) -> Result<Vec<(V
         }
     }
     for (v, life) in &mut lives {
+        if let Some(turns) = residency::turns(groups) {
+            if turns.contains(&life.first) || turns.contains(&life.last) {
+                life.first = life.first.min(turns.start);
+                life.last = life.last.max(turns.end - 1);
+            }
+            if residency::choices(g).any(|(ids, _)| ids == *v) {
+                life.last = life.last.max(turns.start);
+            }
+        }
         if g.results.contains(v) {
             life.last = groups.len();
         }

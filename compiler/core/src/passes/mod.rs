@@ -4,4 +4,5 @@ pub mod canon;
 pub mod emit;
 pub mod fuse;
 pub mod memory;
+pub mod residency;
 pub mod siblings;

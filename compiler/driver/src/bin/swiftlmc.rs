@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use swiftlm_driver::hub::resolve;
 use swiftlm_driver::package::{Cost, Deviation, Outline, PackOptions, Tolerance, diff, inspect, pack, verify};
 use swiftlm_driver::precision::{Kv, Precision};
@@ -49,6 +49,16 @@ enum Command {
     },
 }
 
+/// What a program is made for: it decides how activations are rounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Target {
+    /// Vector units.
+    #[default]
+    Cpu,
+    /// Vulkan, Metal or Direct3D.
+    Wgpu,
+}
+
 #[derive(Args, Debug)]
 struct PackFlags {
     /// Model: a directory or a hub id
@@ -62,6 +72,9 @@ struct PackFlags {
     /// Sequences in one batch at most
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     parallel: u32,
+    /// The device that the program is made for; it runs on others, too
+    #[arg(long, value_enum, default_value_t)]
+    target: Target,
     /// How activations are rounded
     #[arg(long, value_enum, default_value_t)]
     precision: Precision,
@@ -90,7 +103,7 @@ impl PackFlags {
             threads: self.threads,
             ..PackOptions::default()
         };
-        options.program.build = self.precision.build(self.kv);
+        options.program.build = self.precision.build(self.kv, self.target == Target::Cpu);
         options.program.compile.chunk = self.prefill_size as usize;
         options.program.compile.max_rows = self.parallel.min(self.prefill_size) as usize;
         options.program.compile.max_binding = (self.max_binding as usize) << 20;

@@ -120,11 +120,20 @@ impl Blob {
                 fill(file, offset, into).map_err(|(at, e)| {
                     format!("{name}: byte {at} cannot be read: {e} (it had {} bytes)", self.bytes)
                 })?;
-                let facts = file.metadata().map_err(|e| format!("{name}: cannot be examined: {e}"))?;
-                if facts.len() != self.bytes || facts.modified().ok() != self.modified {
-                    return Err(format!("{name}: changed while it was in use (read at byte {offset}); load it again"));
-                }
             }
+        }
+        self.unchanged(offset)
+    }
+
+    /// Says of a read at `offset` whether the file is still what it was when it was opened.
+    ///
+    /// # Errors
+    /// A sentence that names the file: it has changed.
+    pub(crate) fn unchanged(&self, offset: u64) -> Result<(), String> {
+        let (name, Data::Disk(file)) = (&self.name, &self.data) else { return Ok(()) };
+        let facts = file.metadata().map_err(|e| format!("{name}: cannot be examined: {e}"))?;
+        if facts.len() != self.bytes || facts.modified().ok() != self.modified {
+            return Err(format!("{name}: changed while it was in use (read at byte {offset}); load it again"));
         }
         Ok(())
     }
@@ -147,11 +156,11 @@ fn fill(file: &File, mut offset: u64, mut into: &mut [u8]) -> Result<(), (u64, i
 }
 
 #[cfg(unix)]
-fn read_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(super) fn read_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
     std::os::unix::fs::FileExt::read_at(file, into, offset)
 }
 
 #[cfg(windows)]
-fn read_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(super) fn read_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
     std::os::windows::fs::FileExt::seek_read(file, into, offset)
 }

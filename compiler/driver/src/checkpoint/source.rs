@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use swiftlm_ir::plan::WeightBuffer;
+use swiftlm_ir::quant::Component;
 use swiftlm_runtime::WeightSource;
 
 use super::Checkpoint;
@@ -44,34 +45,85 @@ impl Checkpoint {
     }
 }
 
-impl WeightSource for Checkpoint {
-    fn read(&self, weight: &WeightBuffer, offset: usize, into: &mut [u8]) -> Result<(), String> {
-        let layout = weight.ty.format.layout(weight.ty.rows, weight.ty.cols);
-        let end = offset.saturating_add(into.len());
-        let component = layout.components.iter().find(|c| c.offset <= offset && end <= c.offset + c.bytes);
-        let component =
-            component.ok_or_else(|| format!("bytes {offset}..{end} lie in no one component of the weight"))?;
-        let runs: Vec<Run> = weight.names.iter().map(|n| self.run(n, component.name)).collect::<Result<_, _>>()?;
-        let held: usize = runs.iter().map(|r| r.bytes).sum();
-        if held != component.bytes {
-            return Err(format!(
-                "`{}` of {} {} rows of {} columns: expected {} bytes, the tensors hold {held}",
-                component.name, weight.ty.rows, weight.ty.format, weight.ty.cols, component.bytes
-            ));
-        }
-        let (mut skip, mut rest) = (offset - component.offset, into);
-        for run in runs {
+impl Checkpoint {
+    /// Fills `into` with bytes of a weight; `read` is given a file, a place in it and the piece to fill.
+    pub(super) fn read_with(
+        &self,
+        weight: &WeightBuffer,
+        offset: usize,
+        into: &mut [u8],
+        read: &dyn Fn(usize, u64, &mut [u8]) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let (component, mut skip) = self.component(weight, offset, into.len())?;
+        let mut rest = into;
+        for name in &weight.names[self.first_name(weight, &component, &mut skip)?..] {
+            let run = self.run(name, component.name)?;
             if skip >= run.bytes {
                 skip -= run.bytes;
                 continue;
             }
             let (piece, behind) = rest.split_at_mut(rest.len().min(run.bytes - skip));
-            self.blobs[run.file].read(run.start + skip as u64, piece)?;
+            read(run.file, run.start + skip as u64, piece)?;
             (skip, rest) = (0, behind);
             if rest.is_empty() {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
+        Err(format!(
+            "`{}` of {} {} rows of {} columns: expected {} bytes, the tensors hold {} less",
+            component.name,
+            weight.ty.rows,
+            weight.ty.format,
+            weight.ty.cols,
+            component.bytes,
+            rest.len()
+        ))
+    }
+
+    /// The component that bytes of a weight lie in, and how far inside they begin.
+    fn component(&self, weight: &WeightBuffer, offset: usize, bytes: usize) -> Result<(Component, usize), String> {
+        let layout = weight.ty.format.layout(weight.ty.rows, weight.ty.cols);
+        let end = offset.saturating_add(bytes);
+        let found = layout.components.into_iter().find(|c| c.offset <= offset && end <= c.offset + c.bytes);
+        let found = found.ok_or_else(|| format!("bytes {offset}..{end} lie in no one component of the weight"))?;
+        let skip = offset - found.offset;
+        Ok((found, skip))
+    }
+
+    /// The first name that bytes `skip` of a component and those behind it can lie in; `skip` becomes relative to it.
+    /// Slices of stacked tensors are alike, so those before need not be looked up.
+    fn first_name(&self, weight: &WeightBuffer, component: &Component, skip: &mut usize) -> Result<usize, String> {
+        if !weight.names.iter().all(|name| name.contains('#')) {
+            return Ok(0);
+        }
+        let each = component.bytes / weight.names.len();
+        let run = self.run(&weight.names[0], component.name)?;
+        if run.bytes != each || each == 0 {
+            return Ok(0);
+        }
+        let first = (*skip / each).min(weight.names.len() - 1);
+        *skip -= first * each;
+        Ok(first)
+    }
+}
+
+impl WeightSource for Checkpoint {
+    fn read(&self, weight: &WeightBuffer, offset: usize, into: &mut [u8]) -> Result<(), String> {
+        self.read_with(weight, offset, into, &|file, start, piece| self.blobs[file].read(start, piece))
+    }
+
+    fn place(&self, weight: &WeightBuffer, offset: usize) -> String {
+        let at = self.component(weight, offset, 0).and_then(|(component, mut skip)| {
+            let first = self.first_name(weight, &component, &mut skip)?;
+            for name in &weight.names[first..] {
+                let run = self.run(name, component.name)?;
+                if skip < run.bytes {
+                    return Ok(format!("{}: byte {}", self.blobs[run.file].name, run.start + skip as u64));
+                }
+                skip -= run.bytes;
+            }
+            Err("no tensor".to_owned())
+        });
+        at.unwrap_or_else(|_| weight.names.join(" | "))
     }
 }

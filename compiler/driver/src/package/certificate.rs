@@ -68,7 +68,7 @@ impl Certificate {
     /// The model cannot be built, or does not fit in memory.
     pub(super) fn make(program: Program, checkpoint: &Checkpoint, threads: usize) -> Result<Self, PackageError> {
         let config = Config::parse(checkpoint.config()).map_err(DriverError::from)?;
-        let build = Precision::Exact.build(None);
+        let build = Precision::Exact.build(None, true);
         let model = swiftlm_models::build(&config, &checkpoint.tensors(), &build).map_err(DriverError::from)?;
         let options = CompileOptions {
             chunk: STEPS[3],
@@ -183,6 +183,7 @@ impl Tolerance {
         };
         let activations = match made.activations.as_str() {
             "f32" => Self { own: 0.0, reference: 0.0 },
+            "int16" => Self { own: 1e-3, reference: 1e-3 },
             "f16" => Self { own: 1e-3, reference: 4e-3 },
             _ => Self { own: 2e-2, reference: 1e-1 },
         };
@@ -232,7 +233,13 @@ fn logits(
 ) -> Result<Vec<f32>, PackageError> {
     let pages = prompt.len().div_ceil(PAGE_TOKENS).max(1);
     let most_rows = program.max_rows;
-    let options = ExecutableOptions { kv_pages: pages, max_sequences: 1, table_stride: pages, progress: &mut |_| {} };
+    let options = ExecutableOptions {
+        kv_pages: pages,
+        max_sequences: 1,
+        table_stride: pages,
+        experts: None,
+        progress: &mut |_| {},
+    };
     let mut executable = Executable::load(device, program, checkpoint, options).map_err(run)?;
     let mut logits = vec![];
     let mut table = vec![TableUpdate { row: 0, first: 0, pages: (0..pages as u32).collect() }];

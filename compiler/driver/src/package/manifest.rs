@@ -78,7 +78,7 @@ pub struct Made {
     pub keys: Format,
     /// How values are stored.
     pub values: Format,
-    /// How inputs of products are rounded: `f32`, `f16`, `int8`.
+    /// How inputs of products are rounded: `f32`, `f16`, `int8`, `int16`.
     pub activations: String,
     /// Who decided where several programs are right: `best`, `plain`, or `random` with a seed.
     pub choices: String,
@@ -100,9 +100,9 @@ impl Made {
     /// As a manifest says it.
     pub(super) fn new(build: &BuildOptions, compile: &CompileOptions) -> Self {
         let activations = match build.activations {
-            Activations::F32 => "f32",
-            Activations::F16 => "f16",
-            Activations::Int8 => "int8",
+            Activations::F32 => "f32".to_owned(),
+            Activations::F16 => "f16".to_owned(),
+            Activations::Int { bits } => format!("int{bits}"),
         };
         let choices = match compile.choices {
             Choices::Best => "best".to_owned(),
@@ -115,7 +115,7 @@ impl Made {
             max_binding: compile.max_binding,
             keys: build.kv.0,
             values: build.kv.1,
-            activations: activations.to_owned(),
+            activations,
             choices,
             without_rules: compile.without_rules.clone(),
         }

@@ -34,5 +34,8 @@ pub fn decode(bytes: &[u8]) -> Result<Program, Vec<String>> {
         problems.truncate(MOST_PROBLEMS);
         problems
     })?;
+    if program.plans.iter().flatten().any(|plan| !plan.fetches.is_empty()) {
+        return Err(vec!["experts take turns in memory, which packages do not hold".to_owned()]);
+    }
     Ok(program)
 }

@@ -61,7 +61,7 @@ fn certificates_hold() {
         (Precision::Fast, None, 64),
     ] {
         let mut options = PackOptions::default();
-        options.program.build = precision.build(kv);
+        options.program.build = precision.build(kv, true);
         (options.program.compile.chunk, options.program.compile.max_rows) = (chunk, chunk.min(3));
         let made = Made::new(&row("llama-mlx4"), &options);
         verify(&made.path(), None, 1).unwrap_or_else(|e| panic!("{precision:?} {kv:?}: {e}"));

@@ -111,9 +111,9 @@ const CHANGES: &[(&str, Change)] = &[
         let kernel = launch(p, |t| matches!(t, Template::Rows(_))).kernel;
         p.kernels[kernel].immediate_max[Immediate::Tokens as usize] = 1;
     }),
-    ("was made for T up to", |p| {
+    ("was made for R up to", |p| {
         let kernel = launch(p, linear).kernel;
-        p.kernels[kernel].immediate_max[Immediate::Tokens as usize] = u32::MAX;
+        p.kernels[kernel].immediate_max[Immediate::Rows as usize] = u32::MAX;
     }),
     ("which no host checks", |p| {
         let kernel = launch(p, |t| matches!(t, Template::Rows(_))).kernel;
@@ -135,7 +135,8 @@ const CHANGES: &[(&str, Change)] = &[
         let elem = kernel.args[0].elem;
         kernel.shared.push(SharedArray { elem, len: u32::MAX });
     }),
-    ("are no call's", |p| p.call_weights.iter_mut().flatten().for_each(|at| *at = 0)),
+    ("is no call's", |p| p.weights.push(p.weights[0].clone())),
+    ("weight 0 is not `", |p| p.call_weights.iter_mut().flatten().for_each(|at| *at = 0)),
     ("calls with weights of", |p| drop(p.call_weights.pop())),
     ("functions with plans for", |p| drop(p.plans.pop())),
     ("expected a plan for each class", |p| p.plans[0].swap(0, 1)),
@@ -196,7 +197,8 @@ fn spoil(bytes: &mut Vec<u8>, random: &mut Random) {
 /// Runs a first step, and says whether it could: what is refused is refused with words.
 fn runs(program: Program, checkpoint: &Checkpoint, tier: Tier) -> bool {
     let device = Box::new(CpuDevice::new(CpuOptions { threads: 1, tier }));
-    let options = ExecutableOptions { kv_pages: 2, max_sequences: 1, table_stride: 2, progress: &mut |_| {} };
+    let options =
+        ExecutableOptions { kv_pages: 2, max_sequences: 1, table_stride: 2, experts: None, progress: &mut |_| {} };
     let loaded = Executable::load(device, program, checkpoint, options);
     match loaded.map_err(|e| e.to_string()).and_then(|mut e| e.warm_up().map_err(|e| e.to_string())) {
         Ok(()) => true,

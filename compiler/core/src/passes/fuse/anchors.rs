@@ -57,6 +57,8 @@ impl Fuser<'_> {
                 Ok(())
             }
             (Op::RouteIds { top_k }, [Arg::Value(scores)]) => self.route(v, *scores, *top_k),
+            // The host does it: nothing is launched.
+            (Op::ExpertFetch { .. }, _) => Ok(()),
             (Op::ExpertLinear { experts }, [Arg::Value(x), Arg::Value(ids), w]) => {
                 self.expert_linear(v, *x, *ids, *w, *experts)
             }
@@ -245,14 +247,20 @@ impl Fuser<'_> {
 
     fn expert_linear(&mut self, v: Value, x: Value, ids: Value, w: Arg, experts: usize) -> Result<(), String> {
         let p = self.prologue(x)?;
-        let [(slot, first, count)] = self.segments(w)?[..] else {
+        let Arg::Weight(slot) = w else { return Err("expected a weight".to_owned()) };
+        let mut weight = self.g.weights[slot.0 as usize].ty;
+        let columns = weight.rows / experts;
+        let experts = match self.g.node(ids) {
+            Some((Op::ExpertFetch { slots }, _)) => *slots,
+            _ => experts,
+        };
+        weight.rows = experts * columns;
+        if weight.bytes() > self.options.max_binding {
             return Err(format!(
-                "the experts of one layer exceed the {} bytes that an argument may span",
+                "{experts} experts of one layer exceed the {} bytes that an argument may span",
                 self.options.max_binding
             ));
-        };
-        let weight = self.g.weights[slot].ty;
-        let columns = weight.rows / experts;
+        }
         let top_k = self.row_elements(ids)?;
         // Never left out: half a row per token and rank is no view.
         let paired = self.halves(v, columns).and_then(|halves| self.grow(v, Some(halves), Extras::None));
@@ -273,7 +281,7 @@ impl Fuser<'_> {
             x: x_view,
             y: View::dense(if pair { columns / 2 } else { columns }),
         };
-        let weight = GroupArg::Weight(slot, first, count);
+        let weight = GroupArg::Weight(slot.0 as usize, 0, weight.rows);
         let args = vec![self.read(p.x.base), self.read(ids), weight, GroupArg::Write(region.output)];
         self.push(Template::ExpertLinear(template), args, v);
         Ok(())

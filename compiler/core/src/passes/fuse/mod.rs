@@ -130,6 +130,7 @@ impl<'g> Fuser<'g> {
                 ParamKind::RopeTable(i) => GroupArg::Input(Input::RopeTable(*i)),
                 ParamKind::Flow | ParamKind::State => GroupArg::Read(base),
             },
+            Def::Node { op: Op::ExpertFetch { .. }, .. } => GroupArg::Input(Input::Slots),
             Def::Node { .. } => GroupArg::Read(base),
         }
     }

@@ -1,0 +1,88 @@
+//! Residency: where not all experts of a layer fit memory, the plan says when the host brings them.
+
+use std::ops::Range;
+
+use swiftlm_ir::graph::{Arg, Graph, Value};
+use swiftlm_ir::ops::Op;
+use swiftlm_ir::plan::{Fetch, Input};
+use swiftlm_ir::template::Template;
+
+use super::fuse::{Group, GroupArg};
+use super::memory::Placement;
+use crate::rewrite::Rewriter;
+
+/// Puts an `expert.fetch!` between the choice of experts and every product with them, where there are more than `slots`.
+pub fn run(g: &Graph, slots: usize) -> Graph {
+    let mut r = Rewriter::new(g);
+    let mut fetched: Vec<(Value, Value)> = vec![];
+    for i in 0..g.values.len() {
+        let v = Value(i as u32);
+        match g.node(v) {
+            Some((op @ Op::ExpertLinear { experts }, [x, Arg::Value(ids), w])) if *experts > slots => {
+                let known = fetched.iter().find(|(of, _)| of == ids).map(|(_, slots)| *slots);
+                let loc = &g.value(v).loc;
+                let at = known.unwrap_or_else(|| {
+                    let ids = r.value(*ids);
+                    r.emit(Op::ExpertFetch { slots }, vec![ids.into()], &g.value(v).loc)
+                });
+                if known.is_none() {
+                    fetched.push((*ids, at));
+                }
+                let args = vec![r.arg(*x), at.into(), *w];
+                let new = r.emit(op.clone(), args, loc);
+                r.replace(v, new);
+            }
+            _ => {
+                r.copy(v);
+            }
+        }
+    }
+    r.finish()
+}
+
+/// The launches that the host may repeat: from the first that reads slots to the last. What one of them reads or writes
+/// must keep its place until all are done.
+pub fn turns(groups: &[Group]) -> Option<Range<usize>> {
+    let reads = |group: &Group| group.args.contains(&GroupArg::Input(Input::Slots));
+    let (first, last) = (groups.iter().position(reads)?, groups.iter().rposition(reads)?);
+    Some(first..last + 1)
+}
+
+/// The chosen experts that the host reads, and the slots it brings them to.
+pub fn choices(g: &Graph) -> impl Iterator<Item = (Value, usize)> + '_ {
+    (0..g.values.len()).filter_map(|i| match g.node(Value(i as u32)) {
+        Some((Op::ExpertFetch { slots }, [Arg::Value(ids)])) => Some((*ids, *slots)),
+        _ => None,
+    })
+}
+
+/// What the host does between the launches of a function.
+///
+/// # Errors
+/// A function with two choices of experts, or one whose launches cannot be repeated.
+pub fn fetches(g: &Graph, groups: &[Group], placement: &Placement) -> Result<Vec<Fetch>, String> {
+    let (Some(launches), mut choices) = (turns(groups), choices(g)) else { return Ok(vec![]) };
+    let (Some((ids, slots)), None) = (choices.next(), choices.next()) else {
+        return Err(format!("@{}: experts are fetched for one choice in a function", g.name));
+    };
+    let flow = |arg: &GroupArg| match arg {
+        GroupArg::Write(v) => placement.operands.get(v) == placement.flow.as_ref(),
+        GroupArg::WriteFlow | GroupArg::State(_) => true,
+        _ => false,
+    };
+    if let Some(group) = groups[launches.clone()].iter().find(|group| group.args.iter().any(flow)) {
+        return Err(format!("@{} {}: a launch between products with experts cannot be repeated", g.name, group.loc));
+    }
+    let ids = placement.operands.get(&ids).cloned().ok_or("the chosen experts do not lie in memory")?;
+    let mut fetch = Fetch { launches: launches.clone(), ids, top_k: 0, experts: 0, slots, weights: vec![] };
+    for group in &groups[launches] {
+        let Template::ExpertLinear(t) = &group.template else { continue };
+        fetch.top_k = t.top_k;
+        for arg in &group.args {
+            let GroupArg::Weight(slot, _, rows) = arg else { continue };
+            fetch.experts = g.weights[*slot].ty.rows / (rows / slots);
+            fetch.weights.push(*slot);
+        }
+    }
+    Ok(vec![fetch])
+}

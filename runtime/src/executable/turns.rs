@@ -1,0 +1,67 @@
+//! The host's part of a step: experts are brought, and the launches with them run in turns.
+
+use swiftlm_device::{Device, DeviceError, RecordingId, Slice};
+use swiftlm_ir::plan::{Input, StepSizes};
+use swiftlm_ir::template::ABSENT;
+
+use super::{Executable, StepError};
+use crate::experts::StoreError;
+
+/// Where the host takes part in a body.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FetchSite {
+    /// Layer of the store.
+    pub(super) layer: usize,
+    /// The chosen experts.
+    pub(super) ids: Slice,
+    /// Experts of a token.
+    pub(super) top_k: usize,
+}
+
+impl From<StoreError> for StepError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Read(reason) => Self::Expert(reason),
+            StoreError::Device(error) => Self::Device(error),
+        }
+    }
+}
+
+impl Executable {
+    /// Runs launches that read slots until every chosen expert had its turn: those in memory first, while the others are
+    /// read.
+    pub(super) fn turns(
+        &mut self,
+        site: FetchSite,
+        recording: RecordingId,
+        sizes: StepSizes,
+        run: &mut dyn FnMut(&mut dyn Device, RecordingId) -> Result<(), DeviceError>,
+    ) -> Result<(), StepError> {
+        let slots_input = self.bindings.input(Input::Slots);
+        let (device, ids, slots) = (self.device.as_mut(), &mut self.chosen, &mut self.slots);
+        let Some(store) = &mut self.experts else {
+            return Err(StepError::Batch("experts are fetched, but nothing was given to read them from".to_owned()));
+        };
+        ids.resize(sizes.tokens as usize * site.top_k, 0);
+        device.read(Slice { bytes: ids.len() * 4, ..site.ids }, bytemuck::cast_slice_mut(ids))?;
+        let mut chosen = ids.clone();
+        chosen.sort_unstable();
+        chosen.dedup();
+        let mut ready = store.begin(site.layer, &chosen);
+        loop {
+            if !ready.is_empty() {
+                slots.clear();
+                slots.extend(ids.iter().map(|id| match ready.contains(id) {
+                    true => store.slot(site.layer, *id).unwrap_or(ABSENT),
+                    false => ABSENT,
+                }));
+                device.write(slots_input, 0, bytemuck::cast_slice(slots))?;
+                run(device, recording)?;
+            }
+            ready = store.arrivals(site.layer, device)?;
+            if ready.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -52,16 +52,13 @@ impl Precision {
     /// What a graph for the CPU, or for another device, is built with; `kv` goes before what the precision says of keys and
     /// values.
     pub fn build(self, kv: Option<Kv>, on_cpu: bool) -> BuildOptions {
-        let mut build = BuildOptions::default();
-        build.activations = match (self, on_cpu) {
+        let activations = match (self, on_cpu) {
             (Self::Exact, _) | (_, false) => Activations::F32,
             (Self::Default, true) => Activations::Int { bits: 16 },
             (Self::Fast, true) => Activations::Int { bits: 8 },
         };
         let exact = (self == Self::Exact).then_some(Format::F32);
-        if let Some(format) = kv.map(Kv::format).or(exact) {
-            build.kv = (format, format);
-        }
-        build
+        let kv = kv.map(Kv::format).or(exact).map(|format| (format, format));
+        BuildOptions { activations, kv: kv.unwrap_or(BuildOptions::default().kv) }
     }
 }

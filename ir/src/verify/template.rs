@@ -190,7 +190,9 @@ fn product(what: &str, a: usize, b: usize) -> Result<usize, String> {
 
 /// Rows do not overlap, so that what writes one leaves the others alone.
 fn rows(sym: Sym, times: usize, view: View, width: usize) -> Result<Role, String> {
-    (size("rows", times)?, size("a row", width)?, size("a stride", view.stride)?);
+    for (what, n) in [("rows", times), ("a row", width), ("a stride", view.stride)] {
+        size(what, n)?;
+    }
     if view.offset.saturating_add(width) > view.stride {
         let View { offset, stride } = view;
         return Err(format!("{width} elements from {offset} on do not lie in rows of {stride}"));

@@ -17,6 +17,9 @@ pub(super) const FILE: &str = "weights.json";
 /// Bytes read at a time.
 const PIECE: usize = 4 << 20;
 
+/// Takes the next piece of a file.
+type Sink<'a> = dyn FnMut(&str, &[u8]) -> Result<(), String> + 'a;
+
 /// All tensors, by file and place.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,10 +68,7 @@ impl WeightMap {
     ///
     /// # Errors
     /// A file cannot be read or written.
-    pub(super) fn scan(
-        checkpoint: &Checkpoint,
-        write: &mut dyn FnMut(&str, &[u8]) -> Result<(), String>,
-    ) -> Result<(Self, Vec<Listed>), String> {
+    pub(super) fn scan(checkpoint: &Checkpoint, write: &mut Sink<'_>) -> Result<(Self, Vec<Listed>), String> {
         let (mut tensors, mut files) = (vec![], vec![]);
         for (blob, placed) in checkpoint.contents() {
             let mut whole = Sha256::new();

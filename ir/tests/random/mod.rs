@@ -243,6 +243,10 @@ impl Maker {
         let routing = self.one(&[Routing::Softmax, Routing::Sigmoid]);
         let normalize = self.below(2) == 1;
         let weights = p.b.op(Op::RouteWeights { routing, normalize }, [scores.into(), ids.into()]);
+        let ids = match self.below(2) {
+            0 => ids,
+            _ => p.b.op(Op::ExpertFetch { slots: self.below(3) + 1 }, [ids.into()]),
+        };
         let up = self.weight(&mut p.b, 4 * 32, cols);
         let y = p.b.op(Op::ExpertLinear { experts: 4 }, [x.into(), ids.into(), up.into()]);
         let down = self.weight(&mut p.b, 4 * 8, 32);

@@ -69,15 +69,7 @@ impl Checkpoint {
                 return Ok(());
             }
         }
-        Err(format!(
-            "`{}` of {} {} rows of {} columns: expected {} bytes, the tensors hold {} less",
-            component.name,
-            weight.ty.rows,
-            weight.ty.format,
-            weight.ty.cols,
-            component.bytes,
-            rest.len()
-        ))
+        Ok(())
     }
 
     /// The component that bytes of a weight lie in, and how far inside they begin.
@@ -93,17 +85,22 @@ impl Checkpoint {
     /// The first name that bytes `skip` of a component and those behind it can lie in; `skip` becomes relative to it.
     /// Slices of stacked tensors are alike, so those before need not be looked up.
     fn first_name(&self, weight: &WeightBuffer, component: &Component, skip: &mut usize) -> Result<usize, String> {
-        if !weight.names.iter().all(|name| name.contains('#')) {
-            return Ok(0);
+        let each = component.bytes / weight.names.len().max(1);
+        let stacked = each > 0 && weight.names.iter().all(|name| name.contains('#'));
+        if stacked && self.run(&weight.names[0], component.name)?.bytes == each {
+            let first = (*skip / each).min(weight.names.len() - 1);
+            *skip -= first * each;
+            return Ok(first);
         }
-        let each = component.bytes / weight.names.len();
-        let run = self.run(&weight.names[0], component.name)?;
-        if run.bytes != each || each == 0 {
-            return Ok(0);
+        let runs: Vec<Run> = weight.names.iter().map(|n| self.run(n, component.name)).collect::<Result<_, _>>()?;
+        let held: usize = runs.iter().map(|run| run.bytes).sum();
+        if held != component.bytes {
+            return Err(format!(
+                "`{}` of {} {} rows of {} columns: expected {} bytes, the tensors hold {held}",
+                component.name, weight.ty.rows, weight.ty.format, weight.ty.cols, component.bytes
+            ));
         }
-        let first = (*skip / each).min(weight.names.len() - 1);
-        *skip -= first * each;
-        Ok(first)
+        Ok(0)
     }
 }
 

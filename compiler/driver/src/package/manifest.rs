@@ -10,8 +10,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use swiftlm_compiler::egraph::run::Report;
 use swiftlm_compiler::{Choices, CompileOptions};
+use swiftlm_ir::graph::Def;
+use swiftlm_ir::ops::Op;
 use swiftlm_ir::plan::Program;
 use swiftlm_ir::quant::Format;
+use swiftlm_ir::ty::StateType;
 use swiftlm_models::{Activations, BuildOptions};
 
 use super::PackageError;
@@ -119,6 +122,31 @@ impl Made {
             choices,
             without_rules: compile.without_rules.clone(),
         }
+    }
+}
+
+impl Made {
+    /// What a program shows to be otherwise: how far it may be off is judged by what is said here.
+    pub(super) fn misstated(&self, program: &Program) -> Vec<String> {
+        let Self { chunk, max_rows, keys, values, activations, .. } = self;
+        let mut problems = vec![];
+        if (program.chunk, program.max_rows) != (*chunk, *max_rows) {
+            problems.push(format!("steps of {} tokens and {} rows", program.chunk, program.max_rows));
+        }
+        for StateType::Paged { k, v, .. } in &program.module.states {
+            if (k, v) != (keys, values) {
+                problems.push(format!("keys of {k} and values of {v}"));
+            }
+        }
+        for value in program.module.funcs.iter().flat_map(|graph| &graph.values) {
+            if let Def::Node { op: Op::Round { to }, .. } = &value.def
+                && !to.to_string().starts_with(activations)
+            {
+                problems.push(format!("activations of {to}"));
+            }
+        }
+        problems.dedup();
+        problems.iter().map(|what| format!("{FILE}: the program has {what}, which it does not say")).collect()
     }
 }
 

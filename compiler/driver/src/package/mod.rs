@@ -81,7 +81,8 @@ impl Outline {
         let bytes = listed(directory, &manifest, program::FILE).map_err(|e| wrong(vec![e]))?;
         let named = |problem| format!("{}: {problem}", program::FILE);
         let program = program::decode(&bytes).map_err(|problems| wrong(problems.into_iter().map(named).collect()))?;
-        Ok(Self { manifest, program, map })
+        let problems = manifest.options.misstated(&program);
+        if problems.is_empty() { Ok(Self { manifest, program, map }) } else { Err(wrong(problems)) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Forgeries: every hash is right, and what they are of is not.
 
 use swiftlm_driver::package::{PackOptions, Package, program, verify};
+use swiftlm_driver::precision::Precision;
 
 use super::{Made, row};
 
@@ -52,6 +53,25 @@ fn another_program_fails() {
     made.forge(|_| {});
     let found = verify(&made.path(), None, 1).expect_err("it computes something else").to_string();
     assert!(found.contains("certificate.safetensors") && found.contains("depth 31"), "{found}");
+}
+
+/// A manifest that says otherwise than its program would be judged by a wider bar, or be served against a flag.
+#[test]
+fn what_a_manifest_says_is_so() {
+    let mut options = PackOptions { without_certificate: true, ..PackOptions::default() };
+    options.program.build = Precision::Fast.build(None, true);
+    for (name, value, word) in [
+        ("keys", "f32", "keys of f16"),
+        ("values", "affine4_g64_f16", "values of f16"),
+        ("activations", "f32", "activations of int8_g"),
+        ("activations", "int16", "activations of int8_g"),
+    ] {
+        let made = Made::new(&row("llama-mlx4"), &options);
+        Package::open(&made.path(), None).expect("it says what is so");
+        made.forge(|manifest| manifest["options"][name] = value.into());
+        let found = Package::open(&made.path(), None).expect_err("it says otherwise").to_string();
+        assert!(found.contains("manifest.json") && found.contains(word), "{name} {value}: {found}");
+    }
 }
 
 #[test]

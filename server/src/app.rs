@@ -74,6 +74,9 @@ pub fn run(arguments: Vec<String>, load: Loader) -> ExitCode {
         Some(Command::Bench(flags)) => {
             (plain, bench(&flags, &Progress::new(plain)).map(|text| plain.text(&text)).map_err(AppError::from))
         }
+        Some(Command::Iobench(flags)) => {
+            (plain, commands::iobench(&flags).map(|text| plain.text(&text)).map_err(AppError::from))
+        }
         Some(Command::Pull(flags)) => {
             let pulled = commands::pull(&flags, &Progress::new(plain));
             (plain, pulled.map(|text| plain.text(&text)).map_err(AppError::from))

@@ -19,9 +19,11 @@ struct Measured {
     prefill: f64,
     decode: f64,
     attention_ms: f64,
+    /// Share of chosen experts that were in memory while decoding, and bytes read for a token.
+    experts: Option<(f64, f64)>,
 }
 
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 13] = [
     "model",
     "backend",
     "weights",
@@ -32,6 +34,8 @@ const COLUMNS: [&str; 11] = [
     "attention_ms",
     "kv_bytes_per_token",
     "peak_mb",
+    "expert_hits",
+    "read_mb_per_token",
     "share_of_floor",
 ];
 
@@ -101,6 +105,8 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<Vec<[S
             format!("{:.3}", m.attention_ms),
             kv_bytes.to_string(),
             peak.to_string(),
+            m.experts.map_or("-".to_owned(), |(hits, _)| format!("{hits:.3}")),
+            m.experts.map_or("-".to_owned(), |(_, bytes)| format!("{:.2}", bytes / 1e6)),
             bandwidth.map_or("-".to_owned(), |b| format!("{:.2}", bytes / b * m.decode)),
         ]
     };
@@ -125,18 +131,23 @@ impl Runner {
             self.run(depth, prefill, Some(Want::Greedy))?;
             prefills.push(prefill as f64 / start.elapsed().as_secs_f64());
         }
+        let before = self.executable.expert_stats().unwrap_or_default();
         let mut decodes = vec![];
         for i in 0..generate {
             let start = Instant::now();
             self.run(depth + i, 1, Some(Want::Greedy))?;
             decodes.push(1.0 / start.elapsed().as_secs_f64());
         }
+        let experts = self.executable.expert_stats().map(|after| {
+            let (hits, misses) = ((after.hits - before.hits) as f64, (after.misses - before.misses) as f64);
+            (hits / (hits + misses).max(1.0), (after.bytes - before.bytes) as f64 / generate.max(1) as f64)
+        });
         let batch = self.batch(depth, 1, Some(Want::Greedy));
         let attention_ms = self.executable.profile_step(&batch).map_or(f64::NAN, |launches| {
             let attend = launches.iter().filter(|l| l.template == "attend");
             attend.map(|l| l.nanoseconds as f64).sum::<f64>() / 1e6
         });
-        Ok(Measured { depth, prefill: median(prefills), decode: median(decodes), attention_ms })
+        Ok(Measured { depth, prefill: median(prefills), decode: median(decodes), attention_ms, experts })
     }
 
     /// Runs tokens `start..start + count` of one sequence in chunks.

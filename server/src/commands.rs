@@ -1,5 +1,7 @@
 //! The sub-commands that do not serve.
 
+use std::path::PathBuf;
+
 use clap::{Args, ValueEnum};
 
 use crate::load::LoadError;
@@ -60,6 +62,45 @@ pub struct BenchFlags {
     /// Print CSV
     #[arg(long)]
     pub csv: bool,
+}
+
+/// Flags of `swiftlm iobench`.
+#[derive(Args, Clone, Debug)]
+pub struct IobenchFlags {
+    /// A file on the disk, larger than the memory of its controller: a shard of a model
+    pub file: PathBuf,
+    /// Bytes of a read, in KiB; experts have about 500 to 7000
+    #[arg(long, value_delimiter = ',', default_value = "256,1024,2560", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub sizes: Vec<u32>,
+    /// Reads at the same time
+    #[arg(long, value_delimiter = ',', default_value = "1,4,8,16", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub depths: Vec<u32>,
+    /// Seconds for each line
+    #[arg(long, default_value_t = 1.0)]
+    pub seconds: f64,
+}
+
+/// Runs `swiftlm iobench`; the text is a table.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn iobench(flags: &IobenchFlags) -> Result<String, LoadError> {
+    let (sizes, depths): (Vec<usize>, Vec<usize>) = (
+        flags.sizes.iter().map(|kib| *kib as usize * 1024).collect(),
+        flags.depths.iter().map(|depth| *depth as usize).collect(),
+    );
+    let time = std::time::Duration::from_secs_f64(flags.seconds.clamp(0.01, 600.0));
+    let (table, uncached) = swiftlm_driver::iobench::measure(&flags.file, &sizes, &depths, time)
+        .map_err(|reason| LoadError::Model { model: flags.file.display().to_string(), reason })?;
+    let mut text = format!("{:>8} {:>6} {:>9} {:>10}", "KiB", "depth", "GB/s", "ms a read");
+    for s in table {
+        let (rate, ms) = (s.rate / 1e9, s.latency.as_secs_f64() * 1e3);
+        text.push_str(&format!("\n{:>8} {:>6} {rate:>9.3} {ms:>10.3}", s.size / 1024, s.depth));
+    }
+    if !uncached {
+        text.push_str("\nThe file system cannot read past the page cache: these are speeds of memory, too.");
+    }
+    Ok(text)
 }
 
 /// Flags of `swiftlm pull`.

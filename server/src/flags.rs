@@ -24,6 +24,8 @@ pub enum Command {
     Serve(Box<ServeFlags>),
     /// Measure prefill and decode speed
     Bench(crate::commands::BenchFlags),
+    /// Measure how fast a disk gives experts
+    Iobench(crate::commands::IobenchFlags),
     /// Download a model from the hub
     Pull(crate::commands::PullFlags),
     /// Print the licences of the packages that this program is made with

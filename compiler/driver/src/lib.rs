@@ -7,5 +7,6 @@ pub mod compile;
 pub mod debug;
 pub mod dump;
 pub mod hub;
+pub mod iobench;
 pub mod package;
 pub mod precision;

@@ -66,13 +66,13 @@ fn open(path: &Path, blob: &Blob) -> io::Result<File> {
 }
 
 #[cfg(target_os = "linux")]
-fn open_uncached(path: &Path) -> io::Result<File> {
+pub(crate) fn open_uncached(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     File::options().read(true).custom_flags(libc::O_DIRECT).open(path)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn open_uncached(_path: &Path) -> io::Result<File> {
+pub(crate) fn open_uncached(_path: &Path) -> io::Result<File> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -84,7 +84,7 @@ fn read(file: &File, blob: &Blob, offset: u64, into: &mut [u8]) -> Result<(), St
 }
 
 /// Reads the blocks that hold `bytes` bytes from `offset` on, and hands these bytes over.
-fn window(file: &File, offset: u64, bytes: usize, take: impl FnOnce(&[u8])) -> io::Result<()> {
+pub(crate) fn window(file: &File, offset: u64, bytes: usize, take: impl FnOnce(&[u8])) -> io::Result<()> {
     let before = (offset % BLOCK as u64) as usize;
     let blocks = (before + bytes).next_multiple_of(BLOCK);
     SCRATCH.with_borrow_mut(|scratch| {

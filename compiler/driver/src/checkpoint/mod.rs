@@ -1,7 +1,7 @@
 //! Checkpoints in the Hugging Face form: `config.json` and safetensors files, opened and checked, weights not yet read.
 //! Knows names, types and places of tensors; what they mean is the models' business.
 
-mod direct;
+pub(crate) mod direct;
 pub(crate) mod files;
 pub(crate) mod header;
 pub(crate) mod shards;
@@ -14,9 +14,9 @@ use std::time::SystemTime;
 use indexmap::IndexMap;
 use swiftlm_models::{TensorFacts, TensorIndex};
 
-pub use self::direct::Uncached;
-use self::files::{Blob, Folder};
-use self::header::Placed;
+pub use direct::Uncached;
+use files::{Blob, Folder};
+use header::Placed;
 
 /// Everything that is wrong with the files of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -28,7 +28,7 @@ pub struct BenchFlags {
     pub model: Option<String>,
     /// Model directory of a package that does not hold its weights
     #[arg(long)]
-    pub weights: Option<std::path::PathBuf>,
+    pub weights: Option<PathBuf>,
     /// Context depths to measure at
     #[arg(long, value_delimiter = ',', default_value = "0")]
     pub depths: Vec<u32>,

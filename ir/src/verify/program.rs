@@ -8,7 +8,7 @@ use super::launch;
 use crate::dim::{ShapeClass, Sym};
 use crate::graph::{Graph, Module};
 use crate::kernel::{self, Kernel};
-use crate::plan::{Dispatch, Fetch, FuncPlan, Input, Operand, Program};
+use crate::plan::{Dispatch, Fetch, FuncPlan, Input, Operand, Program, WeightBuffer};
 use crate::ty::DType;
 
 /// Most tokens of a step.
@@ -78,28 +78,16 @@ fn weights(program: &Program, errors: &mut Vec<String>) {
     let mut used = vec![false; weights.len()];
     for (call, slots) in module.main.iter().zip(call_weights) {
         let declared = &module.funcs[call.func].weights;
+        let mut wrong = |reason: String| errors.push(format!("call of scope `{}`: {reason}", call.scope));
         if declared.len() != slots.len() {
-            errors.push(format!(
-                "call of scope `{}`: {} weights for {} slots",
-                call.scope,
-                slots.len(),
-                declared.len()
-            ));
+            wrong(format!("{} weights for {} slots", slots.len(), declared.len()));
         }
+        let full = |name: &String| if call.scope.is_empty() { name.clone() } else { format!("{}.{name}", call.scope) };
         for (decl, at) in declared.iter().zip(slots) {
-            let full =
-                |name: &String| if call.scope.is_empty() { name.clone() } else { format!("{}.{name}", call.scope) };
+            let weight = WeightBuffer { names: decl.names.iter().map(full).collect(), ty: decl.ty };
             match weights.get(*at) {
-                Some(w)
-                    if w.ty == decl.ty && w.names.iter().eq(decl.names.iter().map(full).collect::<Vec<_>>().iter()) =>
-                {
-                    used[*at] = true;
-                }
-                _ => errors.push(format!(
-                    "call of scope `{}`: weight {at} is not `{}`",
-                    call.scope,
-                    decl.names.join(" | ")
-                )),
+                Some(found) if *found == weight => used[*at] = true,
+                _ => wrong(format!("weight {at} is not `{}`", decl.names.join(" | "))),
             }
         }
     }
@@ -123,7 +111,11 @@ fn plans(program: &Program, func: usize, graph: &Graph, errors: &mut Vec<String>
     if plans.len() != ShapeClass::ALL.len() || !plans.iter().zip(&ShapeClass::ALL).all(right) {
         return errors.push(format!("@{}: expected a plan for each class, in their order", graph.name));
     }
-    for sym in symbols(&program.module, func) {
+    let symbols = symbols(&program.module, func);
+    if symbols.is_empty() {
+        errors.push(format!("@{}: is never called", graph.name));
+    }
+    for sym in symbols {
         for plan in plans {
             let narrow = |of: Sym, n: usize| if of == sym { n.min(plan.class.max_rows(n)) } else { n };
             let bounds =

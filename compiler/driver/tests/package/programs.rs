@@ -138,6 +138,13 @@ const CHANGES: &[(&str, Change)] = &[
     ("is no call's", |p| p.weights.push(p.weights[0].clone())),
     ("weight 0 is not `", |p| p.call_weights.iter_mut().flatten().for_each(|at| *at = 0)),
     ("calls with weights of", |p| drop(p.call_weights.pop())),
+    ("is never called", |p| {
+        let (mut func, mut plans) = (p.module.funcs[0].clone(), p.plans[0].clone());
+        func.name.push_str("_more");
+        plans.iter_mut().for_each(|plan| plan.func = p.plans.len());
+        p.module.funcs.push(func);
+        p.plans.push(plans);
+    }),
     ("functions with plans for", |p| drop(p.plans.pop())),
     ("expected a plan for each class", |p| p.plans[0].swap(0, 1)),
     ("tokens of a step", |p| p.chunk = usize::MAX),

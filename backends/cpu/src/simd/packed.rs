@@ -164,6 +164,9 @@ impl Packed {
         let (bits, cols) = (self.bits(), self.ty.cols);
         let row_bytes = cols * bits / 8;
         let codes = self.codes(block);
+        if bits == 4 {
+            return place_nibbles(codes, from, cols);
+        }
         for unit in 0..cols / UNIT {
             let words = codes.cast::<u32>().add(unit * LANES * bits);
             for lane in 0..LANES {
@@ -192,10 +195,6 @@ fn sets_of(bits: usize, row: &[u8]) -> [u32; SETS] {
         let mut word = [0u8; 8];
         word[..bits].copy_from_slice(bytes);
         let word = u64::from_le_bytes(word);
-        if bits == 4 {
-            (sets[2 * pair], sets[2 * pair + 1]) = (spread(word as u16), spread((word >> 16) as u16));
-            continue;
-        }
         let codes: [u8; 8] = std::array::from_fn(|i| (word >> (bits * i)) as u8 & (255 >> (8 - bits)));
         let four = |i: usize| u32::from_le_bytes([codes[i], codes[i + 1], codes[i + 2], codes[i + 3]]);
         (sets[2 * pair], sets[2 * pair + 1]) = (four(0), four(4));
@@ -203,10 +202,24 @@ fn sets_of(bits: usize, row: &[u8]) -> [u32; SETS] {
     sets
 }
 
+/// The codes of 4 bits of a block: a word of MLX's order has the codes of two sets, which meet in a word of a plane.
+unsafe fn place_nibbles(codes: *mut u8, from: &[u8], cols: usize) {
+    let row_bytes = cols / 2;
+    for unit in 0..cols / UNIT {
+        let words = codes.cast::<[u32; LANES]>().add(4 * unit);
+        for lane in 0..LANES {
+            let row = from.as_ptr().add(lane * row_bytes + unit * UNIT / 2).cast::<[u32; 4]>().read_unaligned();
+            let plane = row.map(|word| spread(word & 0xffff) | spread(word >> 16) << 4);
+            for (vector, word) in plane.into_iter().enumerate() {
+                words.add(vector).cast::<u32>().add(lane).write_unaligned(word);
+            }
+        }
+    }
+}
+
 /// Four nibbles to four bytes.
-fn spread(nibbles: u16) -> u32 {
-    let x = u32::from(nibbles);
-    let x = (x | x << 8) & 0x00ff_00ff;
+fn spread(nibbles: u32) -> u32 {
+    let x = (nibbles | nibbles << 8) & 0x00ff_00ff;
     (x | x << 4) & 0x0f0f_0f0f
 }
 

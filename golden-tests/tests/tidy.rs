@@ -176,6 +176,21 @@ fn blocks_know_no_family() {
     report(problems);
 }
 
+/// Programs are loaded as data: graphs are read from texts in tests only.
+#[test]
+fn no_program_parses_a_graph() {
+    let mut problems = vec![];
+    for path in files(&root(), &["rs"]) {
+        let name = path.strip_prefix(root()).expect("below the root").to_string_lossy().replace('\\', "/");
+        let text = fs::read_to_string(&path).expect("a source file can be read");
+        let tests = name.starts_with("ir/") || name.starts_with("golden-tests/") || name.contains("/tests/");
+        if !tests && text.contains("text::parse") {
+            problems.push(format!("{name}: parses a graph's text"));
+        }
+    }
+    report(problems);
+}
+
 #[test]
 fn every_family_has_a_row() {
     let rows = root().join("golden-tests/families");

@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A size that is known when a step is built, not when it is compiled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Sym {
     /// Tokens of the step, of all sequences together.
     Tokens,
@@ -25,7 +27,7 @@ impl Sym {
 }
 
 /// One extent of a shape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Dim {
     /// Known at compile time.
     Const(usize),
@@ -70,7 +72,7 @@ impl fmt::Display for Dim {
 }
 
 /// A bound on a symbol for which a schedule is made (`one`, `few`, `some`, `many`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ShapeClass {
     /// Exactly 1 row.
     One,

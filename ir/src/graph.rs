@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::dim::Sym;
 use crate::ops::Op;
 use crate::ops::infer::{ArgType, infer};
@@ -12,15 +14,15 @@ use crate::quant::Format;
 use crate::ty::{DType, StateType, TensorType, Type};
 
 /// A value of a graph: index into [`Graph::values`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Value(pub u32);
 
 /// A weight slot of a graph: index into [`Graph::weights`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WeightSlot(pub u32);
 
 /// Type of a weight: a matrix of encoded rows. A vector is one row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WeightType {
     /// How rows are stored.
     pub format: Format,
@@ -44,7 +46,7 @@ impl fmt::Display for WeightType {
 }
 
 /// A weight that a function uses, named relative to the call's scope.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WeightDecl {
     /// Names of tensors relative to the scope, `self_attn.q_proj.weight`, whose rows follow one another in this weight;
     /// one name unless merged. `name#i` is slice `i` of the tensor's outermost extent (an expert of a stacked tensor).
@@ -54,7 +56,7 @@ pub struct WeightDecl {
 }
 
 /// Argument of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Arg {
     /// A value.
     Value(Value),
@@ -75,7 +77,7 @@ impl From<WeightSlot> for Arg {
 }
 
 /// Where a value comes from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Def {
     /// Parameter `i` of the function.
     Param(usize),
@@ -89,7 +91,7 @@ pub enum Def {
 }
 
 /// A value with its type and where in the model it stands.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ValueInfo {
     /// Where it comes from.
     pub def: Def,
@@ -100,7 +102,7 @@ pub struct ValueInfo {
 }
 
 /// What a function's parameter is bound to at each call.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ParamKind {
     /// The hidden values handed from call to call; `None` before the first call.
     Flow,
@@ -113,7 +115,7 @@ pub enum ParamKind {
 }
 
 /// One function.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Graph {
     /// Name, unique in the module.
     pub name: String,
@@ -128,7 +130,7 @@ pub struct Graph {
 }
 
 /// One call of a function in the main sequence.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
     /// Index of the function.
     pub func: usize,
@@ -139,7 +141,7 @@ pub struct Call {
 }
 
 /// Frequencies of a rotary embedding.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RopeTable {
     /// Radians per position of each pair, already scaled; half as many as rotated elements.
     pub inverse_frequencies: Vec<f64>,
@@ -148,7 +150,7 @@ pub struct RopeTable {
 }
 
 /// A whole model.
-#[derive(Clone, Debug, PartialEq, Default)]
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct Module {
     /// Functions; identical layers share one.
     pub funcs: Vec<Graph>,

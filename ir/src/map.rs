@@ -2,14 +2,16 @@
 //!
 //! One program serves every backend: the kernel builder emits it per lane, the CPU backend runs it over tiles.
 
+use serde::{Deserialize, Serialize};
+
 use crate::ty::DType;
 
 /// Register of a program: the result of its step of that index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Reg(pub u16);
 
 /// One step, giving one f32.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum MapStep {
     /// Input `i` of the program.
     Input(u16),
@@ -32,7 +34,7 @@ pub enum MapStep {
 }
 
 /// A straight-line program; the last step is its result.
-#[derive(Clone, Debug, PartialEq, Default)]
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct Map {
     /// Steps in order; operands precede their use.
     pub steps: Vec<MapStep>,

@@ -1,12 +1,14 @@
 //! Plans: which launches make a step, and where each operand lies.
 
+use serde::{Deserialize, Serialize};
+
 use crate::dim::{ShapeClass, Sym};
 use crate::graph::{Module, WeightType};
 use crate::kernel::Kernel;
 use crate::template::Template;
 
 /// What a step gives to every launch beside arena, weights and states.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Input {
     /// Token ids, `u32[T]`.
     Ids,
@@ -25,7 +27,7 @@ pub enum Input {
 }
 
 /// Where an argument of a launch lies. Offsets and sizes are bytes; offsets in the arena are multiples of 256.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Operand {
     /// In the step's arena.
     Arena {
@@ -53,7 +55,7 @@ pub enum Operand {
 }
 
 /// Workgroups along one axis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Groups {
     /// Factor that does not depend on the step.
     pub times: u32,
@@ -106,7 +108,7 @@ impl StepSizes {
 }
 
 /// One launch.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dispatch {
     /// What it computes.
     pub template: Template,
@@ -122,7 +124,7 @@ pub struct Dispatch {
 
 /// What the host does in the midst of a function: it reads which experts were chosen, brings those that are in no slot,
 /// and runs the launches that read slots, all at once or in turns, each with the experts that are in memory by then.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fetch {
     /// The launches that read slots: no others lie between them.
     pub launches: std::ops::Range<usize>,
@@ -139,7 +141,7 @@ pub struct Fetch {
 }
 
 /// The schedule of one function for one class.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FuncPlan {
     /// Index of the function in [`Module::funcs`].
     pub func: usize,
@@ -156,7 +158,7 @@ pub struct FuncPlan {
 }
 
 /// A weight as the loader must make it: the rows of the named tensors one after another.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WeightBuffer {
     /// Full dotted names.
     pub names: Vec<String>,
@@ -176,7 +178,7 @@ pub struct Mixture {
 }
 
 /// A compiled model.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Program {
     /// The optimised graph; calls and states are read from here.
     pub module: Module,

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use half::f16;
+use serde::{Deserialize, Serialize};
 
 use crate::ops::{Attribute, AttributeValue};
 use crate::quant::{Affine, Format};
@@ -12,7 +13,8 @@ use crate::quant::{Affine, Format};
 pub const LEAST_MAGNITUDE: f32 = 1e-30;
 
 /// The values that an activation is rounded to, to nearest even.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Rounding {
     /// IEEE 754 binary16, element by element.
     F16,
@@ -83,13 +85,27 @@ impl fmt::Display for Rounding {
     }
 }
 
+impl From<Rounding> for String {
+    fn from(rounding: Rounding) -> Self {
+        rounding.to_string()
+    }
+}
+
+impl TryFrom<String> for Rounding {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|r| r.to_string() == name).ok_or_else(|| format!("there is no rounding `{name}`"))
+    }
+}
+
 impl AttributeValue for Rounding {
     fn to_attribute(&self) -> Attribute {
         Attribute::Word(self.to_string())
     }
     fn from_attribute(a: &Attribute) -> Option<Self> {
         match a {
-            Attribute::Word(w) => Self::ALL.into_iter().find(|r| r.to_string() == *w),
+            Attribute::Word(w) => Self::try_from(w.clone()).ok(),
             _ => None,
         }
     }

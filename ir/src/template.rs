@@ -4,6 +4,8 @@
 //! interpreter run, and the CPU backend picks a micro-kernel by it. Each variant lists its arguments in binding order.
 //! Activations are f32 rows addressed by a [`View`]; ids are u32.
 
+use serde::{Deserialize, Serialize};
+
 use crate::dim::{ShapeClass, Sym};
 use crate::graph::WeightType;
 use crate::map::Map;
@@ -12,7 +14,7 @@ use crate::quant::Format;
 use crate::rounding::Rounding;
 
 /// Rows of a buffer: element (`row`, `col`) is at `row · stride + offset + col`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct View {
     /// Elements before the first column.
     pub offset: usize,
@@ -28,7 +30,7 @@ impl View {
 }
 
 /// RMS normalisation of a row: `x / sqrt(mean(x²) + eps) · (w + offset)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Norm {
     /// Added to the mean square.
     pub eps: f64,
@@ -39,7 +41,7 @@ pub struct Norm {
 }
 
 /// A further input of an epilogue, after the accumulators.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Extra {
     /// A weight vector indexed by the output column.
     Column(Format),
@@ -48,7 +50,7 @@ pub enum Extra {
 }
 
 /// What one launch computes.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Template {
     /// Arguments: ids `u32[rows]`, weight, y.
     Embed(Embed),
@@ -83,7 +85,7 @@ pub enum Template {
 pub const ABSENT: u32 = u32::MAX;
 
 /// Rows of a weight matrix picked by id.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Embed {
     /// Symbol that counts the rows.
     pub rows: Sym,
@@ -98,7 +100,7 @@ pub struct Embed {
 }
 
 /// `y = epilogue(norm(x), extras)` of rows or, with `heads` > 1, of each head of a row.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RmsNorm {
     /// Symbol that counts the rows.
     pub rows: Sym,
@@ -119,7 +121,7 @@ pub struct RmsNorm {
 }
 
 /// `y = epilogue(norm(x) Wᵀ, extras)`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Linear {
     /// Symbol that counts the rows.
     pub rows: Sym,
@@ -152,7 +154,7 @@ impl Linear {
 }
 
 /// Rotation of heads by the step's table; optional normalisation of each head first.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rope {
     /// Heads of a row.
     pub heads: usize,
@@ -174,7 +176,7 @@ pub struct Rope {
 ///
 /// Token `t` of sequence `s = sequences[t]` at position `p = positions[t]` goes to slot `p % PAGE_TOKENS` of page
 /// `page_table[s · table_stride + p / PAGE_TOKENS]`; a page is laid out `[head][slot][dim]`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Append {
     /// KV heads.
     pub heads: usize,
@@ -191,7 +193,7 @@ pub struct Append {
 }
 
 /// `q = rope(norm(q))` to an activation, `k = rope(norm(k))` and `v` to the pages, from one merged row `q | k | v`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RopeAppend {
     /// Query heads.
     pub heads: usize,
@@ -215,7 +217,7 @@ pub struct RopeAppend {
 ///
 /// Scores are reduced in blocks of [`PAGE_TOKENS`](crate::ty::PAGE_TOKENS) absolute positions, so a token's result does
 /// not depend on the batch around it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attend {
     /// Bound of the tokens for this schedule.
     pub class: ShapeClass,
@@ -242,7 +244,7 @@ pub struct Attend {
 }
 
 /// Choice of experts and their weights.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Route {
     /// Experts.
     pub experts: usize,
@@ -257,7 +259,7 @@ pub struct Route {
 }
 
 /// `y[t, r] = epilogue(x[t, r] W[ids[t, r]]ᵀ)`; row `t · top_k + r` of y. Rows whose id is [`ABSENT`] stay as they are.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExpertLinear {
     /// Bound of the tokens for this schedule.
     pub class: ShapeClass,
@@ -282,7 +284,7 @@ pub struct ExpertLinear {
 }
 
 /// `out[t] = epilogue(Σ_r weights[t, r] · y[t, r], extras)`, ranks in order.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Combine {
     /// Elements of a row.
     pub dim: usize,
@@ -297,7 +299,7 @@ pub struct Combine {
 }
 
 /// Rows that want logits.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rows {
     /// Elements of a row.
     pub dim: usize,
@@ -308,7 +310,7 @@ pub struct Rows {
 }
 
 /// Index of a row's largest element, ties to the lowest.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ArgMax {
     /// Symbol that counts the rows.
     pub rows: Sym,
@@ -319,7 +321,7 @@ pub struct ArgMax {
 }
 
 /// A map over rows on its own.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Elementwise {
     /// Symbol that counts the rows.
     pub rows: Sym,

@@ -2,13 +2,14 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::dim::Dim;
 use crate::quant::{Format, HeadRow};
 
 /// What an element of an activation is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum DType {
     /// IEEE 754 binary32.
     F32,
@@ -41,11 +42,12 @@ impl DType {
 pub type Shape = SmallVec<[Dim; 4]>;
 
 /// Type of an activation.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TensorType {
     /// Element type.
     pub dtype: DType,
     /// Extents, outermost first; never empty.
+    #[serde(with = "extents")]
     pub shape: Shape,
 }
 
@@ -66,6 +68,21 @@ impl TensorType {
     }
 }
 
+/// A shape as data: a list of extents.
+mod extents {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{Dim, Shape};
+
+    pub(super) fn serialize<S: Serializer>(shape: &Shape, serializer: S) -> Result<S::Ok, S::Error> {
+        shape.as_slice().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Shape, D::Error> {
+        Vec::<Dim>::deserialize(deserializer).map(Shape::from_vec)
+    }
+}
+
 impl fmt::Display for TensorType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}[", self.dtype.name())?;
@@ -77,7 +94,7 @@ impl fmt::Display for TensorType {
 }
 
 /// How a sequence's history is kept.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum StateType {
     /// Keys and values of tokens, in pages of [`PAGE_TOKENS`] tokens.
     Paged {
@@ -130,7 +147,7 @@ impl fmt::Display for StateType {
 }
 
 /// Type of any value of a graph.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Type {
     /// An activation.
     Tensor(TensorType),

@@ -1,12 +1,16 @@
-//! The verifier: whether a module keeps the rules of the IR, and if not, everything that breaks them.
+//! The verifier: whether a module, or a program made of one, keeps the rules of the IR, and if not, what breaks them.
 //!
 //! It is run on every module that comes from outside or from a pass. It changes nothing and knows no pass.
 
 mod error;
 mod function;
+mod launch;
+mod program;
 mod sequence;
+mod template;
 
 pub use error::{Defect, VerifyError};
+pub use program::verify_program;
 
 use crate::graph::{Graph, Module};
 

@@ -61,7 +61,8 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<Vec<[S
         threads: flags.threads.unwrap_or(0) as usize,
         precision: flags.precision,
         kv: Some(kv),
-        chunk: 512,
+        weights: flags.weights.clone(),
+        chunk: None,
         context: Some(context),
         sequences: Some(1),
         experts: flags.expert_budget.map_or(ExpertWish::Fit, |mb| ExpertWish::Budget(mb << 20)),
@@ -69,7 +70,7 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<Vec<[S
     };
     let prepared = Prepared::new(Found::new(flags.model.as_deref(), progress)?, &wishes, progress)?;
     let info = prepared.info();
-    let program = &prepared.compiled().program;
+    let program = prepared.program();
     let weights =
         program.weights.iter().max_by_key(|w| w.ty.bytes()).map_or(String::new(), |w| w.ty.format.to_string());
     let (step_bytes, kv_bytes) = (program.decode_bytes(), program.kv_bytes_per_token());

@@ -23,9 +23,12 @@ pub enum FillState {
 /// Flags of `swiftlm bench`.
 #[derive(Args, Clone, Debug)]
 pub struct BenchFlags {
-    /// Model: a directory or a hub id; the built-in demo model if absent
+    /// Model: a directory, a package or a hub id; the built-in demo model if absent
     #[arg(long)]
     pub model: Option<String>,
+    /// Model directory of a package that does not hold its weights
+    #[arg(long)]
+    pub weights: Option<PathBuf>,
     /// Context depths to measure at
     #[arg(long, value_delimiter = ',', default_value = "0")]
     pub depths: Vec<u32>,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use swiftlm_ir::quant::{Affine, Float, Format};
+pub use swiftlm_driver::precision::{Kv, Precision};
 
 /// Serves a language model on this machine with OpenAI's API.
 #[derive(Clone, Debug, Parser)]
@@ -54,55 +54,15 @@ pub enum Backend {
     Wgpu,
 }
 
-/// How keys and values are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Kv {
-    /// Full precision.
-    F32,
-    /// Half precision.
-    F16,
-    /// The upper half of f32.
-    Bf16,
-    /// Codes of 8 bits with a scale and a bias for 64 elements.
-    Q8,
-    /// Codes of 4 bits with a scale and a bias for 64 elements.
-    Q4,
-}
-
-impl Kv {
-    /// The format of keys and of values.
-    pub fn format(self) -> Format {
-        let affine = |bits| Format::Affine(Affine { bits, group: 64, scale: Float::F16 });
-        match self {
-            Self::F32 => Format::F32,
-            Self::F16 => Format::F16,
-            Self::Bf16 => Format::BF16,
-            Self::Q8 => affine(8),
-            Self::Q4 => affine(4),
-        }
-    }
-}
-
-/// How activations are rounded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Precision {
-    /// Keys and values are f16. On the CPU, inputs of products with quantised weights are rounded to 16 bits by groups,
-    /// finer than f16; elsewhere they stay f32.
-    #[default]
-    Default,
-    /// As the reference computes: inputs of products, keys and values are f32.
-    Exact,
-    /// On the CPU, inputs of products with quantised weights are rounded to 8 bits by groups: faster, and close
-    /// decisions may fall otherwise (docs/performance.md has the figures). Other backends compute as by default.
-    Fast,
-}
-
 /// Flags of `swiftlm serve`.
 #[derive(Args, Clone, Debug)]
 pub struct ServeFlags {
-    /// Model: a directory or a hub id; the built-in demo model if absent
+    /// Model: a directory, a package or a hub id; the built-in demo model if absent
     #[arg(long, env = "SWIFTLM_MODEL")]
     pub model: Option<String>,
+    /// Model directory of a package that does not hold its weights
+    #[arg(long, env = "SWIFTLM_WEIGHTS")]
+    pub weights: Option<PathBuf>,
     /// Another name under which the model answers
     #[arg(long, env = "SWIFTLM_ALIAS", value_delimiter = ',')]
     pub alias: Vec<String>,
@@ -130,9 +90,9 @@ pub struct ServeFlags {
     /// Sequences in one batch; what fits if absent
     #[arg(long, env = "SWIFTLM_PARALLEL", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub parallel: Option<u32>,
-    /// Prompt tokens computed in one step
-    #[arg(long, env = "SWIFTLM_PREFILL_SIZE", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65536))]
-    pub prefill_size: u32,
+    /// Prompt tokens computed in one step [512, or as a package was made]
+    #[arg(long, env = "SWIFTLM_PREFILL_SIZE", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub prefill_size: Option<u32>,
     /// Requests that may wait; more are answered 429
     #[arg(long, env = "SWIFTLM_MAX_QUEUE", default_value_t = 256)]
     pub max_queue: u32,

@@ -28,6 +28,9 @@ pub async fn health(State(state): State<AppState>) -> Response {
         "audio": false,
         "context_length": model.engine.context_length(),
         "backend": info.backend,
+        "fingerprint": info.fingerprint,
+        "from_package": info.packaged,
+        "compiler_passes": swiftlm_driver::compile::passes(),
         "memory": {
             "active_mb": mb(memory.active),
             "peak_mb": mb(memory.peak),

@@ -15,6 +15,7 @@ pub mod load;
 pub mod memory;
 pub mod metrics;
 pub mod openai;
+mod package;
 pub mod prepare;
 pub mod progress;
 pub mod residency;

@@ -18,8 +18,10 @@ pub struct ModelInfo {
     pub id: String,
     /// Unix time in seconds at which the weights were written: the same at each start.
     pub created: u64,
-    /// The package hash.
+    /// The package's hash, or the program's where there is no package.
     pub fingerprint: String,
+    /// Whether it was loaded from a package.
+    pub packaged: bool,
     /// `model_type` of the configuration.
     pub architecture: String,
     /// Where it runs: `cpu` or `wgpu`.
@@ -81,9 +83,9 @@ impl LoadError {
 /// What is wrong with the model, or that it does not fit.
 pub fn load(flags: &ServeFlags, progress: &Progress) -> Result<LoadedModel, LoadError> {
     let found = Found::new(flags.model.as_deref(), progress)?;
-    let text = TextModel::load(found.directory(), &found.name)?;
     let prepared = Prepared::new(found, &Wishes::of(flags), progress)?;
     let mut info = prepared.info();
+    let text = TextModel::load(prepared.directory(), &info.id)?;
     let model = info.id.clone();
     let executable = prepared.into_executable(progress)?;
     info.weights_bytes = executable.weight_bytes() as u64;

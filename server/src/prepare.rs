@@ -1,19 +1,20 @@
-//! From a model's name to a program on a device: find, compile, plan memory, load. The same for serving and for `bench`.
+//! From a model's name to a program on a device: find, compile or take from a package, plan memory, load. The same for
+//! serving and for `bench`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, UNIX_EPOCH};
 
 use swiftlm_cpu::{CpuDevice, CpuOptions, Tier};
 use swiftlm_device::Device;
 use swiftlm_driver::checkpoint::{Checkpoint, Uncached};
-use swiftlm_driver::compile::{Activations, Compiled, Options, compile};
+use swiftlm_driver::compile::{Compiled, Options, compile};
 use swiftlm_driver::debug::Debug;
+use swiftlm_driver::package::is_package;
 use swiftlm_gpu::GpuDevice;
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::plan::Program;
-use swiftlm_ir::quant::Format;
-use swiftlm_runtime::budget::{ContextWish, MemoryPlan, MemoryRequest};
+use swiftlm_runtime::budget::{ContextWish, DoesNotFit, MemoryPlan, MemoryRequest};
 use swiftlm_runtime::executable::{ProfiledLaunch, Progress as LoadProgress};
 use swiftlm_runtime::{Executable, ExecutableOptions, StepError};
 
@@ -22,7 +23,7 @@ use crate::load::{LoadError, ModelInfo};
 use crate::memory::Memory;
 use crate::progress::Progress;
 use crate::residency::{self, ExpertWish};
-use crate::{demo, hub};
+use crate::{demo, hub, package};
 
 /// Rows that want logits in a step, unless more sequences are asked for: a scored prompt takes so many at a time.
 const LEAST_ROWS: usize = 32;
@@ -78,8 +79,10 @@ pub struct Wishes {
     pub precision: Precision,
     /// How keys and values are stored; by the precision if not said.
     pub kv: Option<Kv>,
-    /// Tokens of a step.
-    pub chunk: usize,
+    /// Where the weights of a package are that does not hold them.
+    pub weights: Option<PathBuf>,
+    /// Tokens of a step; 512 if not said.
+    pub chunk: Option<usize>,
     /// Context asked for.
     pub context: Option<usize>,
     /// Sequences asked for.
@@ -99,7 +102,8 @@ impl Wishes {
             threads: flags.threads.unwrap_or(0) as usize,
             precision: flags.precision,
             kv: flags.kv,
-            chunk: flags.prefill_size as usize,
+            weights: flags.weights.clone(),
+            chunk: flags.prefill_size.map(|n| n as usize),
             context: flags.ctx_size.map(|n| n as usize),
             sequences: flags.parallel.map(|n| n as usize),
             experts: flags.expert_budget.map_or(ExpertWish::Fit, |mb| ExpertWish::Budget(mb << 20)),
@@ -108,7 +112,7 @@ impl Wishes {
     }
 
     /// What the plan is made for. Where experts wait on disk, histories do not take the memory from them unless asked to.
-    fn memory(&self, context: usize, streamed: bool) -> MemoryRequest {
+    pub(crate) fn memory(&self, context: usize, streamed: bool) -> MemoryRequest {
         let limit = if self.limit == 0 { Memory::now().total / 100 * 85 } else { self.limit };
         let longest = if streamed { context.min(STREAMED_CONTEXT) } else { context };
         MemoryRequest {
@@ -143,93 +147,122 @@ fn has_gpu() -> bool {
     swiftlm_gpu::adapters().iter().any(|a| a.unusable.is_none() && a.kind != "CPU")
 }
 
-/// A compiled model with a device and a plan that fits, before any weight is read.
+/// A program that fits, and where its weights are, however it came about.
+pub(crate) struct Model {
+    pub(crate) checkpoint: Checkpoint,
+    /// Where the files of weights lie.
+    pub(crate) weights: PathBuf,
+    pub(crate) program: Program,
+    pub(crate) plan: MemoryPlan,
+    pub(crate) family: String,
+    /// Hash of the package, or of the program where there is none.
+    pub(crate) fingerprint: String,
+    /// Whether it comes from a package.
+    pub(crate) packaged: bool,
+}
+
+/// A model with a device and a plan that fits, before any weight is read.
 pub struct Prepared {
     found: Found,
     device: Box<dyn Device>,
     backend: &'static str,
-    checkpoint: Checkpoint,
-    compiled: Compiled,
-    plan: MemoryPlan,
+    model: Model,
+}
+
+/// Compiles a model directory for a device. The outer error is what is wrong with it, the inner that it does not fit.
+fn compiled(directory: &Path, wishes: &Wishes, device: &dyn Device) -> Result<Result<Model, DoesNotFit>, String> {
+    if wishes.weights.is_some() {
+        return Err("is no package, and only a package can have its weights elsewhere: leave --weights out".to_owned());
+    }
+    let checkpoint = Checkpoint::open(directory).map_err(|e| e.to_string())?;
+    let build = wishes.precision.build(wishes.kv, backend(device) == "cpu");
+    let mut options = Options { build, ..Options::default() };
+    options.compile.chunk = wishes.chunk.unwrap_or(options.compile.chunk);
+    options.compile.max_rows = wishes.sequences.unwrap_or(0).max(LEAST_ROWS).min(options.compile.chunk.max(1));
+    options.compile.max_binding = device.target().max_binding;
+    let compile = |slots: Option<usize>| {
+        let mut options = options.clone();
+        options.compile.slots = slots;
+        compile(&checkpoint, &options).map_err(|e| e.to_string())
+    };
+    let plan = |compiled: &Compiled, slots: Option<usize>| {
+        MemoryPlan::new(&compiled.program, device.target(), wishes.memory(compiled.context, slots.is_some()))
+    };
+    let fitted = residency::fit(wishes.experts, compile, plan)?;
+    let (compiled, plan) = match fitted {
+        Ok(fitted) => fitted,
+        Err(e) => return Ok(Err(e)),
+    };
+    let (seconds, kernels) = (compiled.time.as_secs_f64(), compiled.program.kernels.len());
+    tracing::info!(family = compiled.family, device = device.target().name, seconds, kernels, "compiled");
+    let Compiled { program, family, fingerprint, .. } = compiled;
+    let weights = directory.to_owned();
+    Ok(Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: false }))
+}
+
+fn backend(device: &dyn Device) -> &'static str {
+    if device.target().name == "cpu" { "cpu" } else { "wgpu" }
 }
 
 impl Prepared {
-    /// Compiles and plans.
+    /// Compiles, or opens a package, and plans.
     ///
     /// # Errors
     /// What is wrong with the model, or that it does not fit.
     pub fn new(found: Found, wishes: &Wishes, progress: &Progress) -> Result<Self, LoadError> {
         let wrong = |reason: String| LoadError::Model { model: found.name.clone(), reason };
-        let checkpoint = Checkpoint::open(found.directory()).map_err(|e| wrong(e.to_string()))?;
         let device = wishes.open().map_err(wrong)?;
-        progress.report("compile", 0.0);
-        let mut options = Options::default();
-        options.compile.chunk = wishes.chunk;
-        options.compile.max_rows = wishes.sequences.unwrap_or(0).max(LEAST_ROWS).min(wishes.chunk.max(1));
-        options.compile.max_binding = device.target().max_binding;
-        let backend = if device.target().name == "cpu" { "cpu" } else { "wgpu" };
-        options.build.activations = match (wishes.precision, backend) {
-            (Precision::Exact, _) | (_, "wgpu") => Activations::F32,
-            (Precision::Default, _) => Activations::Int { bits: 16 },
-            (Precision::Fast, _) => Activations::Int { bits: 8 },
+        let directory = found.directory();
+        let fitted = if is_package(directory) {
+            package::open(directory, wishes, device.as_ref()).map_err(wrong)?
+        } else {
+            progress.report("compile", 0.0);
+            let fitted = compiled(directory, wishes, device.as_ref()).map_err(wrong)?;
+            progress.report("compile", 1.0);
+            fitted
         };
-        let exact = (wishes.precision == Precision::Exact).then_some(Format::F32);
-        if let Some(format) = wishes.kv.map(Kv::format).or(exact) {
-            options.build.kv = (format, format);
-        }
-        let compile = |slots: Option<usize>| {
-            let mut options = options.clone();
-            options.compile.slots = slots;
-            compile(&checkpoint, &options).map_err(|e| e.to_string())
-        };
-        let plan = |compiled: &Compiled, slots: Option<usize>| {
-            MemoryPlan::new(&compiled.program, device.target(), wishes.memory(compiled.context, slots.is_some()))
-        };
-        let fitted = residency::fit(wishes.experts, compile, plan).map_err(wrong)?;
-        let (compiled, plan) = fitted.map_err(|e| LoadError::Memory(e.to_string()))?;
-        progress.report("compile", 1.0);
-        tracing::info!(
-            family = compiled.family,
-            device = device.target().name,
-            seconds = compiled.time.as_secs_f64(),
-            kernels = compiled.program.kernels.len(),
-            "compiled"
-        );
-        Ok(Self { found, device, backend, checkpoint, compiled, plan })
+        let model = fitted.map_err(|e| LoadError::Memory(e.to_string()))?;
+        Ok(Self { found, backend: backend(device.as_ref()), device, model })
     }
 
     /// Facts for `/health` and `/v1/models`; the weights count as planned.
     pub fn info(&self) -> ModelInfo {
         let written = std::fs::metadata(self.found.directory().join("config.json")).and_then(|m| m.modified());
         let created = written.ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
-        let layers = self.compiled.program.module.states.len();
+        let layers = self.model.program.module.states.len();
         ModelInfo {
             id: self.found.name.clone(),
             created: if self.found.name == demo::NAME { demo::CREATED } else { created },
-            fingerprint: self.compiled.fingerprint.clone(),
-            architecture: self.compiled.family.clone(),
+            fingerprint: self.model.fingerprint.clone(),
+            architecture: self.model.family.clone(),
+            packaged: self.model.packaged,
             backend: self.backend.to_owned(),
             device: self.device.target().name.clone(),
-            weights_bytes: self.plan.weights,
-            kv_bytes: self.plan.kv(),
+            weights_bytes: self.model.plan.weights,
+            kv_bytes: self.model.plan.kv(),
             layers,
             gpu_layers: if self.backend == "wgpu" { layers } else { 0 },
         }
     }
 
+    /// Where the model's files lie.
+    pub fn directory(&self) -> &Path {
+        self.found.directory()
+    }
+
     /// The plan as a table.
     pub fn describe(&self) -> String {
-        self.plan.to_string()
+        self.model.plan.to_string()
     }
 
     /// The plan.
     pub fn plan(&self) -> &MemoryPlan {
-        &self.plan
+        &self.model.plan
     }
 
-    /// The compiled model.
-    pub fn compiled(&self) -> &Compiled {
-        &self.compiled
+    /// The launches.
+    pub fn program(&self) -> &Program {
+        &self.model.program
     }
 
     /// Reads the weights and makes the kernels.
@@ -237,7 +270,8 @@ impl Prepared {
     /// # Errors
     /// A weight cannot be read, or the device fails.
     pub fn into_executable(self, progress: &Progress) -> Result<Executable, LoadError> {
-        let Self { found, device, checkpoint, compiled, plan, .. } = self;
+        let Self { found, device, model, .. } = self;
+        let Model { checkpoint, weights, program, plan, .. } = model;
         let checkpoint = Arc::new(checkpoint);
         let start = Instant::now();
         let fraction = |done: usize, total: usize| done as f64 / total.max(1) as f64;
@@ -245,16 +279,16 @@ impl Prepared {
             kv_pages: plan.kv_pages,
             max_sequences: plan.max_sequences,
             table_stride: plan.table_stride,
-            experts: Some(Arc::new(Uncached::open(Arc::clone(&checkpoint), found.directory()))),
+            experts: Some(Arc::new(Uncached::open(Arc::clone(&checkpoint), &weights))),
             progress: &mut |step| match step {
                 LoadProgress::Weights { done, total } => progress.report("load", fraction(done, total)),
                 LoadProgress::Kernels { done, total } => progress.report("warm", fraction(done, total)),
             },
         };
         let wrong = |reason: String| LoadError::Model { model: found.name.clone(), reason };
-        let bytes = launch_bytes(&compiled.program);
+        let bytes = launch_bytes(&program);
         let mut executable =
-            Executable::load(device, compiled.program, &*checkpoint, options).map_err(|e| wrong(e.to_string()))?;
+            Executable::load(device, program, &*checkpoint, options).map_err(|e| wrong(e.to_string()))?;
         tracing::info!(seconds = start.elapsed().as_secs_f64(), "weights loaded, kernels made");
         if Debug::from_env().map_err(wrong)?.level >= 2 {
             let table = profile(&mut executable, &bytes).map_err(|e| wrong(e.to_string()))?;

@@ -5,7 +5,6 @@
 
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::graph::{Graph, Module, ParamKind};
-use swiftlm_ir::kernel::Kernel;
 use swiftlm_ir::plan::{FuncPlan, Program, WeightBuffer};
 use swiftlm_ir::verify;
 
@@ -119,21 +118,13 @@ pub fn compile(
     check(&optimised)?;
     let program = schedule(optimised, options)?;
     // Devices run kernels without checks of their own: this proof is what allows it.
-    let unproven: Vec<String> = program.kernels.iter().flat_map(unproven).collect();
-    if !unproven.is_empty() {
-        return Err(CompileError::Invalid(unproven));
-    }
+    verify::verify_program(&program).map_err(CompileError::Invalid)?;
     Ok(Compiled { program, rules: reports })
 }
 
 fn check(module: &Module) -> Result<(), CompileError> {
     let words = |errors: Vec<verify::VerifyError>| errors.iter().map(ToString::to_string).collect();
     verify::verify(module).map_err(|errors| CompileError::Invalid(words(errors)))
-}
-
-fn unproven(kernel: &Kernel) -> Vec<String> {
-    let errors = swiftlm_ir::kernel::verify::verify(kernel).err().unwrap_or_default();
-    errors.into_iter().map(|e| format!("kernel {}: {e}", kernel.name)).collect()
 }
 
 /// Turns optimised functions into launches: fuse, place, emit.

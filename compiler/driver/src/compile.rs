@@ -1,5 +1,6 @@
 //! From a checkpoint to a program: configuration and tensor names in, launches out. No weight is read here.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use swiftlm_compiler::egraph::run::Report;
@@ -34,6 +35,8 @@ pub struct Compiled {
     pub rules: Vec<Report>,
     /// Hash of graph and kernels: equal programs have equal ones, on every machine.
     pub fingerprint: String,
+    /// How the program was compiled: what was asked for, changed by the `SLM_*` variables.
+    pub options: CompileOptions,
     /// Time it took to build and compile.
     pub time: Duration,
 }
@@ -53,6 +56,13 @@ pub enum DriverError {
     /// A variable or the dump directory.
     #[error("{0}")]
     Debug(String),
+}
+
+static PASSES: AtomicU64 = AtomicU64::new(0);
+
+/// Compiler passes over a function that this process has run: none where it started from a package.
+pub fn passes() -> u64 {
+    PASSES.load(Ordering::Relaxed)
 }
 
 /// Compiles a checkpoint.
@@ -89,6 +99,9 @@ pub fn compile_observed(
     let compiled = swiftlm_compiler::compile(&model.module, &compile_options, &mut |pass, seen| {
         dump_errors.extend(debug.seen(step, pass, seen).err());
         step += 1;
+        if matches!(seen, Seen::Graph(_)) {
+            PASSES.fetch_add(1, Ordering::Relaxed);
+        }
         observe(pass, seen);
     })?;
     if let Some(e) = dump_errors.first() {
@@ -107,7 +120,8 @@ pub fn compile_observed(
         tracing::info!(target: "slm", family = model.family, fingerprint, kernels, weights, "compiled");
     }
     let time = start.elapsed();
-    Ok(Compiled { program, family: model.family, context: model.context, rules, fingerprint, time })
+    let (family, context) = (model.family, model.context);
+    Ok(Compiled { program, family, context, rules, fingerprint, options: compile_options, time })
 }
 
 /// Plans and kernels, as far as they were asked for.

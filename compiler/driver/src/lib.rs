@@ -1,4 +1,4 @@
-//! Offline work with files: checkpoints and the hub in, compiled programs and their texts out.
+//! Offline work with files: checkpoints and the hub in, compiled programs, their texts and packages out.
 //!
 //! This is the only crate that opens model files. It knows every layer below the server and nothing of HTTP or prompts.
 
@@ -8,3 +8,5 @@ pub mod debug;
 pub mod dump;
 pub mod hub;
 pub mod iobench;
+pub mod package;
+pub mod precision;

@@ -6,12 +6,15 @@
 //! bounded before a kernel reaches a device.
 
 pub mod builder;
+mod flat;
 pub mod verify;
 
 use std::hash::{Hash, Hasher};
 
+use serde::{Deserialize, Serialize};
+
 /// Kind of a scalar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Scalar {
     /// IEEE 754 binary32.
     F32,
@@ -22,7 +25,7 @@ pub enum Scalar {
 }
 
 /// Type of an expression: a scalar, or a vector of 2 or 4.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct KType {
     /// Kind of each element.
     pub scalar: Scalar,
@@ -51,23 +54,23 @@ impl KType {
 }
 
 /// Handle of an expression: index into [`Kernel::exprs`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Ex(pub u32);
 
 /// Handle of a private variable of each lane: index into [`Kernel::vars`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Var(pub u32);
 
 /// Handle of an array shared by a workgroup: index into [`Kernel::shared`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Shared(pub u32);
 
 /// Handle of a loop; its counter is [`Expr::Counter`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LoopId(pub u32);
 
 /// A number that the step gives to every kernel, in the order of [`StepSizes`](crate::plan::StepSizes).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[repr(u32)]
 pub enum Immediate {
     /// Tokens of the step.
@@ -79,7 +82,7 @@ pub enum Immediate {
 }
 
 /// One-operand operators.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Unary {
     /// `-x` (f32).
     Neg,
@@ -108,7 +111,7 @@ pub enum Unary {
 }
 
 /// Two-operand operators; operands have one type, comparisons give bool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Binary {
     /// `a + b`.
     Add,
@@ -145,7 +148,7 @@ pub enum Binary {
 }
 
 /// Combining of lanes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ReduceOp {
     /// Sum.
     Sum,
@@ -154,7 +157,7 @@ pub enum ReduceOp {
 }
 
 /// The bound of a value read from data that its writer has checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum DataBound {
     /// Less than a constant.
     Below(u32),
@@ -165,7 +168,7 @@ pub enum DataBound {
 }
 
 /// An expression.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Expr {
     /// f32 constant.
     F32(f32),
@@ -277,7 +280,7 @@ pub enum Stmt {
 }
 
 /// How a kernel uses an argument.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Access {
     /// Only reads; never in the arena (devices track use by whole buffers, and the arena is one).
     Read,
@@ -286,7 +289,7 @@ pub enum Access {
 }
 
 /// How many elements an argument has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Length {
     /// At least this many.
     Elements(u64),
@@ -297,7 +300,7 @@ pub enum Length {
 }
 
 /// An argument of a kernel.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KArg {
     /// Name in texts.
     pub name: String,
@@ -310,7 +313,7 @@ pub struct KArg {
 }
 
 /// An array shared by a workgroup; contents are undefined at start.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SharedArray {
     /// Element type.
     pub elem: KType,
@@ -319,7 +322,7 @@ pub struct SharedArray {
 }
 
 /// A kernel.
-#[derive(Clone, Debug, PartialEq, Default)]
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct Kernel {
     /// Template name; the key makes it unique.
     pub name: String,
@@ -340,6 +343,7 @@ pub struct Kernel {
     /// Loops made so far.
     pub loops: u32,
     /// What a workgroup does.
+    #[serde(with = "flat")]
     pub body: Block,
 }
 

@@ -17,6 +17,12 @@ use range::{Fact, Range};
 
 use super::{Access, Block, DataBound, Ex, Expr, KType, Kernel, LoopId, Scalar, Stmt};
 
+/// Most loops of a kernel.
+const MAX_LOOPS: u32 = 1 << 16;
+/// Most bytes that a workgroup shares: more than any device has.
+const MAX_SHARED: u64 = 1 << 20;
+/// Conditions inside a condition that are looked into.
+const MAX_CONDITIONS: usize = 64;
 /// Most rounds of a loop.
 const MAX_ROUNDS: u32 = 1 << 26;
 
@@ -25,6 +31,10 @@ const MAX_ROUNDS: u32 = 1 << 26;
 /// # Errors
 /// Everything that is wrong with it.
 pub fn verify(kernel: &Kernel) -> Result<(), Vec<KernelError>> {
+    // Before anything is sized by it.
+    if kernel.loops > MAX_LOOPS {
+        return Err(vec![KernelError::Handle { what: "loop", index: kernel.loops }]);
+    }
     let mut checker = Checker {
         kernel,
         errors: vec![],
@@ -72,6 +82,15 @@ impl Checker<'_> {
         let in_memory = |ty: &KType| ty.scalar != Scalar::Bool && matches!(ty.width, 1 | 2 | 4);
         let args = k.args.iter().map(|a| (format!("argument `{}`", a.name), a.elem));
         let shared = k.shared.iter().enumerate().map(|(i, s)| (format!("shared array {i}"), s.elem));
+        let bytes: u64 = k.shared.iter().map(|s| u64::from(s.len) * s.elem.bytes() as u64).sum();
+        if bytes > MAX_SHARED {
+            let reason = format!("{bytes} bytes, expected at most {MAX_SHARED}");
+            self.errors.push(KernelError::Declaration { what: "shared arrays".into(), reason });
+        }
+        if let Some(i) = k.vars.iter().position(|ty| !matches!(ty.width, 1 | 2 | 4)) {
+            let reason = format!("{:?} is not a type", k.vars[i]);
+            self.errors.push(KernelError::Declaration { what: format!("variable {i}"), reason });
+        }
         for (what, elem) in args.chain(shared) {
             if !in_memory(&elem) {
                 self.errors.push(KernelError::Declaration { what, reason: format!("{elem:?} is not an element type") });
@@ -261,7 +280,7 @@ impl Checker<'_> {
     /// Checks `block` under the assumption that `cond` is `truth`.
     fn assuming(&mut self, cond: Ex, truth: bool, block: &Block) {
         let mut saved = vec![];
-        self.refine(cond, truth, &mut saved);
+        self.refine(cond, truth, MAX_CONDITIONS, &mut saved);
         self.block(block);
         for (e, fact) in saved.into_iter().rev() {
             self.facts[e] = Some(fact);

@@ -7,6 +7,8 @@ pub mod infer;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::rounding::Rounding;
 use crate::ty::DType;
 
@@ -88,7 +90,7 @@ impl AttributeValue for DType {
 }
 
 /// How the two halves of a rotated pair are laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RopeLayout {
     /// Element `i` pairs with `i + dim/2` (GPT-NeoX, Llama on the Hub).
     Half,
@@ -97,7 +99,7 @@ pub enum RopeLayout {
 }
 
 /// Scores to routing weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Routing {
     /// Softmax over all experts, then the `top_k` largest.
     Softmax,
@@ -126,7 +128,7 @@ words!(Routing { Softmax = "softmax", Sigmoid = "sigmoid" });
 macro_rules! ops {
     ($($(#[$doc:meta])* $variant:ident = $name:literal ($args:literal) $({ $($(#[$adoc:meta])* $attr:ident: $ty:ty),+ $(,)? })? $(=> $effect:ident)?;)+) => {
         /// An operation with its attributes. Arguments are listed in the order in which they are passed.
-        #[derive(Clone, Debug, PartialEq)]
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         pub enum Op {
             $($(#[$doc])* $variant $({ $($(#[$adoc])* $attr: $ty),+ })?,)+
         }

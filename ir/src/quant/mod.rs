@@ -11,6 +11,7 @@ pub mod head;
 use std::fmt;
 
 use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
 
 pub use affine::Affine;
 pub use head::HeadRow;
@@ -69,7 +70,8 @@ impl Float {
 }
 
 /// How a weight or a KV state is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Format {
     /// Plain floating point.
     Float(Float),
@@ -151,6 +153,20 @@ impl fmt::Display for Format {
             Self::Float(x) => f.write_str(x.name()),
             Self::Affine(a) => write!(f, "affine{}_g{}_{}", a.bits, a.group, a.scale.name()),
         }
+    }
+}
+
+impl From<Format> for String {
+    fn from(format: Format) -> Self {
+        format.to_string()
+    }
+}
+
+impl TryFrom<String> for Format {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        name.parse()
     }
 }
 

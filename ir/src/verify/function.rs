@@ -10,7 +10,7 @@ use crate::text::{group, names};
 use crate::ty::{DType, StateType, TensorType, Type};
 
 /// Elements of a matrix or of one token's row; products of two such numbers still fit 64 bits.
-const LARGEST: usize = u32::MAX as usize;
+pub(super) const LARGEST: usize = u32::MAX as usize;
 
 /// A function under examination.
 struct Function<'g> {
@@ -195,7 +195,7 @@ fn possible_weight(decl: &WeightDecl) -> Result<(), String> {
 }
 
 /// Whether rows of `cols` elements can be stored so.
-fn row_format(format: Format, cols: usize) -> Result<(), String> {
+pub(super) fn row_format(format: Format, cols: usize) -> Result<(), String> {
     match format {
         Format::Affine(a) if !cols.is_multiple_of(a.group as usize) => {
             Err(format!("rows of {cols} elements do not divide into groups of {}", a.group))

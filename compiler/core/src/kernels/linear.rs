@@ -24,13 +24,14 @@ pub(super) struct Blocking {
 }
 
 impl Blocking {
-    fn of(t: &Linear) -> Self {
+    /// For at most `bound` rows: a row that no step has cannot be proven to stay inside.
+    fn of(t: &Linear, bound: usize) -> Self {
         let (rows, outputs) = match t.class {
             ShapeClass::One => (1, 4),
             ShapeClass::Few => (4, 4),
             ShapeClass::Some | ShapeClass::Many => (8, 4),
         };
-        Self { rows, outputs: if t.pair { outputs / 2 } else { outputs }, lanes: 64 }
+        Self { rows: rows.min(bound), outputs: if t.pair { outputs / 2 } else { outputs }, lanes: 64 }
     }
 
     fn runs(self) -> usize {
@@ -136,7 +137,7 @@ fn inverse_rms_of<'k>(kb: &'k Kb, blocking: Blocking, x: &Packs<'k>, rows: &[E<'
 /// One workgroup per block of rows and block of outputs. Blocks of rows come first: what they read of the matrix is
 /// still near.
 pub(super) fn build(t: &Linear, name: &str, bounds: Bounds) -> Built {
-    let (rows, blocking) = (bounds.of(t.rows), Blocking::of(t));
+    let (rows, blocking) = (bounds.of(t.rows), Blocking::of(t, bounds.of(t.rows)));
     let (inputs, outputs) = (t.weight.cols, t.outputs());
     let kb = bounds.kernel(name, blocking.lanes);
     let x = Packs::declare(&kb, "x", t.x, rows, inputs);

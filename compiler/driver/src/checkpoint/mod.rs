@@ -2,8 +2,8 @@
 //! Knows names, types and places of tensors; what they mean is the models' business.
 
 pub(crate) mod direct;
-mod files;
-mod header;
+pub(crate) mod files;
+pub(crate) mod header;
 pub(crate) mod shards;
 mod source;
 
@@ -162,6 +162,16 @@ impl Checkpoint {
     pub fn tensors(&self) -> TensorIndex {
         let facts = |p: &Placed| TensorFacts { dtype: p.dtype, shape: p.shape.clone() };
         self.tensors.iter().map(|(name, (_, placed))| (name.clone(), facts(placed))).collect()
+    }
+
+    /// The open files of weights, in name order, each with its tensors by place.
+    pub(crate) fn contents(&self) -> Vec<(&Blob, Vec<(&str, &Placed)>)> {
+        let mut contents: Vec<(&Blob, Vec<(&str, &Placed)>)> = self.blobs.iter().map(|blob| (blob, vec![])).collect();
+        for (name, (blob, placed)) in &self.tensors {
+            contents[*blob].1.push((name, placed));
+        }
+        contents.iter_mut().for_each(|(_, tensors)| tensors.sort_by_key(|(_, placed)| placed.start));
+        contents
     }
 
     /// The files of weights, in name order.

@@ -8,6 +8,9 @@ use swiftlm_runtime::WeightSource;
 
 use super::Checkpoint;
 
+/// Fills a piece from a place in the file of that number.
+pub(super) type ReadPiece<'a> = dyn Fn(usize, u64, &mut [u8]) -> Result<(), String> + 'a;
+
 /// Bytes that follow one another in a file.
 struct Run {
     file: usize,
@@ -52,7 +55,7 @@ impl Checkpoint {
         weight: &WeightBuffer,
         offset: usize,
         into: &mut [u8],
-        read: &dyn Fn(usize, u64, &mut [u8]) -> Result<(), String>,
+        read: &ReadPiece<'_>,
     ) -> Result<(), String> {
         let (component, mut skip) = self.component(weight, offset, into.len())?;
         let mut rest = into;

@@ -21,13 +21,14 @@ use name::{Name, Repository};
 use remote::{Content, Remote};
 
 /// Files beside the weights that a model may have.
-const TEXTS: &[&str] = &[
+pub(crate) const TEXTS: &[&str] = &[
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "chat_template.json",
     shards::INDEX,
 ];
 

@@ -77,12 +77,14 @@ impl Checker<'_> {
     }
 
     /// Whether an expression is loaded, or the quotient of something loaded: what a host can have checked.
-    fn is_data(&self, e: Ex) -> bool {
-        match *self.kernel.expr(e) {
-            Expr::Load { .. } => true,
-            Expr::Trust(a, _) => self.is_data(a),
-            Expr::Binary(Binary::Div, a, b) => self.is_data(a) && matches!(self.kernel.expr(b), Expr::U32(_)),
-            _ => false,
+    fn is_data(&self, mut e: Ex) -> bool {
+        loop {
+            e = match *self.kernel.expr(e) {
+                Expr::Load { .. } => return true,
+                Expr::Trust(a, _) => a,
+                Expr::Binary(Binary::Div, a, b) if matches!(self.kernel.expr(b), Expr::U32(_)) => a,
+                _ => return false,
+            };
         }
     }
 
@@ -95,16 +97,18 @@ impl Checker<'_> {
         (stride && self.kernel.args[arg as usize].len == Length::PageTable).then_some(Place::TableRow { arg })
     }
 
-    /// Takes what `cond` being `truth` says of its operands; what was known before goes to `saved`.
-    pub(super) fn refine(&mut self, cond: Ex, truth: bool, saved: &mut Vec<(usize, Fact)>) {
+    /// Takes what `cond` being `truth` says of its operands, `depth` conditions deep at most; what was known before goes to
+    /// `saved`.
+    pub(super) fn refine(&mut self, cond: Ex, truth: bool, depth: usize, saved: &mut Vec<(usize, Fact)>) {
+        let Some(depth) = depth.checked_sub(1) else { return };
         let (op, a, b) = match *self.kernel.expr(cond) {
-            Expr::Unary(Unary::Not, a) => return self.refine(a, !truth, saved),
+            Expr::Unary(Unary::Not, a) => return self.refine(a, !truth, depth, saved),
             Expr::Binary(op, a, b) => (op, a, b),
             _ => return,
         };
         if matches!((op, truth), (Binary::And, true) | (Binary::Or, false)) {
-            self.refine(a, truth, saved);
-            return self.refine(b, truth, saved);
+            self.refine(a, truth, depth, saved);
+            return self.refine(b, truth, depth, saved);
         }
         if self.kernel.ty(a) != KType::U32 {
             return;

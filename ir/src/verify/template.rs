@@ -1,0 +1,283 @@
+//! Templates from outside: whether the numbers of one can belong together, and what each of its arguments must be.
+//! Micro-kernels rely on it, since they are written for templates and not proven as kernels are.
+
+use super::function::{LARGEST, row_format};
+use crate::dim::Sym;
+use crate::graph::WeightType;
+use crate::map::{Map, MapStep, Reg};
+use crate::plan::Input;
+use crate::quant::{Format, HeadRow};
+use crate::rounding::Rounding;
+use crate::template::{Append, Attend, ExpertLinear, Extra, Linear, Norm, Rope, RopeAppend, Template, View};
+use crate::ty::StateType;
+
+/// Most experts of a token.
+const MOST_RANKS: usize = 1 << 16;
+
+/// What an argument of a launch must be.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Role {
+    /// Rows in the arena: `times` for each that the symbol counts, of `width` words through a view.
+    Rows { sym: Sym, times: usize, view: View, width: usize },
+    /// Ids of so many experts for each token: in the arena, or where the host says their slots.
+    Experts(usize),
+    /// A weight of this type.
+    Weight(WeightType),
+    /// Keys (0) or values (1) of this state, as far as the template says what it is.
+    State { part: usize, heads: usize, dim: usize, format: Format },
+    /// This input of the step.
+    Input(Input),
+    /// The page table of the function's state.
+    PageTable,
+    /// Some rope table, of rows of so many elements.
+    RopeTable(usize),
+}
+
+/// The roles of a template's arguments in binding order.
+///
+/// # Errors
+/// A sentence saying what cannot be.
+pub(super) fn roles(template: &Template) -> Result<Vec<Role>, String> {
+    let tokens = |view, width| rows(Sym::Tokens, 1, view, width);
+    match template {
+        Template::Embed(t) => {
+            weight(&t.weight)?;
+            size("first row", t.first_row.saturating_add(1))?;
+            let y = rows(t.rows, 1, t.y, t.weight.cols)?;
+            Ok(vec![Role::Input(Input::Ids), Role::Weight(t.weight), y])
+        }
+        Template::RmsNorm(t) => {
+            let width = product("heads of a row", t.heads, t.dim)?;
+            map(&t.epilogue, 1, t.extras.len())?;
+            let mut roles = vec![rows(t.rows, 1, t.x, width)?, vector(t.norm.weight, t.dim)?];
+            roles.extend(extras(&t.extras, t.rows, width)?);
+            roles.push(rows(t.rows, 1, t.y, width)?);
+            Ok(roles)
+        }
+        Template::Linear(t) => linear(t),
+        Template::Rope(t) => rope(t),
+        Template::Append(t) => {
+            let width = product("heads of a row", t.heads, t.dim)?;
+            let mut roles = vec![tokens(t.k, width)?, tokens(t.v, width)?];
+            roles.extend(history());
+            roles.extend(pages(t)?);
+            Ok(roles)
+        }
+        Template::RopeAppend(t) => rope_append(t),
+        Template::Attend(t) => attend(t),
+        Template::Route(t) => {
+            if !(1..=t.experts).contains(&t.top_k) {
+                return Err(format!("{} of {} experts", t.top_k, t.experts));
+            }
+            let chosen = || tokens(View::dense(t.top_k), t.top_k);
+            Ok(vec![tokens(t.scores, t.experts)?, chosen()?, chosen()?])
+        }
+        Template::ExpertLinear(t) => expert_linear(t),
+        Template::Combine(t) => {
+            map(&t.epilogue, 1, t.extras.len())?;
+            let y = rows(Sym::Tokens, t.top_k, View::dense(t.dim), t.dim)?;
+            let mut roles = vec![y, tokens(View::dense(t.top_k), t.top_k)?];
+            roles.extend(extras(&t.extras, Sym::Tokens, t.dim)?);
+            roles.push(tokens(t.out, t.dim)?);
+            Ok(roles)
+        }
+        Template::Rows(t) => Ok(vec![tokens(t.x, t.dim)?, Role::Input(Input::Rows), rows(Sym::Rows, 1, t.y, t.dim)?]),
+        Template::ArgMax(t) => Ok(vec![rows(t.rows, 1, t.x, t.dim)?, rows(t.rows, 1, View::dense(1), 1)?]),
+        Template::Map(t) => {
+            map(&t.map, 0, t.extras.len())?;
+            let mut roles = extras(&t.extras, t.rows, t.dim)?;
+            roles.push(rows(t.rows, 1, t.y, t.dim)?);
+            Ok(roles)
+        }
+    }
+}
+
+fn linear(t: &Linear) -> Result<Vec<Role>, String> {
+    weight(&t.weight)?;
+    even("rows of a weight in pairs", t.pair, t.weight.rows)?;
+    rounding(t.round, t.weight.cols)?;
+    map(&t.epilogue, if t.pair { 2 } else { 1 }, t.extras.len())?;
+    let mut roles = vec![rows(t.rows, 1, t.x, t.weight.cols)?];
+    roles.extend(norm(t.norm, t.weight.cols)?);
+    roles.push(Role::Weight(t.weight));
+    roles.extend(extras(&t.extras, t.rows, t.outputs())?);
+    roles.push(rows(t.rows, 1, t.y, t.outputs())?);
+    Ok(roles)
+}
+
+fn rope(t: &Rope) -> Result<Vec<Role>, String> {
+    let width = product("heads of a row", t.heads, t.dim)?;
+    rotated(t.rotated, t.dim)?;
+    let mut roles = vec![rows(Sym::Tokens, 1, t.x, width)?];
+    roles.extend(norm(t.norm, t.dim)?);
+    roles.extend([Role::RopeTable(t.rotated), rows(Sym::Tokens, 1, t.y, width)?]);
+    Ok(roles)
+}
+
+fn rope_append(t: &RopeAppend) -> Result<Vec<Role>, String> {
+    let dim = t.append.dim;
+    let queries = product("heads of a row", t.heads, dim)?;
+    let heads = product("heads of a row", t.append.heads, dim)?;
+    rotated(t.rotated, dim)?;
+    let mut roles = vec![];
+    // One row seen through three views.
+    let (views, stride) = ([(t.q, queries), (t.append.k, heads), (t.append.v, heads)], t.q.stride);
+    for (view, width) in views {
+        rows(Sym::Tokens, 1, view, width)?;
+        if view.stride != stride {
+            return Err(format!("one row of {stride} elements and of {}", view.stride));
+        }
+    }
+    let reach = views.iter().map(|(view, width)| view.offset + width).max().unwrap_or(0);
+    roles.push(rows(Sym::Tokens, 1, View { offset: 0, stride }, reach)?);
+    roles.extend(norm(t.q_norm, dim)?);
+    roles.extend(norm(t.k_norm, dim)?);
+    roles.push(Role::RopeTable(t.rotated));
+    roles.extend(history());
+    roles.push(rows(Sym::Tokens, 1, t.q_out, queries)?);
+    roles.extend(pages(&t.append)?);
+    Ok(roles)
+}
+
+fn attend(t: &Attend) -> Result<Vec<Role>, String> {
+    let width = product("heads of a row", t.heads, t.dim)?;
+    if t.kv_heads == 0 || !t.heads.is_multiple_of(t.kv_heads) {
+        return Err(format!("{} query heads do not divide over {} KV heads", t.heads, t.kv_heads));
+    }
+    if !(t.cap.is_finite() && t.cap >= 0.0) {
+        return Err(format!("scores bounded by {}", t.cap));
+    }
+    let mut roles = vec![rows(Sym::Tokens, 1, t.q, width)?];
+    roles.extend(history());
+    roles.push(state(0, t.kv_heads, t.dim, t.k_format)?);
+    roles.push(state(1, t.kv_heads, t.dim, t.v_format)?);
+    roles.push(rows(Sym::Tokens, 1, t.y, width)?);
+    Ok(roles)
+}
+
+fn expert_linear(t: &ExpertLinear) -> Result<Vec<Role>, String> {
+    weight(&t.weight)?;
+    if t.experts == 0 || !t.weight.rows.is_multiple_of(t.experts) {
+        return Err(format!("{} rows do not divide over {} experts", t.weight.rows, t.experts));
+    }
+    // More than there are in memory, where they take turns.
+    if !(1..=MOST_RANKS).contains(&t.top_k) {
+        return Err(format!("{} experts of a token: expected 1 to {MOST_RANKS}", t.top_k));
+    }
+    let own = t.weight.rows / t.experts;
+    even("rows of an expert in pairs", t.pair, own)?;
+    rounding(t.round, t.weight.cols)?;
+    map(&t.epilogue, if t.pair { 2 } else { 1 }, 0)?;
+    let ranks = if t.x_per_rank { t.top_k } else { 1 };
+    let x = rows(Sym::Tokens, ranks, t.x, t.weight.cols)?;
+    let y = rows(Sym::Tokens, t.top_k, t.y, if t.pair { own / 2 } else { own })?;
+    Ok(vec![x, Role::Experts(t.top_k), Role::Weight(t.weight), y])
+}
+
+fn history() -> [Role; 3] {
+    [Role::Input(Input::Positions), Role::Input(Input::Sequences), Role::PageTable]
+}
+
+fn pages(t: &Append) -> Result<[Role; 2], String> {
+    Ok([state(0, t.heads, t.dim, t.k_format)?, state(1, t.heads, t.dim, t.v_format)?])
+}
+
+fn state(part: usize, heads: usize, dim: usize, format: Format) -> Result<Role, String> {
+    product("heads of a state", heads, dim)?;
+    HeadRow::new(format, dim)?;
+    Ok(Role::State { part, heads, dim, format })
+}
+
+fn size(what: &str, n: usize) -> Result<usize, String> {
+    if (1..=LARGEST).contains(&n) { Ok(n) } else { Err(format!("{what}: expected 1 to {LARGEST}, got {n}")) }
+}
+
+fn product(what: &str, a: usize, b: usize) -> Result<usize, String> {
+    size(what, a.saturating_mul(b))
+}
+
+/// Rows do not overlap, so that what writes one leaves the others alone.
+fn rows(sym: Sym, times: usize, view: View, width: usize) -> Result<Role, String> {
+    for (what, n) in [("rows", times), ("a row", width), ("a stride", view.stride)] {
+        size(what, n)?;
+    }
+    if view.offset.saturating_add(width) > view.stride {
+        let View { offset, stride } = view;
+        return Err(format!("{width} elements from {offset} on do not lie in rows of {stride}"));
+    }
+    Ok(Role::Rows { sym, times, view, width })
+}
+
+fn weight(ty: &WeightType) -> Result<(), String> {
+    product("elements of a weight", ty.rows, ty.cols)?;
+    row_format(ty.format, ty.cols)
+}
+
+fn vector(format: Format, cols: usize) -> Result<Role, String> {
+    let ty = WeightType { format, rows: 1, cols };
+    weight(&ty).map(|()| Role::Weight(ty))
+}
+
+fn norm(norm: Option<Norm>, cols: usize) -> Result<Option<Role>, String> {
+    norm.map(|n| vector(n.weight, cols)).transpose()
+}
+
+fn extras(extras: &[Extra], sym: Sym, width: usize) -> Result<Vec<Role>, String> {
+    let role = |extra: &Extra| match extra {
+        Extra::Column(format) => vector(*format, width),
+        Extra::Element(view) => rows(sym, 1, *view, width),
+    };
+    extras.iter().map(role).collect()
+}
+
+fn rotated(n: usize, dim: usize) -> Result<(), String> {
+    if n > 0 && n <= dim && n.is_multiple_of(2) {
+        return Ok(());
+    }
+    Err(format!("{n} rotated elements: expected an even number up to {dim}"))
+}
+
+fn even(what: &str, wanted: bool, n: usize) -> Result<(), String> {
+    if wanted && !n.is_multiple_of(2) { Err(format!("{what}: {n} are not even")) } else { Ok(()) }
+}
+
+fn rounding(round: Option<Rounding>, cols: usize) -> Result<(), String> {
+    match round {
+        Some(to) if !cols.is_multiple_of(to.group()) => {
+            Err(format!("{cols} columns do not divide into groups of {}", to.group()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Every register is set before it is read, and every input is given.
+fn map(map: &Map, given: usize, extras: usize) -> Result<(), String> {
+    let sound = |(at, step): (usize, &MapStep)| {
+        let before = |r: &Reg| (r.0 as usize) < at;
+        match step {
+            MapStep::Input(i) => (*i as usize) < given + extras,
+            MapStep::Const(x) => x.is_finite(),
+            MapStep::Add(a, b) | MapStep::Mul(a, b) => before(a) && before(b),
+            MapStep::Silu(a) | MapStep::GeluTanh(a) | MapStep::Sigmoid(a) | MapStep::Tanh(a) | MapStep::Round(a, _) => {
+                before(a)
+            }
+        }
+    };
+    if map.steps.is_empty() || !map.steps.iter().enumerate().all(sound) {
+        return Err("an elementwise program is empty or reads what is not there".to_owned());
+    }
+    Ok(())
+}
+
+impl Role {
+    /// Whether a state is one that the template was made for.
+    pub(super) fn fits(&self, of: &StateType) -> bool {
+        let StateType::Paged { heads, dim, k, v, .. } = of;
+        match self {
+            Self::State { part, heads: h, dim: d, format } => {
+                (h, d) == (heads, dim) && format == if *part == 0 { k } else { v }
+            }
+            _ => false,
+        }
+    }
+}

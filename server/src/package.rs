@@ -1,0 +1,73 @@
+//! Starting from a package: its program is taken as it was made, so whatever a flag asks of the program is either so
+//! already, or refused.
+
+use std::path::Path;
+use std::time::Instant;
+
+use swiftlm_device::Device;
+use swiftlm_driver::package::{Manifest, Package};
+use swiftlm_ir::quant::Format;
+use swiftlm_runtime::{DoesNotFit, MemoryPlan};
+
+use crate::flags::Precision;
+use crate::prepare::{Model, Wishes};
+use crate::residency::ExpertWish;
+
+/// Opens a package; nothing is compiled. The outer error is what is wrong with it, the inner that it does not fit.
+///
+/// # Errors
+/// It is damaged, or was made otherwise than the flags wish.
+pub(crate) fn open(
+    directory: &Path,
+    wishes: &Wishes,
+    device: &dyn Device,
+) -> Result<Result<Model, DoesNotFit>, String> {
+    let start = Instant::now();
+    let package = Package::open(directory, wishes.weights.as_deref()).map_err(|e| e.to_string())?;
+    let Package { manifest, program, checkpoint } = package;
+    if let Some(refusal) = refusal(&manifest, wishes) {
+        return Err(format!("{refusal}: leave the flag out, or make the package again with swiftlmc"));
+    }
+    let (seconds, kernels) = (start.elapsed().as_secs_f64(), program.kernels.len());
+    tracing::info!(family = manifest.family, hash = manifest.hash, seconds, kernels, "opened the package");
+    let plan = match MemoryPlan::new(&program, device.target(), wishes.memory(manifest.context, false)) {
+        Ok(plan) => plan,
+        Err(e) => return Ok(Err(e)),
+    };
+    let Manifest { family, hash: fingerprint, .. } = manifest;
+    let weights = wishes.weights.clone().unwrap_or_else(|| directory.to_owned());
+    Ok(Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: true }))
+}
+
+/// What the flags ask for and the package was not made for.
+fn refusal(manifest: &Manifest, wishes: &Wishes) -> Option<String> {
+    let made = &manifest.options;
+    if let Some(tokens) = wishes.chunk.filter(|tokens| *tokens != made.chunk) {
+        return Some(format!("--prefill-size {tokens}: this package was made for {}", made.chunk));
+    }
+    if let Some(sequences) = wishes.sequences.filter(|sequences| *sequences > made.max_rows) {
+        return Some(format!("--parallel {sequences}: this package was made for at most {}", made.max_rows));
+    }
+    if wishes.experts != ExpertWish::Fit {
+        return Some("--expert-budget: a package is made for all experts in memory".to_owned());
+    }
+    let stored = (made.keys, made.values);
+    if let Some(kv) = wishes.kv.filter(|kv| (kv.format(), kv.format()) != stored) {
+        return Some(format!(
+            "--kv {}: this package was made for keys of {} and values of {}",
+            kv.format(),
+            stored.0,
+            stored.1
+        ));
+    }
+    let exact = stored == (Format::F32, Format::F32) && made.activations == "f32";
+    match wishes.precision {
+        Precision::Exact if wishes.kv.is_none() && !exact => {
+            Some("--precision exact: this package was not made for it".to_owned())
+        }
+        Precision::Fast if made.activations != "int8" => {
+            Some("--precision fast: this package was not made for it".to_owned())
+        }
+        _ => None,
+    }
+}

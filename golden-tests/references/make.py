@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import json
+import re
 import shutil
 import sys
 from importlib.metadata import version
@@ -54,6 +55,19 @@ def save_sharded(tensors, folder, count):
     write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
+def weights(row, folder, seed):
+    """Random weights for the row; embeddings that are the head, too, are larger."""
+    embedding = 0.15 if row["config"].get("tie_word_embeddings") else 0.05
+    return random_weights(hub_shapes(folder), seed, row.get("embedding", embedding), row.get("norm", 1.0))
+
+
+def published(name, row):
+    """A tensor's name in published files, where the reference's own is another."""
+    for pattern, replacement in row.get("published", {}).items():
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
 def transformers_row(row, seed, folder):
     """Writes the checkpoint in the Hub's layout; the reference reads it back from the file."""
     config = row["config"] | {"torch_dtype": str(DTYPES[row["storage"]]).removeprefix("torch.")}
@@ -61,26 +75,29 @@ def transformers_row(row, seed, folder):
     if "generation" in row:
         ids = {"bos_token_id": 1, "eos_token_id": [2, 0], "pad_token_id": 0}
         write_json(folder / "generation_config.json", ids | row["generation"])
-    tensors = random_weights(hub_shapes(folder), seed, config["tie_word_embeddings"])
-    tensors = {key: value.to(DTYPES[row["storage"]]) for key, value in tensors.items()}
+    tensors = weights(row, folder, seed)
+    tensors = {published(key, row): value.to(DTYPES[row["storage"]]) for key, value in tensors.items()}
     if "shards" in row:
         save_sharded(tensors, folder, row["shards"])
     else:
         save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
     first = transformers_reference.Reference(folder)
     reference = record(first, seed)
-    return reference, first.router_gap, record(mlx_reference.Reference(folder), seed)
+    second = reference if "alone" in row else record(mlx_reference.Reference(folder), seed)
+    return reference, first.router_gap, second
 
 
 def mlx_row(row, seed, folder):
     """Writes the checkpoint in MLX's layout; the second opinion is transformers on dequantised weights."""
     write_json(folder / "config.json", row["config"])
-    tensors = random_weights(hub_shapes(folder), seed, row["config"]["tie_word_embeddings"])
+    tensors = {published(key, row): value for key, value in weights(row, folder, seed).items()}
     arrays, config = mlx_reference.quantised(row["config"], row, tensors)
     write_json(folder / "config.json", config)
     mx.save_safetensors(str(folder / "model.safetensors"), arrays, {"format": "mlx"})
     first = mlx_reference.Reference(folder)
     reference = record(first, seed)
+    if "alone" in row:
+        return reference, None, reference
     with TemporaryDirectory() as dense:
         write_json(Path(dense) / "config.json", row["config"])
         save_tensors(first.dequantised(), Path(dense) / "model.safetensors", {"format": "pt"})
@@ -115,9 +132,12 @@ def make_row(name):
         "notes": row.get("notes", f"{row.get('bits')} bits, groups of {row.get('group')}"),
         "seed": seed,
         "margin": round(float(reference["margin"][0]), 5),
-        "second_reference": "mlx-lm" if source == "transformers" else "transformers on dequantised weights",
-        "second_reference_difference": float(f"{difference:.1e}"),
     }
+    if "alone" in row:
+        facts["second_reference"] = f"none: {row['alone']}"
+    else:
+        facts["second_reference"] = "mlx-lm" if source == "transformers" else "transformers on dequantised weights"
+        facts["second_reference_difference"] = float(f"{difference:.1e}")
     if router_gap is not None:
         facts["router_gap"] = float(f"{router_gap:.1e}")
     write_json(folder / "row.json", facts)

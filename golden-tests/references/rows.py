@@ -81,6 +81,79 @@ def granite(**changes):
     return config("granite", "GraniteForCausalLM", **(flags | changes))
 
 
+def gemma(model_type, architecture, **changes):
+    # Windows shorter than a page and far shorter than the prompt; a scale that is not the head's. The width has a root
+    # that is exact in every float, since mlx-lm rounds it to bfloat16 and transformers to the computation's type.
+    flags = {
+        "head_dim": 32,
+        "hidden_act": None,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "attention_bias": False,
+        "rms_norm_eps": 1e-6,
+        "query_pre_attn_scalar": 24,
+        "sliding_window": 20,
+        "num_hidden_layers": 4,
+        "tie_word_embeddings": None,
+        "intermediate_size": 96,
+    }
+    return config(model_type, architecture, **(flags | changes))
+
+
+def gemma3(**changes):
+    flags = {
+        "sliding_window_pattern": 3,
+        "rope_theta": 1000000.0,
+        "rope_local_base_freq": 10000.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+    }
+    return gemma("gemma3_text", "Gemma3ForCausalLM", **(flags | changes))
+
+
+def gemma3_vision(**changes):
+    """As published: a text half whose defaults are left out, beside a vision tower; the table runs the text half."""
+    text = gemma3(**changes)
+    left_out = ("architectures", "bos_token_id", "eos_token_id", "use_cache", "hidden_activation")
+    vision = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "image_size": 16,
+        "patch_size": 8,
+    }
+    return {
+        "architectures": ["Gemma3ForConditionalGeneration"],
+        "model_type": "gemma3",
+        "vocab_size": VOCAB,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "mm_tokens_per_image": 4,
+        "image_token_index": 0,
+        "boi_token_index": 0,
+        "eoi_token_index": 0,
+        "text_config": {key: value for key, value in text.items() if key not in left_out},
+        "vision_config": vision,
+    }
+
+
+GEMMA3_PUBLISHED = {
+    r"^model\.language_model\.": "language_model.model.",
+    r"^model\.(vision_tower|multi_modal_projector)\.": r"\1.",
+}
+
+
+def gemma2(**changes):
+    # Caps low enough that scores and logits come near them.
+    flags = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 4.0}
+    return gemma("gemma2", "Gemma2ForCausalLM", **(flags | changes))
+
+
+def mistral(**changes):
+    flags = {"head_dim": 32, "sliding_window": 50, "hidden_size": 64}
+    return config("mistral", "MistralForCausalLM", **(flags | changes))
+
+
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -106,6 +179,34 @@ TRANSFORMERS = {
         "config": granite(),
         "storage": "bf16",
         "notes": "embedding, attention and residual multipliers, logits divided by logits_scaling",
+    },
+    "gemma2": {
+        "config": gemma2(),
+        "storage": "bf16",
+        "embedding": 0.05,
+        "alone": "mlx-lm ignores sliding_window",
+        "notes": "scores and logits capped; norms before and behind; windows of 20 in layers 0 and 2",
+    },
+    "gemma3_text": {
+        "config": gemma3(),
+        "storage": "bf16",
+        "norm": 0.0,
+        "embedding": 0.06,
+        "notes": "q/k norm; norms before and behind; windows of 20 with a rope base of their own in layers 0, 1 and 3",
+    },
+    "gemma3": {
+        "config": gemma3_vision(num_hidden_layers=3, intermediate_size=64),
+        "storage": "bf16",
+        "norm": 0.15,
+        "embedding": 0.05,
+        "published": GEMMA3_PUBLISHED,
+        "notes": "text half of a checkpoint that sees images, under the names of published files",
+    },
+    "mistral": {
+        "config": mistral(),
+        "storage": "bf16",
+        "alone": "mlx-lm ignores sliding_window",
+        "notes": "a window of 50 in every layer; heads * head_dim = 128 != hidden 64",
     },
     "qwen2": {
         "config": qwen2(),
@@ -173,6 +274,24 @@ MLX = {
         # Files made elsewhere name the skipped modules; mlx-lm itself only leaves their scales out.
         "explicit_false": ["model.layers.0.self_attn.k_proj"],
         "notes": "4 bits by default, v/down/lm_head at 8 bits, two modules not quantised (one by `false`, one only by missing scales)",
+    },
+    "gemma3_text-mlx4": {
+        "config": gemma3(intermediate_size=128),
+        "bits": 4,
+        "group": 32,
+        "storage": "bf16",
+        "norm": 0.0,
+        "embedding": 0.06,
+    },
+    "gemma3-mlx4": {
+        "config": gemma3_vision(num_hidden_layers=3, intermediate_size=64),
+        "bits": 4,
+        "group": 32,
+        "storage": "bf16",
+        "norm": 0.15,
+        "embedding": 0.05,
+        "published": GEMMA3_PUBLISHED,
+        "alone": "transformers wants the vision tower, which mlx-lm drops",
     },
     "llama-mlx3": {"config": llama(), "bits": 3, "group": 32, "storage": "f32"},
     "llama-mlx2": {"config": llama(num_key_value_heads=1), "bits": 2, "group": 64, "storage": "f16"},

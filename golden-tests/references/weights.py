@@ -30,25 +30,28 @@ def hub_shapes(folder):
     return shapes
 
 
-def scale(name, shape, tied):
+def scale(name, shape, embedding):
     """Standard deviation of a matrix; large enough that rope, eps and every bias show in the logits."""
     if name.endswith("embed_tokens.weight"):
-        return 0.15 if tied else 0.05
+        return embedding
     gain = 2.4 if name.endswith(("lm_head.weight", "mlp.gate.weight")) else 1.2
     return gain / shape[-1] ** 0.5
 
 
-def random_weights(shapes, seed, tied):
-    """Float32 tensors; drawn in name order so that a file's order does not change them."""
+def random_weights(shapes, seed, embedding, norm):
+    """Float32 tensors; drawn in name order so that a file's order does not change them.
+
+    `embedding` is the standard deviation of embeddings; norm weights lie around `norm`.
+    """
     generator = np.random.default_rng(seed)
     tensors = {}
     for name in sorted(shapes):
         draw = generator.standard_normal(shapes[name], dtype=np.float32)
         if name.endswith("norm.weight"):
-            value = 1.0 + 0.2 * draw
+            value = norm + 0.2 * draw
         elif name.endswith("bias"):
             value = 0.3 * draw
         else:
-            value = np.float32(scale(name, shapes[name], tied)) * draw
+            value = np.float32(scale(name, shapes[name], embedding)) * draw
         tensors[name] = torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32))
     return tensors

@@ -8,8 +8,9 @@ use swiftlm_ir::plan::Program;
 use swiftlm_ir::quant::Format;
 use swiftlm_ir::ty::PAGE_TOKENS;
 use swiftlm_models::{Activations, BuildOptions};
-use swiftlm_runtime::executable::{Row as WantRow, TableUpdate, Want};
+use swiftlm_runtime::executable::{Row as WantRow, Want};
 use swiftlm_runtime::experts::{ExpertSource, ExpertStats};
+use swiftlm_runtime::state::{Mark, Sequence, StatePool, TableRow, TableRows};
 use swiftlm_runtime::{Batch, Executable, ExecutableOptions, StepError};
 
 use crate::fixture::Row;
@@ -54,11 +55,12 @@ pub fn compile_with(row: &Row, build: &BuildOptions, options: CompileOptions) ->
     compiled.unwrap_or_else(|e| panic!("{}: {e}", row.name)).program
 }
 
-/// A loaded row with room for `sequences` sequences of 512 tokens; sequence `s` owns pages `16 s ..`.
+/// A loaded row with room for `sequences` sequences of 512 tokens.
 #[derive(Debug)]
 pub struct Loaded {
     executable: Executable,
-    batch: Batch,
+    pool: StatePool,
+    sequences: Vec<(Sequence, TableRow)>,
 }
 
 const PAGES: usize = 512 / PAGE_TOKENS;
@@ -86,9 +88,29 @@ impl Loaded {
         };
         let executable =
             Executable::load(device, program, row, options).unwrap_or_else(|e| panic!("{}: {e}", row.name));
-        let pages = |s: usize| (s * PAGES..(s + 1) * PAGES).map(|p| p as u32).collect();
-        let table = (0..sequences).map(|s| TableUpdate { row: s as u32, first: 0, pages: pages(s) }).collect();
-        Self { executable, batch: Batch { table, ..Batch::default() } }
+        let mut pool = StatePool::new(&executable.page_sets(), executable.chunk());
+        let mut rows = TableRows::new(sequences);
+        let mut open = || {
+            let sequence = Sequence::open(&mut pool, PAGES * PAGE_TOKENS).expect("there is a page for every token");
+            (sequence, rows.take().expect("there is a row for every sequence"))
+        };
+        let sequences = (0..sequences).map(|_| open()).collect();
+        Self { executable, pool, sequences }
+    }
+
+    /// What runs it.
+    pub fn executable(&self) -> &Executable {
+        &self.executable
+    }
+
+    /// Takes a sequence back to a mark and gives the length from which its tokens must come again.
+    pub fn rewind(&mut self, sequence: usize, mark: Mark) -> usize {
+        self.sequences[sequence].0.rewind(&mut self.pool, mark).expect("a mark lies behind")
+    }
+
+    /// The length of a sequence, to come back to.
+    pub fn mark(&self, sequence: usize) -> Mark {
+        self.sequences[sequence].0.mark()
     }
 
     /// What was read of experts.
@@ -104,29 +126,48 @@ impl Loaded {
     /// As [`Self::step`].
     ///
     /// # Errors
-    /// The step failed.
+    /// The step failed; its tokens may come again.
     pub fn try_step(&mut self, tokens: &[(u32, u32, u32)]) -> Result<Vec<Vec<f32>>, StepError> {
-        let Batch { ids, positions, sequences, rows, .. } = &mut self.batch;
-        (*ids, *positions, *sequences) = (vec![], vec![], vec![]);
-        for (s, p, id) in tokens {
-            ids.push(*id);
-            positions.push(*p);
-            sequences.push(*s);
+        let mut batch = Batch::default();
+        let marks: Vec<Mark> = self.sequences.iter().map(|(sequence, _)| sequence.mark()).collect();
+        for (s, (sequence, row)) in self.sequences.iter_mut().enumerate() {
+            let own = tokens.iter().filter(|token| token.0 as usize == s).map(|token| token.1 as usize);
+            assert!(own.clone().eq(sequence.length()..sequence.length() + own.clone().count()), "tokens follow on");
+            sequence.append(&mut self.pool, own.count()).expect("there is room");
+            batch.table.extend(row.update(sequence));
         }
-        *rows = (0..tokens.len()).map(|t| WantRow { token: t as u32, want: Want::Logits }).collect();
-        let output = self.executable.step(&self.batch)?;
-        let logits = (0..tokens.len()).map(|r| output.logits(r).expect("every row wants logits").to_vec()).collect();
-        self.batch.table.clear();
-        Ok(logits)
+        for (s, p, id) in tokens {
+            batch.ids.push(*id);
+            batch.positions.push(*p);
+            batch.sequences.push(self.sequences[*s as usize].1.row());
+        }
+        batch.rows = (0..tokens.len()).map(|t| WantRow { token: t as u32, want: Want::Logits }).collect();
+        match self.executable.step(&batch) {
+            Ok(output) => {
+                let logits = (0..tokens.len()).map(|r| output.logits(r).expect("every row wants logits").to_vec());
+                Ok(logits.collect())
+            }
+            Err(e) => {
+                for (s, mark) in marks.into_iter().enumerate() {
+                    self.rewind(s, mark);
+                }
+                Err(e)
+            }
+        }
     }
 
     /// Logits at every position of a prompt, in chunks.
     pub fn prompt(&mut self, sequence: u32, prompt: &[u32], chunk: usize) -> Vec<Vec<f32>> {
+        assert_eq!(self.sequences[sequence as usize].0.length(), 0, "a prompt comes first");
+        self.feed(sequence, prompt, chunk)
+    }
+
+    /// Logits of further tokens of a sequence, in chunks.
+    pub fn feed(&mut self, sequence: u32, ids: &[u32], chunk: usize) -> Vec<Vec<f32>> {
         let mut logits = vec![];
-        for (i, ids) in prompt.chunks(chunk).enumerate() {
-            let start = (i * chunk) as u32;
-            let tokens: Vec<_> = ids.iter().enumerate().map(|(t, id)| (sequence, start + t as u32, *id)).collect();
-            logits.extend(self.step(&tokens));
+        for ids in ids.chunks(chunk) {
+            let start = self.sequences[sequence as usize].0.length() as u32;
+            logits.extend(self.step(&(start..).zip(ids).map(|(p, id)| (sequence, p, *id)).collect::<Vec<_>>()));
         }
         logits
     }

@@ -8,8 +8,8 @@ use swiftlm_compiler::{Choices, CompileOptions, rules};
 use swiftlm_golden_tests::fixture::Row;
 use swiftlm_golden_tests::run::{Loaded, On, compile_with, exact, relative_error};
 
-/// Three dense families and one with experts, plain and quantised.
-const ROWS: [&str; 4] = ["llama-rope3", "qwen2-mlx-mixed", "qwen3", "qwen3_moe-mlx4"];
+/// Dense families, one with windows, one with experts, plain and quantised.
+const ROWS: [&str; 5] = ["gemma3_text", "llama-rope3", "qwen2-mlx-mixed", "qwen3", "qwen3_moe-mlx4"];
 const BAR: f64 = 1e-4;
 
 /// Launches of all plans, and the error against the reference.

@@ -95,7 +95,7 @@ fn median_error(row: &Row, a: &[f32], b: &[f32]) -> f64 {
 /// Chunks of 1, 7, 64 and 512 give what one chunk gives, bit for bit.
 #[test]
 fn chunking_changes_nothing() {
-    for name in ["llama-rope3", "qwen3", "qwen3_moe-mlx4", "qwen2-mlx-mixed"] {
+    for name in ["llama-rope3", "qwen3", "qwen3_moe-mlx4", "qwen2-mlx-mixed", "gemma2", "gemma3_text-mlx4"] {
         let row = Row::open(name);
         for activations in [Activations::F32, Activations::Int { bits: 8 }, Activations::Int { bits: 16 }] {
             let build = BuildOptions { activations, ..exact() };
@@ -114,7 +114,7 @@ fn chunking_changes_nothing() {
 /// Four sequences that share steps compute what each computes alone, bit for bit.
 #[test]
 fn interleaving_changes_nothing() {
-    for name in ["llama", "qwen3-mlx8", "qwen3_moe"] {
+    for name in ["llama", "qwen3-mlx8", "qwen3_moe", "gemma3_text"] {
         let row = Row::open(name);
         let load = || Loaded::new(&row, compile(&row, &exact(), 64), On::Cpu.open(2), 4);
         let prompts: Vec<Vec<u32>> =
@@ -142,6 +142,56 @@ fn interleaving_changes_nothing() {
     }
 }
 
+/// Ids of a row, over and over.
+fn endless(row: &Row, count: usize) -> Vec<u32> {
+    row.prompt.iter().chain(&row.greedy).copied().cycle().take(count).collect()
+}
+
+/// A window's pages that are used again, many times over, give what pages give that are used once, bit for bit.
+#[test]
+fn pages_used_again_change_nothing() {
+    for (name, window) in [("gemma2", 20), ("gemma3_text", 20), ("mistral", 50)] {
+        let row = Row::open(name);
+        let ids = endless(&row, 500);
+        let run = |chunk: usize| {
+            let mut loaded = Loaded::new(&row, compile(&row, &exact(), chunk), On::Cpu.open(2), 1);
+            let sets = loaded.executable().page_sets();
+            let pages = sets.iter().find(|set| set.window == window).expect("the row has a window").pages;
+            (pages, loaded.prompt(0, &ids, chunk))
+        };
+        let (few, again) = run(16);
+        let (many, once) = run(512);
+        assert!(few <= 5 && many == 16, "{name}: {few} and {many} pages for 16 blocks");
+        assert_eq!(again, once, "{name}");
+    }
+}
+
+/// Append a, mark, append b, rewind, append c gives what a, c gives, whatever kinds of states there are. What lies too
+/// far back for a window comes again.
+#[test]
+fn rewinding_changes_nothing() {
+    const CHUNK: usize = 16;
+    for name in ["llama", "gemma3_text", "mistral"] {
+        let row = Row::open(name);
+        let (ids, other) = (endless(&row, 300), endless(&row, 400).split_off(130));
+        let load = || Loaded::new(&row, compile(&row, &exact(), CHUNK), On::Cpu.open(2), 1);
+        for (mark, end) in [(140, 170), (140, 250), (3, 20), (256, 300)] {
+            let mut loaded = load();
+            loaded.prompt(0, &ids[..mark], CHUNK);
+            let to = loaded.mark(0);
+            loaded.feed(0, &ids[mark..end], CHUNK);
+            let from = loaded.rewind(0, to);
+            assert!(
+                from == mark || from == 0 && name != "llama" && end - mark > 32,
+                "{name}: back to {from} of {mark}"
+            );
+            loaded.feed(0, &ids[from..mark], CHUNK);
+            let expected = load().prompt(0, &[&ids[..mark], &other[..60]].concat(), CHUNK);
+            assert_eq!(loaded.feed(0, &other[..60], CHUNK), expected[mark..], "{name}, {mark} to {end}");
+        }
+    }
+}
+
 /// The bar catches what it must: each of these small mistakes breaks it.
 #[test]
 fn mutations_are_noticed() {
@@ -152,6 +202,20 @@ fn mutations_are_noticed() {
         ("qwen3", "rope_theta", serde_json::json!(900_000.0)),
         ("qwen3_moe", "norm_topk_prob", serde_json::json!(false)),
         ("qwen3_moe", "num_experts_per_tok", serde_json::json!(3)),
+        ("gemma2", "attn_logit_softcapping", serde_json::json!(2.1)),
+        ("gemma2", "final_logit_softcapping", serde_json::json!(4.1)),
+        ("gemma2", "query_pre_attn_scalar", serde_json::json!(25)),
+        ("gemma2", "sliding_window", serde_json::json!(21)),
+        ("gemma3_text", "sliding_window", serde_json::json!(19)),
+        ("gemma3_text", "sliding_window", serde_json::json!(21)),
+        ("gemma3_text", "sliding_window_pattern", serde_json::json!(4)),
+        ("gemma3_text", "query_pre_attn_scalar", serde_json::json!(25)),
+        ("gemma3_text", "rope_theta", serde_json::json!(900_000.0)),
+        ("gemma3_text", "rope_local_base_freq", serde_json::json!(11000.0)),
+        ("gemma3_text", "rope_scaling", serde_json::json!({"rope_type": "linear", "factor": 7.5})),
+        ("gemma3_text", "hidden_activation", serde_json::json!("silu")),
+        ("mistral", "sliding_window", serde_json::json!(49)),
+        ("mistral", "sliding_window", serde_json::json!(51)),
     ];
     for (name, field, value) in mutations {
         let row = Row::open(name).with_config(field, value);

@@ -206,7 +206,7 @@ fn wrong_rules_are_noticed() {
         ("scale-scale", "(scale (scale ?x ?a) ?b)", "(scale ?x ?a)"),
         ("scale-linear", "(linear (scale ?x ?a) ?w)", "(linear ?x ?w)"),
         ("scale-rope", "(rope (scale ?x ?a) ?t ?dim ?layout)", "(scale (rope (scale ?x ?a) ?t ?dim ?layout) ?a)"),
-        ("scale-query", "(attend (scale ?q ?a) ?k ?v ?b ?window)", "(attend ?q ?k ?v ?a ?window)"),
+        ("scale-query", "(attend (scale ?q ?a) ?k ?v ?b ?window ?cap)", "(attend ?q ?k ?v ?a ?window ?cap)"),
         ("slice-slice", "(slice (slice ?x ?a ?l) ?b ?m)", "(slice ?x ?b ?m)"),
         ("silu-left", "(mul ?x (sigmoid ?x))", "(gelu_tanh ?x)"),
         ("round-split", "(split_heads (round ?x ?to) ?h)", "(split_heads ?x ?h)"),

@@ -27,6 +27,8 @@ pub enum MapStep {
     GeluTanh(Reg),
     /// `1 / (1 + e^-x)`.
     Sigmoid(Reg),
+    /// `tanh x`.
+    Tanh(Reg),
     /// Rounds to a narrower type and back.
     Round(Reg, DType),
 }
@@ -81,6 +83,7 @@ impl Map {
                 MapStep::Silu(a) => silu(at(a)),
                 MapStep::GeluTanh(a) => gelu_tanh(at(a)),
                 MapStep::Sigmoid(a) => sigmoid(at(a)),
+                MapStep::Tanh(a) => at(a).tanh(),
                 MapStep::Round(a, to) => round(at(a), *to),
             }
         })

@@ -16,8 +16,8 @@ pub enum Input {
     Positions,
     /// Row of the page table of each token's sequence, `u32[T]`.
     Sequences,
-    /// Page ids, `u32[sequences · table_stride]`.
-    PageTable,
+    /// Page ids of the states with this window (0: those that keep every token), `u32[sequences · table_stride]`.
+    PageTable(usize),
     /// Tokens that want logits, `u32[R]`.
     Rows,
     /// Cosines and sines for rope table `i`: `f32[T, dim]`.
@@ -248,5 +248,11 @@ impl Program {
     /// KV bytes of one token in all layers.
     pub fn kv_bytes_per_token(&self) -> usize {
         self.module.states.iter().map(crate::ty::StateType::bytes_per_token).sum()
+    }
+
+    /// KV bytes that a token reads which follows on `depth` others: of a layer with a window no more than that.
+    pub fn kv_bytes_read(&self, depth: usize) -> usize {
+        let seen = |window: usize| if window == 0 { depth } else { depth.min(window) };
+        self.module.states.iter().map(|state| state.bytes_per_token() * seen(state.window())).sum()
     }
 }

@@ -54,7 +54,7 @@ pub enum Extra {
 pub enum Template {
     /// Arguments: ids `u32[rows]`, weight, y.
     Embed(Embed),
-    /// Arguments: x, weight, y.
+    /// Arguments: x, weight, extras in order, y.
     RmsNorm(RmsNorm),
     /// Arguments: x, norm weight if `norm`, weight, extras in order, y.
     Linear(Linear),
@@ -99,7 +99,7 @@ pub struct Embed {
     pub y: View,
 }
 
-/// Normalisation of rows or, with `heads` > 1, of each head of a row.
+/// `y = epilogue(norm(x), extras)` of rows or, with `heads` > 1, of each head of a row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RmsNorm {
     /// Symbol that counts the rows.
@@ -110,6 +110,10 @@ pub struct RmsNorm {
     pub dim: usize,
     /// The normalisation.
     pub norm: Norm,
+    /// What is stored: input 0 is the normalised element, extras follow.
+    pub epilogue: Map,
+    /// Its further inputs; a column is one of the row, not of a head.
+    pub extras: Vec<Extra>,
     /// Input rows.
     pub x: View,
     /// Output rows.
@@ -227,6 +231,8 @@ pub struct Attend {
     pub scale: f32,
     /// Keys a query sees, itself included; 0 for all.
     pub window: usize,
+    /// Bound that scores `s` approach as `cap · tanh(s / cap)`; 0 for none.
+    pub cap: f32,
     /// How keys are stored; a float format.
     pub k_format: Format,
     /// How values are stored; a float format.

@@ -96,8 +96,11 @@ impl fmt::Display for TensorType {
 /// How a sequence's history is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum StateType {
-    /// Keys and values of every token, in pages of [`PAGE_TOKENS`] tokens.
+    /// Keys and values of tokens, in pages of [`PAGE_TOKENS`] tokens.
     Paged {
+        /// Tokens back from a query, itself included, that stay readable: the pages of older ones are used again. 0 for
+        /// all. Printed as `ring`, and as `paged` where it is 0.
+        window: usize,
         /// KV heads.
         heads: usize,
         /// Elements of one head.
@@ -115,9 +118,15 @@ pub const PAGE_TOKENS: usize = 32;
 impl StateType {
     /// Bytes of one page of keys (`part` 0) or values (`part` 1), head after head as [`HeadRow`] says.
     pub fn page_bytes(&self, part: usize) -> usize {
-        let Self::Paged { heads, dim, k, v } = self;
+        let Self::Paged { heads, dim, k, v, .. } = self;
         let format = if part == 0 { *k } else { *v };
         heads * HeadRow { format, dim: *dim }.page_bytes()
+    }
+
+    /// Tokens back from a query that stay readable; 0 for all.
+    pub fn window(&self) -> usize {
+        let Self::Paged { window, .. } = self;
+        *window
     }
 
     /// Bytes that one token adds, keys and values together.
@@ -128,8 +137,12 @@ impl StateType {
 
 impl fmt::Display for StateType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Paged { heads, dim, k, v } = self;
-        write!(f, "paged(heads={heads}, dim={dim}, k={k}, v={v})")
+        let Self::Paged { window, heads, dim, k, v } = self;
+        match window {
+            0 => f.write_str("paged(")?,
+            _ => write!(f, "ring(window={window}, ")?,
+        }
+        write!(f, "heads={heads}, dim={dim}, k={k}, v={v})")
     }
 }
 
@@ -140,8 +153,10 @@ pub enum Type {
     Tensor(TensorType),
     /// A version of a state; consumed at most once.
     State(StateType),
-    /// Keys or values of a state as a sequence sees them: `[token, heads, dim]` of unbounded length.
+    /// Keys or values of a state as a sequence sees them: `[token, heads, dim]`.
     History {
+        /// Tokens back from a query that can be read; 0 for all.
+        window: usize,
         /// KV heads.
         heads: usize,
         /// Elements of one head.
@@ -164,7 +179,8 @@ impl fmt::Display for Type {
         match self {
             Self::Tensor(t) => t.fmt(f),
             Self::State(s) => s.fmt(f),
-            Self::History { heads, dim } => write!(f, "history(heads={heads}, dim={dim})"),
+            Self::History { window: 0, heads, dim } => write!(f, "history(heads={heads}, dim={dim})"),
+            Self::History { window, heads, dim } => write!(f, "history(window={window}, heads={heads}, dim={dim})"),
         }
     }
 }

@@ -179,7 +179,7 @@ fn softmax_of_logarithms_is_their_share() {
 
 /// A state of `heads` × `dim` with the keys and values of `n` tokens of sequence 0 in it.
 fn state(heads: usize, dim: usize, n: u32, keys: &[f32], values: &[f32], format: Format) -> HostState {
-    let mut state = HostState::new(&StateType::Paged { heads, dim, k: format, v: format });
+    let mut state = HostState::new(&StateType::Paged { window: 0, heads, dim, k: format, v: format });
     let of = tokens(0, 0..n);
     state.append(keys, values, &Step { tokens: &of, rows: &[] }).expect("positions follow on");
     state
@@ -195,14 +195,15 @@ fn attention_is_the_formula_summed_directly() {
     let (heads, kv_heads, dim, n) = (4, 2, 8, 11);
     let (q, k, v) = (noise(heads * dim, 4), noise(n * kv_heads * dim, 5), noise(n * kv_heads * dim, 6));
     let s = state(kv_heads, dim, n as u32, &k, &v, Format::F32);
-    for (position, window) in [(10, 0), (10, 3), (4, 0), (4, 100), (0, 1)] {
-        let a = Attention { heads, scale: 0.3, window };
+    for (position, window, cap) in [(10, 0, 0.0), (10, 3, 0.0), (4, 0, 0.2), (4, 100, 0.0), (0, 1, 2.0), (10, 5, 1.0)] {
+        let a = Attention { heads, scale: 0.3, window, cap };
         let mut expected = vec![];
         for h in 0..heads {
             let seen: Vec<usize> = (0..=position).filter(|j| window == 0 || position - j < window).collect();
             let score = |j: usize| -> f64 {
                 let at = |d: usize| f64::from(k[(j * kv_heads + h / 2) * dim + d]);
-                0.3 * (0..dim).map(|d| f64::from(q[h * dim + d]) * at(d)).sum::<f64>()
+                let score = 0.3 * (0..dim).map(|d| f64::from(q[h * dim + d]) * at(d)).sum::<f64>();
+                if cap > 0.0 { cap * (score / cap).tanh() } else { score }
             };
             let total: f64 = seen.iter().map(|j| score(*j).exp()).sum();
             for d in 0..dim {
@@ -219,20 +220,20 @@ fn attention_to_equal_keys_is_the_mean_and_to_one_key_its_value() {
     let values = noise(5 * 4, 7);
     let s = state(1, 4, 5, &[0.5; 20], &values, Format::F32);
     let mean: Vec<f32> = (0..4).map(|d| (0..5).map(|j| values[j * 4 + d]).sum::<f32>() / 5.0).collect();
-    close(&attend_at(&noise(4, 8), 4, &Attention { heads: 1, scale: 1.0, window: 0 }, &s), &mean, 1e-6);
-    let own = attend_at(&noise(4, 8), 3, &Attention { heads: 1, scale: 1.0, window: 1 }, &s);
+    close(&attend_at(&noise(4, 8), 4, &Attention { heads: 1, scale: 1.0, window: 0, cap: 0.0 }, &s), &mean, 1e-6);
+    let own = attend_at(&noise(4, 8), 3, &Attention { heads: 1, scale: 1.0, window: 1, cap: 0.0 }, &s);
     assert_eq!(own, values[12..16]);
 }
 
 #[test]
 fn histories_are_their_sequences_own_and_end_where_they_end() {
-    let mut s = HostState::new(&StateType::Paged { heads: 1, dim: 1, k: Format::F32, v: Format::F32 });
+    let mut s = HostState::new(&StateType::Paged { window: 0, heads: 1, dim: 1, k: Format::F32, v: Format::F32 });
     let both = [tokens(3, 0..2), tokens(8, 0..1)].concat();
     s.append(&[1.0; 3], &[10.0, 20.0, 30.0], &Step { tokens: &both, rows: &[] }).expect("positions follow on");
     assert_eq!((s.part(3, Part::Values), s.part(8, Part::Values)), (&[10.0, 20.0][..], &[30.0][..]));
     let of = tokens(8, 1..2);
     let step = Step { tokens: &of, rows: &[] };
-    let a = Attention { heads: 1, scale: 1.0, window: 0 };
+    let a = Attention { heads: 1, scale: 1.0, window: 0, cap: 0.0 };
     let error = attend(&[1.0], &a, (&s, Part::Keys), (&s, Part::Values), &step).expect_err("position 1 is not held");
     assert_eq!(error, "`attend`: sequence 8 holds 1 tokens: none at position 1");
     let gap = tokens(8, 2..3);

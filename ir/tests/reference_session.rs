@@ -24,7 +24,7 @@ func @layer(%x: flow f32[T,2], %s: state paged(heads=1, dim=2, k=f16, v=f16)) {
   %s2 = kv.append! %s, %k, %v
   %keys = kv.k %s2
   %values = kv.v %s2
-  %a = attend %v, %keys, %values {scale=1, window=0}
+  %a = attend %v, %keys, %values {scale=1, window=0, cap=0}
   %y = merge_heads %a
   return %y, %s2
 }
@@ -145,7 +145,7 @@ fn a_function_is_evaluated_on_tensors_at_hand() {
 #[test]
 fn a_state_that_is_passed_in_stays_as_it_was() {
     let layer = &mean().funcs[1];
-    let ty = StateType::Paged { heads: 1, dim: 2, k: Format::F16, v: Format::F16 };
+    let ty = StateType::Paged { window: 0, heads: 1, dim: 2, k: Format::F16, v: Format::F16 };
     let before = Rc::new(HostState::new(&ty));
     let tokens = [token(4, 0, 0)];
     let step = Step { tokens: &tokens, rows: &[] };

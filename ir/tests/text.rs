@@ -40,7 +40,7 @@ func @layer(%x: flow f32[T,32], %state: state paged(heads=1, dim=4, k=f16, v=f16
   %kv_append = kv.append! %state, %rope_2, %split_heads_3 : paged(heads=1, dim=4, k=f16, v=f16) @attn
   %kv_k = kv.k %kv_append : history(heads=1, dim=4) @attn
   %kv_v = kv.v %kv_append : history(heads=1, dim=4) @attn
-  %attend = attend %rope, %kv_k, %kv_v {scale=0.5, window=0} : f32[T,1,4] @attn
+  %attend = attend %rope, %kv_k, %kv_v {scale=0.5, window=0, cap=0} : f32[T,1,4] @attn
   %merge_heads = merge_heads %attend : f32[T,4] @attn
   %o_proj = linear %merge_heads, w"attn.o_proj.weight" : f32[T,32] @attn.o_proj
   %add = add %x, %o_proj : f32[T,32]

@@ -26,7 +26,7 @@ func @layer(%x: flow f32[T,32], %state: state paged(heads=1, dim=4, k=f16, v=f16
   %kv_append = kv.append! %state, %rope, %split_heads @attn
   %kv_k = kv.k %kv_append @attn
   %kv_v = kv.v %kv_append @attn
-  %attend = attend %rope, %kv_k, %kv_v {scale=0.5, window=0} @attn
+  %attend = attend %rope, %kv_k, %kv_v {scale=0.5, window=0, cap=0} @attn
   %merge_heads = merge_heads %attend @attn
   %o_proj = linear %merge_heads, w"o_proj.weight" @attn.o_proj
   %add = add %x, %o_proj
@@ -286,7 +286,7 @@ fn calls_name_what_exists() {
             "main: 0 calls use state 1: expected exactly one",
         ],
     );
-    let wide = StateType::Paged { heads: 1, dim: 8, k: Format::F16, v: Format::F16 };
+    let wide = StateType::Paged { window: 0, heads: 1, dim: 8, k: Format::F16, v: Format::F16 };
     broken(
         |m| m.states[1] = wide,
         &[
@@ -351,7 +351,7 @@ fn tables_and_vocabulary_fit() {
 fn heads_in_pages_fill_whole_words() {
     let format = Format::Affine(Affine::new(4, 32, Float::F16).expect("supported"));
     let mut m = module();
-    m.funcs[LAYER].values[1].ty = Type::State(StateType::Paged { heads: 1, dim: 4, k: format, v: format });
+    m.funcs[LAYER].values[1].ty = Type::State(StateType::Paged { window: 0, heads: 1, dim: 4, k: format, v: format });
     let errors = verify(&m).expect_err("4 codes of 4 bits fill no word");
     assert_eq!(errors[0].to_string(), "@layer %state: heads of 4 elements do not fill whole words of 4-bit codes");
     assert_eq!(
@@ -366,4 +366,22 @@ fn kinds_of_parameters_have_types() {
     m.funcs[LAYER].params[0].0 = ParamKind::Ids;
     let errors = verify(&m).expect_err("the hidden values are no ids");
     assert_eq!(errors[0].to_string(), "@layer %ids: expected u32[T], got f32[T,32]");
+}
+
+/// What a ring no longer keeps cannot be read.
+#[test]
+fn attention_over_a_ring_looks_no_further_back_than_it_keeps() {
+    let ring = MODULE.replace("paged(", "ring(window=2, ");
+    for (window, message) in [(2, None), (1, None), (0, Some("got 0")), (3, Some("got 3"))] {
+        let parsed = parse(&ring.replace("window=0,", &format!("window={window},")));
+        match message {
+            None => assert_eq!(verify(&parsed.expect("the text is right")), Ok(())),
+            Some(got) => {
+                let errors = parsed.expect_err("the window is wider than the ring");
+                let text = errors.iter().map(ToString::to_string).collect::<String>();
+                let expected = format!("`attend`: window: expected 1 to 2, which the state keeps, {got}");
+                assert!(text.contains(&expected), "{text}");
+            }
+        }
+    }
 }

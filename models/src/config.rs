@@ -28,6 +28,14 @@ impl Config {
         self
     }
 
+    /// The same configuration with fields where it has none, not even `null`: as the reference fills them in.
+    pub fn with_defaults(self, defaults: &[(&str, Value)]) -> Self {
+        defaults.iter().fold(self, |c, (field, value)| match c.0.contains_key(*field) {
+            true => c,
+            false => c.with(field, value.clone()),
+        })
+    }
+
     /// The raw value; `null` counts as absent, as the reference treats it.
     pub fn get(&self, field: &str) -> Option<&Value> {
         self.0.get(field).filter(|v| !v.is_null())
@@ -118,6 +126,16 @@ impl Config {
             Some(Value::Object(fields)) => Ok(Some(Self(fields.clone()))),
             Some(v) => Err(Self::wrong(field, "an object", v)),
         }
+    }
+
+    /// A positive number, if there, neither so large nor so small that its inverse is no f32.
+    ///
+    /// # Errors
+    /// Present but something else.
+    pub fn positive(&self, field: &str) -> Result<Option<f64>, ModelError> {
+        let Some(v) = self.get(field) else { return Ok(None) };
+        let fits = |x: &f64| *x > 0.0 && (*x as f32).is_normal() && ((1.0 / x) as f32).is_normal();
+        v.as_f64().filter(fits).map(Some).ok_or_else(|| Self::wrong(field, "a positive number of usual size", v))
     }
 
     /// Refuses a setting whose effect is not implemented.

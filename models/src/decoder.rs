@@ -6,8 +6,9 @@ use swiftlm_ir::ops::{Op, RopeLayout};
 use swiftlm_ir::ty::{DType, TensorType, Type};
 
 use crate::blocks::attention::Attention;
+use crate::blocks::mlp::Activation;
 use crate::blocks::rope::{self, Rope};
-use crate::blocks::{Block, Built};
+use crate::blocks::{Block, Built, Norm};
 use crate::tensors::Resolver;
 use crate::{BuildOptions, Config, Model, ModelError, TensorIndex};
 
@@ -22,20 +23,30 @@ pub struct Decoder {
     pub inner: usize,
     /// `num_hidden_layers`.
     pub layers: usize,
-    /// `rms_norm_eps`.
-    pub eps: f64,
+    /// The norms of rows: `rms_norm_eps`, and 0 as the weight's offset unless a family says otherwise.
+    pub norm: Norm,
+    /// `hidden_activation` or `hidden_act`.
+    pub activation: Activation,
     /// Whether the head is the embedding.
     pub tied: bool,
     /// `max_position_embeddings`.
     pub context: usize,
     /// Attention as the shared fields describe it; families change what differs.
     pub attention: Attention,
-    /// Table 0 of the module.
-    pub rope: RopeTable,
+    /// Rope tables of the module; one unless a family says otherwise.
+    pub ropes: Vec<RopeTable>,
     /// Factor on the embeddings; 1 unless a family says otherwise.
     pub embedding_scale: f64,
     /// Factor on the logits; 1 unless a family says otherwise.
     pub logit_scale: f64,
+    /// Bound that logits `x` approach as `cap · tanh(x / cap)`; none unless a family says otherwise.
+    pub logit_cap: Option<f64>,
+    /// Where embeddings, layers and final norm are: `model`.
+    pub base: String,
+    /// Where the head is: `lm_head`.
+    pub head: String,
+    /// First parts of the names of tensors that a checkpoint may hold and this model leaves alone.
+    pub unused: &'static [&'static str],
 }
 
 impl Decoder {
@@ -44,7 +55,6 @@ impl Decoder {
     /// # Errors
     /// The first field that is missing or makes no sense.
     pub fn read(config: &Config, tied: bool) -> Result<Self, ModelError> {
-        config.only("hidden_act", &["silu"])?;
         let width = config.need("hidden_size")?;
         let heads = config.count("num_attention_heads", 65_536)?;
         let kv_heads = config.size("num_key_value_heads")?.unwrap_or(heads);
@@ -66,18 +76,24 @@ impl Decoder {
             rope: Rope { table: 0, dim: head_dim, layout: RopeLayout::Half },
             window: 0,
             scale: None,
+            cap: None,
         };
         Ok(Self {
             vocabulary: config.need("vocab_size")?,
             width,
             inner: config.size("intermediate_size")?.unwrap_or(0),
             layers: config.count("num_hidden_layers", 4096)?,
-            eps: config.number("rms_norm_eps", 1e-6)?,
+            norm: Norm { eps: config.number("rms_norm_eps", 1e-6)?, offset: 0.0 },
+            activation: Activation::read(config)?,
             tied: config.flag("tie_word_embeddings", tied)?,
             context: config.size("max_position_embeddings")?.unwrap_or(2048),
-            rope: rope::table(config, head_dim)?,
+            ropes: vec![rope::table(config, head_dim)?],
             embedding_scale: 1.0,
             logit_scale: 1.0,
+            logit_cap: None,
+            base: "model".to_owned(),
+            head: "lm_head".to_owned(),
+            unused: &[],
             attention,
         })
     }
@@ -94,6 +110,26 @@ impl Decoder {
         Ok(config.size("sliding_window")?.unwrap_or(0))
     }
 
+    /// Which layers attend in a window: `layer_types` says so for each; without it all but every `pattern`-th do.
+    ///
+    /// # Errors
+    /// A list of another length, or with a kind of layer that is neither.
+    pub fn sliding(&self, config: &Config, pattern: usize) -> Result<Vec<bool>, ModelError> {
+        let Some(types) = config.get("layer_types") else {
+            return Ok((1..=self.layers).map(|i| pattern == 0 || !i.is_multiple_of(pattern)).collect());
+        };
+        let kind = |ty: &serde_json::Value| match ty.as_str() {
+            Some("sliding_attention") => Some(true),
+            Some("full_attention") => Some(false),
+            _ => None,
+        };
+        let kinds = types.as_array().and_then(|types| types.iter().map(kind).collect::<Option<Vec<bool>>>());
+        kinds.filter(|kinds| kinds.len() == self.layers).ok_or_else(|| {
+            let expected = format!("sliding_attention or full_attention for each of {} layers", self.layers);
+            ModelError::one(format!("config.json: `layer_types`: expected {expected}, got {types}"))
+        })
+    }
+
     /// Builds the model; `layer` turns the hidden values of layer `i` into the next, with the new version of its state.
     ///
     /// # Errors
@@ -106,12 +142,11 @@ impl Decoder {
         layer: impl Fn(&mut Block<'_>, Value, usize) -> (Value, Value),
     ) -> Result<Model, ModelError> {
         let resolver = Resolver::new(config, index)?;
-        let mut module =
-            Module { vocabulary: self.vocabulary, rope_tables: vec![self.rope.clone()], ..Module::default() };
+        let mut module = Module { vocabulary: self.vocabulary, rope_tables: self.ropes.clone(), ..Module::default() };
         let embed = self.embed(&resolver, options);
         push(&mut module, embed, "");
         for i in 0..self.layers {
-            let scope = format!("model.layers.{i}");
+            let scope = format!("{}.layers.{i}", self.base);
             let mut b = Block::new(&format!("layer{i}"), &scope, &resolver, options);
             let x = b.flow(self.width);
             let (y, state) = layer(&mut b, x, i);
@@ -120,16 +155,21 @@ impl Decoder {
         let head = self.head(&resolver, options);
         push(&mut module, head, "");
         // Old checkpoints store the frequencies, which follow from the configuration; tied ones may store the head twice.
-        resolver.ignore(|n| n.ends_with(".rotary_emb.inv_freq") || (self.tied && n.starts_with("lm_head.")));
+        let below = |name: &str, path: &str| name.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
+        resolver.ignore(|n| n.ends_with(".rotary_emb.inv_freq") || (self.tied && below(n, &self.head)));
+        let unused: Vec<&str> =
+            self.unused.iter().copied().filter(|part| index.keys().any(|name| below(name, part))).collect();
+        resolver.ignore(|n| unused.iter().any(|part| below(n, part)));
         resolver.finish()?;
         let family = config.text("model_type")?.unwrap_or_default().to_owned();
-        Ok(Model { family, module, context: self.context })
+        let unused = unused.into_iter().map(str::to_owned).collect();
+        Ok(Model { family, module, context: self.context, unused })
     }
 
     fn embed(&self, resolver: &Resolver<'_>, options: &BuildOptions) -> Option<Built> {
         let mut b = Block::new("embed", "", resolver, options);
         let ids = b.param(ParamKind::Ids, Type::Tensor(TensorType::new(DType::U32, [Sym::Tokens.into()])));
-        let w = b.matrix("model.embed_tokens.weight", self.vocabulary, self.width);
+        let w = b.matrix(&format!("{}.embed_tokens.weight", self.base), self.vocabulary, self.width);
         let x = b.op(Op::Embed { scale: 1.0 }, [ids.into(), w.into()]);
         let x = b.scale(x, self.embedding_scale);
         b.finish(vec![x])
@@ -139,9 +179,11 @@ impl Decoder {
         let mut b = Block::new("head", "", resolver, options);
         let x = b.flow(self.width);
         let x = b.op(Op::Rows, [x.into()]);
-        let x = b.rms_norm("model.norm", x, self.eps);
-        let logits = b.linear(if self.tied { "model.embed_tokens" } else { "lm_head" }, x, self.vocabulary, false);
+        let x = b.rms_norm(&format!("{}.norm", self.base), x, self.norm);
+        let matrix = if self.tied { format!("{}.embed_tokens", self.base) } else { self.head.clone() };
+        let logits = b.linear(&matrix, x, self.vocabulary, false);
         let logits = b.scale(logits, self.logit_scale);
+        let logits = b.soft_cap(logits, self.logit_cap);
         let greedy = b.op(Op::ArgMax, [logits.into()]);
         b.finish(vec![logits, greedy])
     }

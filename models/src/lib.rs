@@ -79,6 +79,8 @@ pub struct Model {
     pub module: Module,
     /// Positions the model was made for.
     pub context: usize,
+    /// First parts of the names of tensors that the checkpoint holds for what is not computed: a vision tower.
+    pub unused: Vec<String>,
 }
 
 /// Builds the model that `config` describes from the tensors that a checkpoint holds.

@@ -7,7 +7,9 @@ use swiftlm_device::Target;
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::kernel::{Immediate, Length};
 use swiftlm_ir::plan::Program;
-use swiftlm_ir::ty::PAGE_TOKENS;
+use swiftlm_ir::ty::{PAGE_TOKENS, StateType};
+
+use crate::state::page_sets;
 
 /// Left for the process itself, kernels and staging: with the tokenizer and the server within the 200 MiB that the
 /// resident memory may exceed the plan by.
@@ -53,18 +55,31 @@ pub struct MemoryPlan {
     pub weights: u64,
     /// Activations of a step.
     pub arena: u64,
-    /// Ids, positions, page table, rope tables.
+    /// Ids, positions, page tables, rope tables.
     pub inputs: u64,
     /// The process itself, kernels, staging.
     pub process: u64,
-    /// One page of all states.
+    /// One page of all states that keep every token.
     pub page_bytes: u64,
     /// Pages of the pool.
     pub kv_pages: usize,
+    /// What states with windows take beside it.
+    pub rings: Vec<RingPlan>,
     /// Pages that one sequence can hold.
     pub table_stride: usize,
     /// Sequences alive at a time.
     pub max_sequences: usize,
+}
+
+/// The pages of all states with one window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingPlan {
+    /// Tokens back from a query that stay readable.
+    pub window: usize,
+    /// One page of all these states.
+    pub page_bytes: u64,
+    /// Pages there are, for all sequences together.
+    pub pages: usize,
 }
 
 /// A model that does not fit, with the plan that would be needed and what would help.
@@ -72,7 +87,7 @@ pub struct MemoryPlan {
 #[error("the model does not fit: {remedy}\n{plan}")]
 pub struct DoesNotFit {
     /// The smallest plan that would serve the request; its total exceeds its limit, or its pages what the device binds.
-    pub plan: MemoryPlan,
+    pub plan: Box<MemoryPlan>,
     /// What would help.
     pub remedy: String,
 }
@@ -96,28 +111,40 @@ impl MemoryPlan {
             arena: program.arena_bytes as u64,
             inputs: input_bytes(program, wished.saturating_mul(max_sequences)),
             process: PROCESS_BYTES,
-            page_bytes: (program.kv_bytes_per_token() * PAGE_TOKENS) as u64,
+            page_bytes: page_bytes(program, 0),
             kv_pages: least,
+            rings: rings(program, least, max_sequences),
             table_stride: least,
             max_sequences,
         };
         let kernels = kernel_pages(program);
-        let bound = target.max_binding / largest_part(program).max(1);
-        let memory = plan.limit.saturating_sub(plan.total() - plan.kv()) / plan.page_bytes.max(1);
-        let most = bound.min(usize::try_from(memory).unwrap_or(usize::MAX));
+        let bound = most(|kv_pages| binds(program, kv_pages, max_sequences, target));
+        let most = bound.min(most(|kv_pages| plan.with_pages(program, kv_pages).total() <= plan.limit));
         let fits = most.min(kernels);
         if plan.total() > plan.limit || least > fits {
             let remedy = plan.remedy(fits, bound.min(kernels));
-            return Err(DoesNotFit { plan, remedy });
+            return Err(DoesNotFit { plan: Box::new(plan), remedy });
         }
         plan.table_stride = wished.min(fits);
-        let shared = plan.table_stride.min(pages(TOKENS_PER_SEQUENCE)).saturating_mul(max_sequences);
-        plan.kv_pages = plan.table_stride.max(shared).min(most);
-        Ok(plan)
+        // Where every state has a window, length costs nothing.
+        let longest = if plan.page_bytes == 0 { usize::MAX } else { pages(TOKENS_PER_SEQUENCE) };
+        let each = plan.table_stride.min(longest);
+        Ok(plan.with_pages(program, plan.table_stride.max(each.saturating_mul(max_sequences)).min(most)))
     }
 
-    /// Bytes of the page pool.
+    /// The plan with another pool.
+    fn with_pages(&self, program: &Program, kv_pages: usize) -> Self {
+        Self { kv_pages, rings: rings(program, kv_pages, self.max_sequences), ..self.clone() }
+    }
+
+    /// Bytes of all pages.
     pub fn kv(&self) -> u64 {
+        let rings = self.rings.iter().map(RingPlan::bytes).fold(0, u64::saturating_add);
+        self.pool().saturating_add(rings)
+    }
+
+    /// Bytes of the pages of states that keep every token.
+    fn pool(&self) -> u64 {
         self.page_bytes.saturating_mul(self.kv_pages as u64)
     }
 
@@ -149,18 +176,26 @@ impl MemoryPlan {
     }
 }
 
+impl RingPlan {
+    /// Bytes of all pages.
+    pub fn bytes(&self) -> u64 {
+        self.page_bytes.saturating_mul(self.pages as u64)
+    }
+}
+
 impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pool = format!("KV pool, {} tokens", self.kv_pages * PAGE_TOKENS);
-        let rows = [
-            ("weights", self.weights),
-            (pool.as_str(), self.kv()),
-            ("activations", self.arena),
-            ("step inputs", self.inputs),
-            ("process", self.process),
-            ("total", self.total()),
-            ("limit", self.limit),
-        ];
+        let ring = |ring: &RingPlan| (format!("KV of the last {} tokens", ring.window), ring.bytes());
+        let mut rows = vec![("weights".to_owned(), self.weights), (pool, self.pool())];
+        rows.extend(self.rings.iter().map(ring));
+        rows.extend([
+            ("activations".to_owned(), self.arena),
+            ("step inputs".to_owned(), self.inputs),
+            ("process".to_owned(), self.process),
+            ("total".to_owned(), self.total()),
+            ("limit".to_owned(), self.limit),
+        ]);
         writeln!(f, "{:<28} {:>12}", format!("memory on {}", self.device), "MiB")?;
         for (name, bytes) in rows {
             writeln!(f, "{name:<28} {:>12.1}", mib(bytes))?;
@@ -178,9 +213,39 @@ fn pages(tokens: usize) -> usize {
     tokens.div_ceil(PAGE_TOKENS).max(1)
 }
 
-/// Bytes of a page of the largest buffer of pages.
-fn largest_part(program: &Program) -> usize {
-    program.module.states.iter().map(|s| s.page_bytes(0).max(s.page_bytes(1))).max().unwrap_or(0)
+/// The states with a window.
+fn states(program: &Program, window: usize) -> impl Iterator<Item = &StateType> {
+    program.module.states.iter().filter(move |state| state.window() == window)
+}
+
+/// Bytes of a page of all states with a window.
+fn page_bytes(program: &Program, window: usize) -> u64 {
+    states(program, window).map(|state| (state.page_bytes(0) + state.page_bytes(1)) as u64).sum()
+}
+
+/// What states with windows take where others have `kv_pages` pages.
+fn rings(program: &Program, kv_pages: usize, max_sequences: usize) -> Vec<RingPlan> {
+    let sets = page_sets(program, kv_pages, max_sequences).into_iter().filter(|set| set.window > 0);
+    sets.map(|set| RingPlan { window: set.window, page_bytes: page_bytes(program, set.window), pages: set.pages })
+        .collect()
+}
+
+/// Whether the device can bind all pages of each state.
+fn binds(program: &Program, kv_pages: usize, max_sequences: usize, target: &Target) -> bool {
+    page_sets(program, kv_pages, max_sequences).iter().all(|set| {
+        let part = states(program, set.window).map(|state| state.page_bytes(0).max(state.page_bytes(1))).max();
+        part.unwrap_or(0).saturating_mul(set.pages) <= target.max_binding
+    })
+}
+
+/// The most pages for which `fits` holds, as it does for all fewer; 0 if it holds for none.
+fn most(fits: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (0, u32::MAX as usize);
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        if fits(middle) { low = middle } else { high = middle - 1 }
+    }
+    low
 }
 
 /// Pages per sequence that the kernels were made for.
@@ -189,9 +254,10 @@ fn kernel_pages(program: &Program) -> usize {
     reads_table.map(|k| k.immediate_max[Immediate::TableStride as usize] as usize).min().unwrap_or(usize::MAX)
 }
 
-/// Bytes of a step's inputs with a page table of so many entries.
+/// Bytes of a step's inputs with page tables of so many entries.
 fn input_bytes(program: &Program, table: usize) -> u64 {
     let rows = ShapeClass::Many.max_rows(program.chunk.max(program.max_rows)) as u64;
     let ropes: usize = program.module.rope_tables.iter().map(|t| 2 * t.inverse_frequencies.len()).sum();
-    rows * 4 * (4 + ropes as u64) + 4 * table as u64
+    let tables = page_sets(program, 1, 1).len();
+    rows * 4 * (4 + ropes as u64) + 4 * (table * tables) as u64
 }

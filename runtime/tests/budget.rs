@@ -2,10 +2,13 @@
 
 mod common;
 
-use common::{Shape, WeightBytes, program};
+use common::{CHUNK, Shape, WeightBytes, program};
 use swiftlm_device::{NullDevice, Target, Usage};
-use swiftlm_ir::ty::PAGE_TOKENS;
-use swiftlm_runtime::budget::{ContextWish, DoesNotFit, MemoryPlan, MemoryRequest};
+use swiftlm_ir::plan::Program;
+use swiftlm_ir::quant::Format;
+use swiftlm_ir::ty::{PAGE_TOKENS, StateType};
+use swiftlm_runtime::budget::{ContextWish, DoesNotFit, MemoryPlan, MemoryRequest, RingPlan};
+use swiftlm_runtime::state::ring_pages;
 use swiftlm_runtime::{Executable, ExecutableOptions};
 
 const MIB: u64 = 1 << 20;
@@ -35,16 +38,58 @@ fn with_room_the_pool_serves_every_sequence() {
     assert_eq!(one.kv_pages * PAGE_TOKENS, 32_768, "one whole context");
 }
 
+/// One state that keeps every token, two with a window, one with another.
+fn with_windows() -> Program {
+    let mut program = program(Shape::default());
+    let ring = |window, heads| StateType::Paged { window, heads, dim: 1, k: Format::F32, v: Format::F16 };
+    program.module.states.extend([ring(20, 1), ring(70, 2), ring(20, 1)]);
+    program
+}
+
+#[test]
+fn windows_take_what_they_need_and_no_more() {
+    let (program, wide) = (with_windows(), target(1 << 30, None));
+    let plan = |limit, context, sequences| {
+        MemoryPlan::new(&program, &wide, MemoryRequest { limit, context, sequences: Some(sequences) }).expect("fits")
+    };
+    let long = plan(1000 * MIB, ContextWish::UpTo(32_768), 4);
+    let ring = |window| RingPlan { window, page_bytes: 2 * PAGE, pages: 4 * ring_pages(window, CHUNK) };
+    assert_eq!((long.page_bytes, long.kv_pages * PAGE_TOKENS), (PAGE, 32_768));
+    assert_eq!(long.rings, [ring(20), ring(70)]);
+    assert_eq!(long.kv(), PAGE * 1024 + 2 * PAGE * (ring(20).pages + ring(70).pages) as u64);
+    let shown = long.to_string();
+    for part in ["KV pool, 32768 tokens", "KV of the last 20 tokens", "KV of the last 70 tokens"] {
+        assert!(shown.contains(part), "`{part}` is missing from\n{shown}");
+    }
+    // Short sequences fill no window.
+    assert_eq!(
+        plan(1000 * MIB, ContextWish::UpTo(32), 1).rings.iter().map(|ring| ring.pages).collect::<Vec<_>>(),
+        [1, 1]
+    );
+    // Where memory is short, what is left goes to the pool to the last page.
+    let limit = long.total() - 100 * PAGE - 1;
+    let tight = plan(limit, ContextWish::UpTo(32_768), 4);
+    assert_eq!(tight.rings, long.rings);
+    assert!(tight.total() <= limit && tight.total() + PAGE > limit, "{tight}");
+}
+
 #[test]
 fn the_plan_is_what_loading_allocates() {
+    for program in [program(Shape::default()), with_windows(), program(Shape { window: 100, ..Shape::default() })] {
+        allocates(&program);
+    }
+}
+
+fn allocates(program: &Program) {
     let facts = target(1 << 30, None);
-    let plan = plan(&facts, 1000 * MIB, ContextWish::UpTo(2048), Some(3)).expect("fits");
+    let request = MemoryRequest { limit: 1000 * MIB, context: ContextWish::UpTo(2048), sequences: Some(3) };
+    let plan = MemoryPlan::new(program, &facts, request).expect("fits");
     let device = NullDevice::new(facts);
     let MemoryPlan { kv_pages, max_sequences, table_stride, .. } = plan;
     let counted = std::sync::Arc::new(std::sync::Mutex::new(device));
     let options = ExecutableOptions { kv_pages, max_sequences, table_stride, experts: None, progress: &mut |_| {} };
     let shared = common::SharedDevice::new(std::sync::Arc::clone(&counted));
-    Executable::load(Box::new(shared), program(Shape::default()), &WeightBytes, options).expect("loads");
+    Executable::load(Box::new(shared), program.clone(), &WeightBytes, options).expect("loads");
     let allocated = |usage| counted.lock().unwrap().allocated(usage) as u64;
     assert_eq!(allocated(Usage::ReadWrite), plan.kv() + plan.arena);
     assert_eq!(allocated(Usage::Weights), plan.weights);

@@ -35,7 +35,7 @@ fn a_greedy_reply_is_the_models() {
 fn any_chunk_gives_the_same_reply() {
     let prompt = prompt(70, 11);
     for chunk in [1, 7, 33, 64, 200] {
-        let (engine, _) = engine(Shape { chunk, max_rows: 4 }, 16, 2);
+        let (engine, _) = engine(Shape { chunk, max_rows: 4, window: 0 }, 16, 2);
         assert_eq!(run(&engine, request(&prompt, 9)).ids(), greedy_reply(&prompt, 9), "chunk {chunk}");
     }
 }

@@ -2,9 +2,14 @@
 
 mod common;
 
-use common::{Call, Outcome, Shape, VOCABULARY, executable, expected, greedy_reply, run, submit, wait_for};
+use common::{
+    Call, Outcome, Shape, VOCABULARY, executable, expected, greedy_reply, greedy_reply_within, request, run, submit,
+    wait_for,
+};
 use proptest::prelude::*;
+use swiftlm_ir::ty::PAGE_TOKENS;
 use swiftlm_runtime::request::{FinishReason, Generate, Request, Sampling};
+use swiftlm_runtime::state::ring_pages;
 use swiftlm_runtime::{Engine, EngineOptions};
 
 fn sampling() -> impl Strategy<Value = Sampling> {
@@ -66,7 +71,7 @@ proptest! {
         let context = roomy.context_length();
         prop_assert_eq!(&alone, &mix.iter().map(|(request, _)| expected(request, context)).collect::<Vec<_>>());
 
-        let (executable, control) = executable(Shape { chunk, max_rows }, pages, sequences, 8);
+        let (executable, control) = executable(Shape { chunk, max_rows, window: 0 }, pages, sequences, 8);
         let engine = Engine::start(executable, EngineOptions::default()).expect("a thread starts");
         let calls: Vec<(Call, Option<usize>)> =
             mix.iter().map(|(request, cancel)| (submit(&engine, request.clone()).expect("taken"), *cancel)).collect();
@@ -94,13 +99,31 @@ proptest! {
 
 #[test]
 fn a_greedy_mix_gets_the_models_own_replies() {
-    let (executable, control) = executable(Shape { chunk: 20, max_rows: 6 }, 24, 5, 8);
+    let (executable, control) = executable(Shape { chunk: 20, max_rows: 6, window: 0 }, 24, 5, 8);
     let engine = Engine::start(executable, EngineOptions::default()).expect("a thread starts");
     let prompts: Vec<Vec<u32>> = (1..12u32).map(|i| (0..i * 9).map(|t| (t * t + i) % 61).collect()).collect();
-    let calls: Vec<Call> = prompts.iter().map(|p| submit(&engine, common::request(p, 25)).expect("taken")).collect();
+    let calls: Vec<Call> = prompts.iter().map(|p| submit(&engine, request(p, 25)).expect("taken")).collect();
     for (call, prompt) in calls.into_iter().zip(&prompts) {
         assert_eq!(call.finish().ids(), greedy_reply(prompt, 25));
     }
     assert!(engine.stats().mixed_steps > 5, "{:?}", engine.stats());
     assert!(control.steps.lock().unwrap().iter().any(|s| s.sizes.rows == 5), "five sequences shared a step");
+}
+
+/// Requests far longer than the window take turns in rings that hold little more than it.
+#[test]
+fn windows_hold_what_replies_need() {
+    const WINDOW: usize = 20;
+    const SEQUENCES: usize = 3;
+    let (executable, control) = executable(Shape { chunk: 16, max_rows: 6, window: WINDOW }, 64, SEQUENCES, 16);
+    let ring = SEQUENCES * ring_pages(WINDOW, 16) * PAGE_TOKENS;
+    assert_eq!(control.contents("key pages").iter().map(Vec::len).collect::<Vec<_>>(), [4 * ring]);
+    let engine = Engine::start(executable, EngineOptions::default()).expect("a thread");
+    let prompts: Vec<Vec<u32>> =
+        (0..7).map(|i| (0..40 * i + 5).map(|t| (t * 7 + i * i) % VOCABULARY as u32).collect()).collect();
+    let calls: Vec<Call> =
+        prompts.iter().map(|prompt| submit(&engine, request(prompt, 90)).expect("the request is taken")).collect();
+    for (prompt, call) in prompts.iter().zip(calls) {
+        assert_eq!(call.finish().ids(), greedy_reply_within(prompt, 90, WINDOW), "after {} tokens", prompt.len());
+    }
 }

@@ -1,69 +1,149 @@
-//! Laws of pages and sequences, with page contents simulated.
+//! Laws of pages, rings and sequences, with page contents simulated.
+
+use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use swiftlm_ir::ty::PAGE_TOKENS;
-use swiftlm_runtime::state::{PagePool, Sequence, StateError, TableRows};
+use swiftlm_runtime::executable::TableUpdate;
+use swiftlm_runtime::state::{LONGEST_REWIND, PageSet, Sequence, StateError, StatePool, TableRows, ring_pages};
 
-/// Pages as a device would hold them.
-struct Pages(Vec<[u32; PAGE_TOKENS]>);
+/// Tokens of a step.
+const CHUNK: usize = 40;
+/// Windows of the rings beside the states that keep everything: shorter than a page, odd, of many pages.
+const WINDOWS: [usize; 3] = [1, 20, 100];
+
+/// A pool of `pages` pages, and rings for `sequences` sequences.
+fn pool(pages: usize, sequences: usize) -> StatePool {
+    let ring = |window| PageSet { window, pages: (ring_pages(window, CHUNK) * sequences).min(pages) };
+    let sets: Vec<PageSet> = std::iter::once(PageSet { window: 0, pages }).chain(WINDOWS.map(ring)).collect();
+    StatePool::new(&sets, CHUNK)
+}
+
+/// Pages of all sets, as a device would hold them: what was written where, by window and page.
+#[derive(Default)]
+struct Pages(BTreeMap<(usize, u32), [u32; PAGE_TOKENS]>);
 
 impl Pages {
-    fn new(pool: &PagePool) -> Self {
-        Self(vec![[u32::MAX; PAGE_TOKENS]; pool.pages()])
-    }
-
-    /// Appends tokens and writes them where the sequence's pages say.
-    fn append(&mut self, pool: &mut PagePool, sequence: &mut Sequence, tokens: &[u32]) {
-        let from = sequence.length();
-        sequence.append(pool, tokens.len()).expect("there is room");
-        for (position, token) in (from..).zip(tokens) {
-            self.0[sequence.pages()[position / PAGE_TOKENS] as usize][position % PAGE_TOKENS] = *token;
+    /// Appends tokens in steps and writes them where the sequence's pages say. Each token sees its whole window.
+    fn append(&mut self, pool: &mut StatePool, sequence: &mut Sequence, tokens: &[u32]) {
+        for step in tokens.chunks(CHUNK) {
+            let from = sequence.length();
+            sequence.append(pool, step.len()).expect("there is room");
+            for (window, pages) in sequence.tables() {
+                for (position, token) in (from..).zip(step) {
+                    let page = self.0.entry((window, pages[position / PAGE_TOKENS])).or_insert([u32::MAX; PAGE_TOKENS]);
+                    page[position % PAGE_TOKENS] = *token;
+                }
+            }
         }
     }
 
+    /// Loses what nobody holds, where there is only one sequence.
+    fn forget(&mut self, sequence: &Sequence) {
+        let held =
+            |key: &(usize, u32)| sequence.held().any(|(window, pages)| key.0 == window && pages.contains(&key.1));
+        self.0.retain(|key, _| held(key));
+    }
+
+    /// What a query at the last position sees through one table.
+    fn seen(&self, sequence: &Sequence, window: usize) -> Vec<u32> {
+        let (_, pages) = sequence.tables().find(|(w, _)| *w == window).expect("the window has a table");
+        let at = |p: usize| self.0[&(window, pages[p / PAGE_TOKENS])][p % PAGE_TOKENS];
+        let first = if window == 0 { 0 } else { sequence.length().saturating_sub(window) };
+        (first..sequence.length()).map(at).collect()
+    }
+
     fn contents(&self, sequence: &Sequence) -> Vec<u32> {
-        let at = |p: usize| self.0[sequence.pages()[p / PAGE_TOKENS] as usize][p % PAGE_TOKENS];
-        (0..sequence.length()).map(at).collect()
+        self.seen(sequence, 0)
+    }
+
+    /// The tokens a query at the last position sees are the last of `model`, through each table.
+    fn check(&self, sequence: &Sequence, model: &[u32]) {
+        assert_eq!(sequence.length(), model.len());
+        for window in std::iter::once(0).chain(WINDOWS) {
+            let first = if window == 0 { 0 } else { model.len().saturating_sub(window) };
+            assert_eq!(self.seen(sequence, window), &model[first..], "window {window}");
+        }
     }
 }
 
 fn tokens() -> impl Strategy<Value = Vec<u32>> {
-    proptest::collection::vec(0u32..1000, 0..150)
+    proptest::collection::vec(0u32..1000, 0..250)
+}
+
+/// Everything is given back.
+fn check_empty(pool: &StatePool, fresh: &StatePool) {
+    assert_eq!(pool.available(), fresh.available());
+    for window in WINDOWS {
+        assert_eq!(pool.available_in_ring(window), fresh.available_in_ring(window), "window {window}");
+    }
 }
 
 proptest! {
     #[test]
     fn append_mark_append_rewind_append_is_append_append(a in tokens(), b in tokens(), c in tokens()) {
-        let mut pool = PagePool::new(20);
-        let mut pages = Pages::new(&pool);
-        let mut sequence = Sequence::open(&mut pool, 400).expect("the pool is empty");
+        let mut pool = pool(30, 1);
+        let mut pages = Pages::default();
+        let mut sequence = Sequence::open(&mut pool, 750).expect("the pool is empty");
         pages.append(&mut pool, &mut sequence, &a);
         let mark = sequence.mark();
         pages.append(&mut pool, &mut sequence, &b);
-        prop_assert_eq!(sequence.rewind(&mut pool, mark), Ok(a.len()));
-        prop_assert_eq!(sequence.capacity(), 416);
-        pages.append(&mut pool, &mut sequence, &c);
-        prop_assert_eq!(pages.contents(&sequence), [a, c].concat());
+        let from = sequence.rewind(&mut pool, mark).expect("the mark lies behind");
+        // Only what lies far back has to come again.
+        prop_assert!(from == a.len() || from == 0 && b.len() > LONGEST_REWIND, "{} of {}", from, a.len());
+        prop_assert_eq!(sequence.capacity(), 768);
+        pages.forget(&sequence);
+        pages.append(&mut pool, &mut sequence, &[&a[from..], &c].concat());
+        pages.check(&sequence, &[a, c].concat());
         sequence.close(&mut pool);
-        prop_assert_eq!(pool.available(), 20);
+        check_empty(&pool, &self::pool(30, 1));
+    }
+
+    /// A sequence holds a bounded number of pages of a ring, and never one that another holds.
+    #[test]
+    fn rings_are_bounded(steps in proptest::collection::vec((0usize..2, 1usize..=CHUNK), 1..60)) {
+        let mut pool = pool(200, 2);
+        let mut pages = Pages::default();
+        let mut both: Vec<_> = (0..2).map(|_| (Sequence::open(&mut pool, 2000).expect("there is room"), vec![])).collect();
+        for (turn, (which, count)) in steps.into_iter().enumerate() {
+            let (sequence, model) = &mut both[which];
+            if model.len() + count <= 2000 {
+                let step = vec![turn as u32; count];
+                pages.append(&mut pool, sequence, &step);
+                model.extend(step);
+            }
+        }
+        for window in WINDOWS {
+            let used = pages.0.keys().filter(|(w, _)| *w == window).count();
+            prop_assert!(used <= 2 * ring_pages(window, CHUNK), "{} pages for a window of {}", used, window);
+        }
+        for (sequence, model) in both {
+            if !model.is_empty() {
+                pages.check(&sequence, &model);
+            }
+            sequence.close(&mut pool);
+        }
+        check_empty(&pool, &self::pool(200, 2));
     }
 
     /// A fork and its parent grow, rewind and end in any order; neither ever sees the other's tokens.
     #[test]
-    fn forks_do_not_see_each_other(a in tokens(), b in tokens(), c in tokens(), back in 0usize..150, parent_first: bool) {
-        let mut pool = PagePool::new(40);
-        let mut pages = Pages::new(&pool);
-        let mut parent = Sequence::open(&mut pool, 300).expect("the pool is empty");
+    fn forks_do_not_see_each_other(a in tokens(), b in tokens(), c in tokens(), back in 0usize..250, parent_first: bool) {
+        let mut pool = pool(60, 2);
+        let mut pages = Pages::default();
+        let mut parent = Sequence::open(&mut pool, 500).expect("the pool is empty");
         let mut model = a.clone();
         let marks: Vec<_> = a.iter().map(|token| {
             let mark = parent.mark();
             pages.append(&mut pool, &mut parent, &[*token]);
             mark
         }).collect();
-        let mut fork = parent.fork(&mut pool, 300).expect("there is room");
+        let mut fork = parent.fork(&mut pool, 500).expect("there is room");
         let shared = a.len() / PAGE_TOKENS * PAGE_TOKENS;
         prop_assert_eq!(fork.length(), shared);
-        prop_assert_eq!(fork.pages(), &parent.pages()[..a.len() / PAGE_TOKENS]);
+        for ((window, own), (_, parents)) in fork.tables().zip(parent.tables()) {
+            prop_assert_eq!(own, &parents[..a.len() / PAGE_TOKENS], "window {}", window);
+        }
         pages.append(&mut pool, &mut fork, &a[shared..]);
         pages.append(&mut pool, &mut fork, &b);
         if let Some(mark) = marks.get(back) {
@@ -73,20 +153,20 @@ proptest! {
         }
         pages.append(&mut pool, &mut parent, &c);
         model.extend(&c);
-        prop_assert_eq!(pages.contents(&parent), model);
-        prop_assert_eq!(pages.contents(&fork), [a, b].concat());
+        pages.check(&parent, &model);
+        pages.check(&fork, &[a, b].concat());
         let (first, second) = if parent_first { (parent, fork) } else { (fork, parent) };
         let kept = pages.contents(&second);
         first.close(&mut pool);
         prop_assert_eq!(pages.contents(&second), kept);
         second.close(&mut pool);
-        prop_assert_eq!(pool.available(), 40);
+        check_empty(&pool, &self::pool(60, 2));
     }
 
     /// Whatever is opened, grown and closed: promises are kept and every page comes back.
     #[test]
     fn promises_are_kept_and_pages_come_back(steps in proptest::collection::vec((0usize..4, 0usize..6, 0usize..120), 1..80)) {
-        let mut pool = PagePool::new(16);
+        let mut pool = pool(16, 16);
         let mut open: Vec<(Sequence, usize)> = vec![];
         for (what, which, size) in steps {
             match what {
@@ -96,7 +176,7 @@ proptest! {
                     let at = which % open.len();
                     let (sequence, limit) = &mut open[at];
                     let room = *limit - sequence.length().min(*limit);
-                    prop_assert_eq!(sequence.append(&mut pool, size.min(room)), Ok(()));
+                    prop_assert_eq!(sequence.append(&mut pool, size.min(room).min(CHUNK)), Ok(()));
                     let capacity = sequence.capacity();
                     prop_assert_eq!(capacity, limit.div_ceil(PAGE_TOKENS) * PAGE_TOKENS);
                     let length = sequence.length();
@@ -105,7 +185,8 @@ proptest! {
                 }
                 _ => {}
             }
-            let mut held: Vec<u32> = open.iter().flat_map(|(s, _)| s.pages().to_vec()).collect();
+            let all = open.iter().flat_map(|(s, _)| s.tables().next().map_or(vec![], |(_, pages)| pages.to_vec()));
+            let mut held: Vec<u32> = all.collect();
             held.sort_unstable();
             let count = held.len();
             held.dedup();
@@ -114,15 +195,15 @@ proptest! {
             prop_assert_eq!(pool.available(), 16 - promised);
         }
         open.into_iter().for_each(|(s, _)| s.close(&mut pool));
-        prop_assert_eq!(pool.available(), 16);
+        check_empty(&pool, &self::pool(16, 16));
     }
 
     /// Applying a row's updates one after another always gives the device the sequence's pages.
     #[test]
     fn table_updates_follow_the_sequence(lengths in proptest::collection::vec(0usize..300, 1..20)) {
-        let mut pool = PagePool::new(64);
+        let mut pool = pool(64, 2);
         let mut rows = TableRows::new(1);
-        let mut device: Vec<u32> = vec![];
+        let mut device: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
         for (turn, length) in lengths.iter().enumerate() {
             let mut sequence = Sequence::open(&mut pool, 600).expect("there is room");
             let start = sequence.mark();
@@ -132,14 +213,19 @@ proptest! {
                 if step == 40 && turn % 2 == 0 {
                     sequence.rewind(&mut pool, start).expect("the start lies behind");
                 }
-                sequence.append(&mut pool, step).expect("there is room");
-                if let Some(update) = row.update(&sequence) {
-                    prop_assert!(update.first <= device.len());
-                    device.truncate(update.first);
-                    device.extend(update.pages);
+                for at in (0..step).step_by(CHUNK) {
+                    sequence.append(&mut pool, CHUNK.min(step - at)).expect("there is room");
                 }
-                prop_assert_eq!(&device[..], sequence.pages());
-                prop_assert_eq!(row.update(&sequence), None, "what is known is not told again");
+                for TableUpdate { window, first, pages, .. } in row.update(&sequence) {
+                    let known = device.entry(window).or_default();
+                    prop_assert!(first <= known.len());
+                    known.truncate(first);
+                    known.extend(pages);
+                }
+                for (window, pages) in sequence.tables() {
+                    prop_assert_eq!(&device[&window][..], pages, "window {}", window);
+                }
+                prop_assert_eq!(row.update(&sequence), vec![], "what is known is not told again");
             }
             rows.give_back(row);
             sequence.close(&mut pool);
@@ -149,18 +235,67 @@ proptest! {
 
 #[test]
 fn a_mark_beyond_the_end_is_refused() {
-    let mut pool = PagePool::new(4);
+    let mut pool = pool(4, 1);
     let mut sequence = Sequence::open(&mut pool, 100).expect("there is room");
     let start = sequence.mark();
-    sequence.append(&mut pool, 50).expect("there is room");
+    sequence.append(&mut pool, 40).expect("there is room");
     let late = sequence.mark();
     assert_eq!(sequence.rewind(&mut pool, start), Ok(0));
-    assert_eq!(sequence.rewind(&mut pool, late), Err(StateError::Ahead { mark: 50, length: 0 }));
+    assert_eq!(sequence.rewind(&mut pool, late), Err(StateError::Ahead { mark: 40, length: 0 }));
+}
+
+#[test]
+fn more_than_a_step_is_refused() {
+    let mut pool = pool(4, 1);
+    let mut sequence = Sequence::open(&mut pool, 100).expect("there is room");
+    let refused = StateError::Step { tokens: CHUNK + 1, most: CHUNK };
+    assert_eq!(sequence.append(&mut pool, CHUNK + 1), Err(refused));
+    assert_eq!((sequence.length(), sequence.append(&mut pool, CHUNK)), (0, Ok(())));
+}
+
+/// From wherever a sequence was taken back to, it and a fork of it go on as if it had never been further.
+#[test]
+fn a_rewind_goes_as_far_back_as_promised() {
+    let tokens: Vec<u32> = (0..300).collect();
+    let mut whole = 0;
+    for to in 0..=tokens.len() {
+        let mut pool = pool(40, 2);
+        let mut pages = Pages::default();
+        let mut sequence = Sequence::open(&mut pool, 600).expect("there is room");
+        let mut mark = sequence.mark();
+        for (at, token) in tokens.iter().enumerate() {
+            mark = if at == to { sequence.mark() } else { mark };
+            pages.append(&mut pool, &mut sequence, &[*token]);
+        }
+        mark = if to == tokens.len() { sequence.mark() } else { mark };
+        let from = sequence.rewind(&mut pool, mark).expect("the mark lies behind");
+        let promised = to + LONGEST_REWIND >= tokens.len();
+        assert!(from == to || from == 0 && !promised, "back to {from} of {to}");
+        whole += usize::from(from == to);
+        pages.forget(&sequence);
+        let fork = sequence.fork(&mut pool, 600).expect("there is room");
+        for (new, mut sequence) in [(1000, sequence), (2000, fork)] {
+            let missing = sequence.length()..to;
+            let (first, rest) = tokens[missing.clone()].split_at(missing.len().min(2));
+            for token in first {
+                pages.append(&mut pool, &mut sequence, &[*token]);
+                pages.check(&sequence, &tokens[..sequence.length()]);
+            }
+            pages.append(&mut pool, &mut sequence, rest);
+            let mut model = tokens[..to].to_vec();
+            for token in new..new + 3 {
+                pages.append(&mut pool, &mut sequence, &[token]);
+                model.push(token);
+                pages.check(&sequence, &model);
+            }
+        }
+    }
+    assert!(whole < 100, "rings give pages back: {whole} of 301 lengths can be gone back to");
 }
 
 #[test]
 fn a_pool_promises_no_more_than_it_has() {
-    let mut pool = PagePool::new(4);
+    let mut pool = pool(4, 2);
     let first = Sequence::open(&mut pool, 3 * PAGE_TOKENS).expect("there is room");
     assert!(Sequence::open(&mut pool, PAGE_TOKENS + 1).is_none());
     let second = Sequence::open(&mut pool, PAGE_TOKENS).expect("there is room");
@@ -168,4 +303,19 @@ fn a_pool_promises_no_more_than_it_has() {
     first.close(&mut pool);
     second.close(&mut pool);
     assert_eq!(pool.available(), 4);
+}
+
+/// Sequences whose rings are full wait, and nothing of the attempt stays reserved.
+#[test]
+fn a_ring_reserves_no_more_than_it_has() {
+    let mut pool = StatePool::new(&[PageSet { window: 0, pages: 100 }, PageSet { window: 20, pages: 5 }], CHUNK);
+    assert_eq!(ring_pages(20, CHUNK), 4);
+    let first = Sequence::open(&mut pool, 1000).expect("there is room");
+    assert_eq!((pool.available(), pool.available_in_ring(20)), (68, Some(1)));
+    assert!(Sequence::open(&mut pool, 1000).is_none());
+    assert_eq!((pool.available(), pool.available_in_ring(20)), (68, Some(1)));
+    let short = Sequence::open(&mut pool, PAGE_TOKENS).expect("a short sequence needs one page");
+    short.close(&mut pool);
+    first.close(&mut pool);
+    assert_eq!((pool.available(), pool.available_in_ring(20)), (100, Some(5)));
 }

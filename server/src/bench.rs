@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use clap::ValueEnum;
-use swiftlm_runtime::executable::{Batch, Executable, Row, TableUpdate, Want};
+use swiftlm_runtime::executable::{Batch, Executable, Row, Want};
 
 use crate::commands::{BenchFlags, FillState};
 use crate::flags::Kv;
@@ -69,15 +69,16 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<Vec<[S
         limit: flags.mem_limit.unwrap_or(0) << 20,
     };
     let prepared = Prepared::new(Found::new(flags.model.as_deref(), progress)?, &wishes, progress)?;
-    let (info, plan) = (prepared.info(), prepared.plan().clone());
+    let info = prepared.info();
     let program = prepared.program();
     let weights =
         program.weights.iter().max_by_key(|w| w.ty.bytes()).map_or(String::new(), |w| w.ty.format.to_string());
     let (step_bytes, kv_bytes) = (program.decode_bytes(), program.kv_bytes_per_token());
+    let read: Vec<usize> = flags.depths.iter().map(|depth| program.kv_bytes_read(*depth as usize)).collect();
     let kv = kv.to_possible_value().map_or(String::new(), |v| v.get_name().to_owned());
     let model = info.id.clone();
     let failed = |e: &dyn std::fmt::Display| LoadError::Model { model: model.clone(), reason: e.to_string() };
-    let mut runner = Runner { executable: prepared.into_executable(progress)?, pages: plan.table_stride };
+    let mut runner = Runner { executable: prepared.into_executable(progress)? };
     if flags.fill_state == FillState::Random {
         runner.executable.fill_states().map_err(|e| failed(&e))?;
     }
@@ -92,8 +93,8 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<Vec<[S
     }
     // Last, since the probe takes memory of its own.
     let bandwidth = (info.backend == "cpu").then(|| swiftlm_cpu::read_bandwidth(wishes.threads));
-    let row = |(m, peak): &(Measured, u64)| {
-        let bytes = (step_bytes + kv_bytes * m.depth) as f64;
+    let row = |((m, peak), read): (&(Measured, u64), &usize)| {
+        let bytes = (step_bytes + read) as f64;
         [
             info.id.clone(),
             info.backend.clone(),
@@ -110,12 +111,11 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<Vec<[S
             bandwidth.map_or("-".to_owned(), |b| format!("{:.2}", bytes / b * m.decode)),
         ]
     };
-    Ok(measured.iter().map(row).collect())
+    Ok(measured.iter().zip(&read).map(row).collect())
 }
 
 struct Runner {
     executable: Executable,
-    pages: usize,
 }
 
 impl Runner {
@@ -166,13 +166,12 @@ impl Runner {
     fn batch(&self, start: usize, tokens: usize, want: Option<Want>) -> Batch {
         let vocabulary = self.executable.vocabulary();
         let positions = start..start + tokens;
-        let table = TableUpdate { row: 0, first: 0, pages: (0..self.pages as u32).collect() };
         Batch {
             ids: positions.clone().map(|p| (p.wrapping_mul(7919) % vocabulary) as u32).collect(),
             positions: positions.map(|p| p as u32).collect(),
             sequences: vec![0; tokens],
             rows: want.map(|want| Row { token: tokens as u32 - 1, want }).into_iter().collect(),
-            table: vec![table],
+            table: self.executable.alone(self.executable.context()),
         }
     }
 }

@@ -16,7 +16,7 @@ use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::plan::Program;
 use swiftlm_runtime::budget::{ContextWish, MemoryPlan, MemoryRequest};
 use swiftlm_runtime::executable::{ProfiledLaunch, Progress as LoadProgress};
-use swiftlm_runtime::{Batch, Executable, ExecutableOptions, StepError};
+use swiftlm_runtime::{Executable, ExecutableOptions, StepError};
 
 use crate::flags::{Backend, Kv, Precision, ServeFlags};
 use crate::load::{LoadError, ModelInfo};
@@ -307,7 +307,7 @@ fn launch_bytes(program: &Program) -> Vec<usize> {
 /// Times every launch of a first token's step by the device's own clock.
 fn profile(executable: &mut Executable, bytes: &[usize]) -> Result<String, StepError> {
     executable.warm_up()?;
-    let launches = executable.profile_step(&Batch::first_token())?;
+    let launches = executable.profile_step(&executable.first_token())?;
     executable.warm_up()?;
     let line = |(launch, bytes): (&ProfiledLaunch, &usize)| {
         let ns = launch.nanoseconds.max(1) as f64;

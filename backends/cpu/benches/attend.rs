@@ -51,12 +51,13 @@ fn case(model: &str, heads: (usize, usize, usize), format: Format, depth: usize,
         dim,
         scale: 1.0 / (dim as f32).sqrt(),
         window: 0,
+        cap: 0.0,
         k_format: format,
         v_format: format,
         q: view,
         y: view,
     };
-    let state = StateType::Paged { heads: kv_heads, dim, k: format, v: format };
+    let state = StateType::Paged { window: 0, heads: kv_heads, dim, k: format, v: format };
     let bytes = state.bytes_per_token() * (depth + tokens);
     let layers = if tokens > 1 { 1 } else { STACK.div_ceil(bytes) };
     let mut slice = |contents: &[u8]| {

@@ -136,6 +136,7 @@ struct Shape {
     group: usize,
     dim: usize,
     window: usize,
+    cap: f32,
     formats: (Format, Format),
     /// Of each token: sequence and position.
     tokens: Vec<(usize, usize)>,
@@ -164,6 +165,7 @@ fn attend(shape: &Shape) {
             dim: shape.dim,
             scale,
             window: shape.window,
+            cap: shape.cap,
             k_format: shape.formats.0,
             v_format: shape.formats.1,
             q: view,
@@ -194,7 +196,8 @@ fn attend(shape: &Shape) {
                 let q = &q[t * view.stride + view.offset + head * shape.dim..][..shape.dim];
                 let score = |p: usize| {
                     let terms = q.iter().enumerate().map(|(d, q)| f64::from(*q) * keys.get(*sequence, p, kv_head, d));
-                    terms.sum::<f64>() * f64::from(scale)
+                    let (score, cap) = (terms.sum::<f64>() * f64::from(scale), f64::from(shape.cap));
+                    if cap > 0.0 { cap * (score / cap).tanh() } else { score }
                 };
                 let weights: Vec<f64> = (first..=*position).map(|p| score(p).exp()).collect();
                 let total: f64 = weights.iter().sum();
@@ -218,13 +221,15 @@ fn attend_shapes() -> impl Strategy<Value = Shape> {
     let format = || proptest::sample::select(formats());
     let dims = proptest::sample::select(vec![8usize, 24, 64, 80]);
     let windows = proptest::sample::select(vec![0usize, 1, 31, 33, 100, 400]);
+    let windows = (windows, proptest::sample::select(vec![0.0f32, 2.0, 30.0]));
     let tokens = proptest::collection::vec((0usize..3, 0usize..700), 1..10);
     (1usize..4, 1usize..7, dims, windows, (format(), format()), tokens, any::<u64>()).prop_map(
-        |(kv_heads, group, dim, window, formats, tokens, seed)| Shape {
+        |(kv_heads, group, dim, (window, cap), formats, tokens, seed)| Shape {
             kv_heads,
             group,
             dim,
             window,
+            cap,
             formats,
             tokens,
             seed,
@@ -425,9 +430,20 @@ fn one_token_over_a_long_history_spreads_over_threads() {
         group: 5,
         dim: 64,
         window: 0,
+        cap: 0.0,
         formats: (Format::F16, Format::F16),
         tokens: vec![(1, 2100)],
         seed: 9,
+    });
+    attend(&Shape {
+        kv_heads: 1,
+        group: 5,
+        dim: 64,
+        window: 700,
+        cap: 0.0,
+        formats: (Format::F16, Format::F16),
+        tokens: vec![(1, 2100), (1, 2101)],
+        seed: 10,
     });
 }
 
@@ -439,6 +455,7 @@ fn many_tokens_share_tasks() {
         group: 2,
         dim: 16,
         window: 90,
+        cap: 0.0,
         formats: (Format::BF16, Format::F32),
         tokens,
         seed: 1,
@@ -454,6 +471,7 @@ fn a_page_that_does_not_exist_is_named() {
         dim: 8,
         scale: 1.0,
         window: 0,
+        cap: 0.0,
         k_format: Format::F16,
         v_format: Format::F16,
         q: View::dense(8),

@@ -236,13 +236,22 @@ proptest! {
         let x_view = View { offset, stride: heads * dim + 3 };
         let x = random.floats(rows * x_view.stride + offset);
         let y = View::dense(heads * dim);
-        let template = Template::RmsNorm(RmsNorm { rows: Sym::Rows, heads, dim, norm, x: x_view, y });
-        let args = vec![bytes_of(&x), weight.bytes.clone(), bytes_of(&vec![0.0; rows * heads * dim])];
+        // The residual is added, and lies where the result goes.
+        let residual = random.floats(rows * heads * dim);
+        let (extras, mut epilogue) = (vec![Extra::Element(y)], Map::default());
+        let [normalised, added] = [0, 1].map(|input| epilogue.push(MapStep::Input(input)));
+        epilogue.push(MapStep::Add(normalised, added));
+        let norm_and_add = RmsNorm { rows: Sym::Rows, heads, dim, norm, epilogue, extras, x: x_view, y };
+        let template = Template::RmsNorm(norm_and_add);
+        let zeros = bytes_of(&vec![0.0; rows * heads * dim]);
+        let args = vec![bytes_of(&x), weight.bytes.clone(), bytes_of(&residual), zeros];
         launch_everywhere(&template, &args, sizes(1, rows, 1), |isa, out| {
-            for (at, got) in floats_of(&out[2]).chunks_exact(dim).enumerate() {
+            for (at, got) in floats_of(&out[3]).chunks_exact(dim).enumerate() {
+                let residual = &residual[at * dim..];
                 let start = at / heads * x_view.stride + offset + at % heads * dim;
                 let x: Vec<f64> = x[start..start + dim].iter().map(|x| f64::from(*x)).collect();
-                for (got, expected) in got.iter().zip(normalized(&x, &weight.values, &norm)) {
+                let sums = normalized(&x, &weight.values, &norm).into_iter().zip(residual);
+                for (got, expected) in got.iter().zip(sums.map(|(normal, residual)| normal + f64::from(*residual))) {
                     close(*got, expected, 1e-6 * (1.0 + expected.abs()), &format!("{isa:?} group {at}"));
                 }
             }

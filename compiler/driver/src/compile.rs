@@ -86,6 +86,9 @@ pub fn compile_observed(
     let start = Instant::now();
     let config = Config::parse(checkpoint.config())?;
     let model = swiftlm_models::build(&config, &checkpoint.tensors(), &options.build)?;
+    if !model.unused.is_empty() {
+        tracing::warn!("not used yet, the model takes text only: tensors of {}", model.unused.join(", "));
+    }
     let mut dump_errors = vec![];
     let mut step = 0;
     let mut compile_options = options.compile.clone();

@@ -15,8 +15,8 @@ use swiftlm_driver::checkpoint::Checkpoint;
 use swiftlm_models::{BuildOptions, Config};
 use swiftlm_runtime::WeightSource;
 
-/// Rows whose parts are spoiled: plain, sharded, quantised, and experts in one tensor.
-const ROWS: &[&str] = &["llama", "qwen3", "qwen2-mlx-mixed", "qwen3_moe-mlx4"];
+/// Rows whose parts are spoiled: plain, sharded, quantised, experts in one tensor, and a configuration within another.
+const ROWS: &[&str] = &["llama", "qwen3", "qwen2-mlx-mixed", "qwen3_moe-mlx4", "gemma3"];
 
 /// Texts that take the place of values: borders of integer types, and what was once believed impossible.
 const VALUES: &[&str] = &[

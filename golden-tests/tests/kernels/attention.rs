@@ -233,7 +233,9 @@ fn attended(t: &Attend, step: &Step, q: &Rows, k: &Weight, v: &Weight, token: us
     let kv_head = head / (t.heads / t.kv_heads);
     let first = if t.window == 0 { 0 } else { (position + 1).saturating_sub(t.window) };
     let row = |p: usize| step.row(token, p, kv_head, t.kv_heads);
-    let score = |p: usize| f64::from(t.scale) * dot(t.dim, |d| q.at(token, head * t.dim + d), |d| k.at(row(p), d));
+    let product = |p: usize| f64::from(t.scale) * dot(t.dim, |d| q.at(token, head * t.dim + d), |d| k.at(row(p), d));
+    let cap = f64::from(t.cap);
+    let score = |p: usize| if cap > 0.0 { cap * (product(p) / cap).tanh() } else { product(p) };
     let scores: Vec<f64> = (first..=position).map(score).collect();
     let largest = scores.iter().copied().fold(f64::MIN, f64::max);
     let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
@@ -264,9 +266,12 @@ fn attend_is_softmax_over_what_a_query_sees() {
     for (i, (heads, kv_heads, dim)) in
         [(4, 2, 64), (6, 1, 8), (3, 3, 20), (8, 2, 128), (2, 1, 6), (4, 4, 96)].into_iter().enumerate()
     {
-        for (class, window) in
-            [(ShapeClass::Some, 0), (ShapeClass::One, 0), (ShapeClass::Few, 40), (ShapeClass::Many, 1)]
-        {
+        for (class, window, cap) in [
+            (ShapeClass::Some, 0, 0.0),
+            (ShapeClass::One, 0, 1.5),
+            (ShapeClass::Few, 40, 4.0),
+            (ShapeClass::Many, 1, 0.0),
+        ] {
             let count = class.max_rows(8).min(6);
             let bound = class.max_rows(8).min(8);
             let step = Step::new(&tokens[6 - count..], bound);
@@ -284,7 +289,8 @@ fn attend_is_softmax_over_what_a_query_sees() {
             poison(&mut k, &step, count, kv_heads);
             poison(&mut v, &step, count, kv_heads);
             let scale = 3.0 / (dim as f32).sqrt();
-            let t = Attend { class, heads, kv_heads, dim, scale, window, k_format, v_format, q: q_view, y: y_view };
+            let (q_at, y_at) = (q_view, y_view);
+            let t = Attend { class, heads, kv_heads, dim, scale, window, cap, k_format, v_format, q: q_at, y: y_at };
             let [positions, sequences, table] = step.args();
             let args = vec![q.bytes(), positions, sequences, table, to_pages(&k, true), to_pages(&v, false), y.bytes()];
             let after = run(&Template::Attend(t.clone()), 8, args, sizes(count, 1, STRIDE));

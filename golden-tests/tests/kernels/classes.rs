@@ -113,7 +113,8 @@ fn a_fused_norm_is_the_norm_and_then_the_product() {
             let args = [x.to_vec()].into_iter().chain(gain).chain([weight.bytes.clone(), vec![0; 36]]);
             run(&Template::Linear(t), 1, args.collect(), sizes(1, 1, 1)).pop()
         };
-        let t = RmsNorm { rows: Sym::Tokens, heads: 1, dim: cols, norm, x: View::dense(cols), y: View::dense(cols) };
+        let (epilogue, extras, dense) = (Map::identity(), vec![], View::dense(cols));
+        let t = RmsNorm { rows: Sym::Tokens, heads: 1, dim: cols, norm, epilogue, extras, x: dense, y: dense };
         let args = vec![x.bytes(), gain.bytes.clone(), vec![0; 4 * cols]];
         let normed = run(&Template::RmsNorm(t), 1, args, sizes(1, 1, 1)).pop().expect("y is the last argument");
         assert_eq!(linear(Some(norm), &x.bytes()), linear(None, &normed), "{cols} columns");
@@ -142,6 +143,7 @@ fn attention_of_a_token_does_not_depend_on_the_step() {
             dim,
             scale: 0.7,
             window: 50,
+            cap: 0.0,
             k_format: formats.0,
             v_format: formats.1,
             q: view,

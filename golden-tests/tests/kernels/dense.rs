@@ -70,13 +70,23 @@ fn norm_divides_by_the_root_mean_square() {
             let weight = Weight::random(&mut random, norm.weight, 1, dim);
             let x = Rows::random(&mut random, x_view, 4, heads * dim);
             let y = Rows::untouched(y_view, 4, heads * dim);
-            let t = RmsNorm { rows: Sym::Rows, heads, dim, norm, x: x_view, y: y_view };
-            let args = vec![x.bytes(), weight.bytes.clone(), y.bytes()];
-            let after = y.after(&run(&Template::RmsNorm(t), 4, args, sizes(4, 3, 1))[2]);
+            // The norm, plus a residual row, times a bias of each column.
+            let width = heads * dim;
+            let (residual, bias) =
+                (Rows::random(&mut random, x_view, 4, width), Weight::random(&mut random, Format::F16, 1, width));
+            let mut epilogue = Map::default();
+            let [normalised, added, factor] = [0, 1, 2].map(|input| epilogue.push(MapStep::Input(input)));
+            let sum = epilogue.push(MapStep::Add(normalised, added));
+            epilogue.push(MapStep::Mul(sum, factor));
+            let extras = vec![Extra::Element(x_view), Extra::Column(Format::F16)];
+            let t = RmsNorm { rows: Sym::Rows, heads, dim, norm, epilogue, extras, x: x_view, y: y_view };
+            let args = vec![x.bytes(), weight.bytes.clone(), residual.bytes(), bias.bytes.clone(), y.bytes()];
+            let after = y.after(&run(&Template::RmsNorm(t), 4, args, sizes(4, 3, 1))[4]);
             after.expect(3, 1e-5, |row, col| {
                 let head = col / dim * dim;
                 let scale = inverse_rms(dim, 1e-3, |i| x.at(row, head + i));
-                x.at(row, col) * scale * (weight.at(0, col % dim) + 1.0)
+                let normalised = x.at(row, col) * scale * (weight.at(0, col % dim) + 1.0);
+                (normalised + residual.at(row, col)) * bias.at(0, col)
             });
         }
     }

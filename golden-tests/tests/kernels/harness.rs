@@ -224,6 +224,7 @@ pub(crate) fn map64(map: &Map, inputs: &[f64]) -> f64 {
             0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh())
         }
         MapStep::Sigmoid(a) => sigmoid(r[a.0 as usize]),
+        MapStep::Tanh(a) => r[a.0 as usize].tanh(),
         MapStep::Round(a, _) => r[a.0 as usize],
     })
     .expect("the epilogue has a step")

@@ -60,7 +60,9 @@ pub(crate) fn templates() -> Vec<Template> {
     let attend = |heads, dim, window| {
         let (q, formats) = (view(heads * dim), (Format::F16, Format::BF16));
         let (class, scale) = (ShapeClass::Few, 1.0);
-        Attend { class, heads, kv_heads: 2, dim, scale, window, k_format: formats.0, v_format: formats.1, q, y: q }
+        let (k_format, v_format) = formats;
+        let cap = if window > 0 { 2.0 } else { 0.0 };
+        Attend { class, heads, kv_heads: 2, dim, scale, window, cap, k_format, v_format, q, y: q }
     };
     let expert = |x_per_rank: bool| ExpertLinear {
         class: ShapeClass::Few,
@@ -81,7 +83,8 @@ pub(crate) fn templates() -> Vec<Template> {
     }
     for (heads, dim) in [(1, 9), (3, 16)] {
         let (x, y) = (view(heads * dim), View::dense(heads * dim));
-        all.push(Template::RmsNorm(RmsNorm { rows: Sym::Rows, heads, dim, norm, x, y }));
+        let (epilogue, extras) = (Map::identity(), vec![]);
+        all.push(Template::RmsNorm(RmsNorm { rows: Sym::Rows, heads, dim, norm, epilogue, extras, x, y }));
     }
     for class in ShapeClass::ALL {
         all.push(linear(class, weight("affine5_g32_bf16", 6, 96), true));

@@ -225,6 +225,7 @@ impl Kb {
                 MapStep::Silu(a) => at(a).silu(),
                 MapStep::GeluTanh(a) => at(a).gelu_tanh(),
                 MapStep::Sigmoid(a) => at(a).sigmoid(),
+                MapStep::Tanh(a) => at(a).tanh_of_any(),
                 MapStep::Round(a, to) => at(a).round(*to),
             }
         })
@@ -377,9 +378,11 @@ impl<'k> E<'k> {
     pub fn gelu_tanh(self) -> Self {
         let k = self.kb;
         let inner = k.f32((2.0 / std::f32::consts::PI).sqrt()) * (self + k.f32(0.044_715) * self * self * self);
-        // Beyond ±10 tanh is ±1 in f32, and some devices overflow inside it.
-        let inner = inner.min(k.f32(10.0)).max(k.f32(-10.0));
-        k.f32(0.5) * self * (k.f32(1.0) + inner.tanh())
+        k.f32(0.5) * self * (k.f32(1.0) + inner.tanh_of_any())
+    }
+    /// `tanh x` of an f32 of any size: beyond ±10 it is ±1, and some devices overflow inside [`Self::tanh`].
+    pub fn tanh_of_any(self) -> Self {
+        self.min(self.kb.f32(10.0)).max(self.kb.f32(-10.0)).tanh()
     }
     /// Rounds to nearest even in `to` and back.
     pub fn round(self, to: DType) -> Self {

@@ -97,7 +97,7 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
             want(op, "equal shapes", a, b, a == b)?;
             Ok(Type::Tensor(a.clone()))
         }
-        Op::Scale { .. } | Op::Silu | Op::GeluTanh | Op::Sigmoid => Ok(Type::Tensor(float(0)?.clone())),
+        Op::Scale { .. } | Op::Silu | Op::GeluTanh | Op::Sigmoid | Op::Tanh => Ok(Type::Tensor(float(0)?.clone())),
         Op::Round { to } => {
             let (x, group) = (float(0)?, to.group());
             if group > 1 {
@@ -155,15 +155,19 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
             Ok(Type::State(s.clone()))
         }
         Op::KvK | Op::KvV => {
-            let StateType::Paged { heads, dim, .. } = state(op, args)?;
-            Ok(Type::History { heads: *heads, dim: *dim })
+            let StateType::Paged { window, heads, dim, .. } = state(op, args)?;
+            Ok(Type::History { window: *window, heads: *heads, dim: *dim })
         }
-        Op::Attend { .. } => {
+        Op::Attend { window, .. } => {
             let q = float(0)?;
             rank(q, 3)?;
             want(op, "first extent", "T", q, q.shape[0] == Dim::Sym(Sym::Tokens))?;
             let history = |i: usize| match args.get(i) {
-                Some(ArgType::Value(Type::History { heads, dim })) => Ok((*heads, *dim)),
+                Some(ArgType::Value(Type::History { window: kept, heads, dim })) => {
+                    let held = *kept == 0 || (1..=*kept).contains(window);
+                    want(op, "window", format!("1 to {kept}, which the state keeps"), window, held)?;
+                    Ok((*heads, *dim))
+                }
                 _ => Err(format!("`attend`: argument {i} must be a history (kv.k or kv.v of a state)")),
             };
             let ((heads, dim), v) = (history(1)?, history(2)?);

@@ -210,6 +210,8 @@ ops! {
     GeluTanh = "gelu_tanh" ("x");
     /// `1 / (1 + e^-x)`.
     Sigmoid = "sigmoid" ("x");
+    /// `tanh x`.
+    Tanh = "tanh" ("x");
     /// Rounds to the nearest of fewer values, element by element or by groups of the last extent; the declared activation
     /// rounding.
     Round = "round" ("x") {
@@ -251,6 +253,8 @@ ops! {
         scale: f64,
         /// Keys a query sees, itself included; 0 for all.
         window: usize,
+        /// Bound that scores `s` approach as `cap · tanh(s / cap)`; 0 for none.
+        cap: f64,
     };
     /// Rows of `x: f32[T, D]` that want logits: → `f32[R, D]`.
     Rows = "rows" ("x");

@@ -14,13 +14,15 @@ pub struct Attention {
     pub scale: f64,
     /// Keys a query sees, itself included; 0 for all.
     pub window: usize,
+    /// Bound that scores approach; 0 for none.
+    pub cap: f64,
 }
 
 /// Op `attend`: for the token at position `p` of its sequence, and query head `h` of `H` over KV head
 /// `g = h / (H / G)` of `G`,
 ///
 /// `y_h = Σ_j softmax_j(scale · q_h · k_{j,g}) · v_{j,g}` over the positions `j ≤ p`, with a window `w > 0` only those
-/// with `p - j < w`.
+/// with `p - j < w`. With a cap `c > 0` a score `s` becomes `c · tanh(s / c)` before.
 ///
 /// # Errors
 /// A history that ends before the token's own position.
@@ -45,7 +47,9 @@ pub fn attend(
         let (k, v) = (keys.0.part(token.sequence, keys.1), values.0.part(token.sequence, values.1));
         for (h, query) in row.chunks_exact(dim).enumerate() {
             let head = |j: usize| j * kv_heads + h / (a.heads / kv_heads);
-            let scores: Vec<f64> = (start..end).map(|j| a.scale * dot(query, &k[head(j) * dim..][..dim])).collect();
+            let score = |j: usize| a.scale * dot(query, &k[head(j) * dim..][..dim]);
+            let capped = |s: f64| if a.cap == 0.0 { s } else { a.cap * (s / a.cap).tanh() };
+            let scores: Vec<f64> = (start..end).map(|j| capped(score(j))).collect();
             let mut sum = vec![0.0f64; v_dim];
             for (j, weight) in (start..end).zip(softmax(&scores)) {
                 for (sum, v) in sum.iter_mut().zip(&v[head(j) * v_dim..][..v_dim]) {

@@ -146,8 +146,8 @@ impl<'a> Operation<'a> {
         }
     }
 
-    fn attend(&self, scale: f64, window: usize) -> Result<Vec<f32>, String> {
-        let a = Attention { heads: self.extent(0, 1)?, scale, window };
+    fn attend(&self, scale: f64, window: usize, cap: f64) -> Result<Vec<f32>, String> {
+        let a = Attention { heads: self.extent(0, 1)?, scale, window, cap };
         match (self.value(1), self.value(2)) {
             (Some(HostValue::History(k, kp)), Some(HostValue::History(v, vp))) => {
                 attend(self.floats(0)?, &a, (k, *kp), (v, *vp), self.step)
@@ -182,13 +182,14 @@ impl<'a> Operation<'a> {
             Op::Silu => dense::map(self.floats(0)?, dense::silu),
             Op::GeluTanh => dense::map(self.floats(0)?, dense::gelu_tanh),
             Op::Sigmoid => dense::map(self.floats(0)?, dense::sigmoid),
+            Op::Tanh => dense::map(self.floats(0)?, f64::tanh),
             Op::Round { to } => dense::round(self.floats(0)?, *to)?,
             Op::Slice { start, len } => dense::slice(self.floats(0)?, self.width(0)?, *start, *len),
             Op::SplitHeads { .. } | Op::MergeHeads => self.floats(0)?.to_vec(),
             Op::Rope { dim, layout } => {
                 rope::rope(self.floats(0)?, (self.extent(0, 1)?, self.width(0)?), self.floats(1)?, *dim, *layout)
             }
-            Op::Attend { scale, window } => self.attend(*scale, *window)?,
+            Op::Attend { scale, window, cap } => self.attend(*scale, *window, *cap)?,
             Op::Rows => dense::rows(self.floats(0)?, self.width(0)?, self.step.rows),
             Op::RouteWeights { routing, normalize } => {
                 let sizes = (self.width(0)?, self.width(1)?);

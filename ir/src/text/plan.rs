@@ -97,7 +97,8 @@ fn operand(graph: Option<&Graph>, o: &Operand) -> String {
             Input::Ids => "ids".to_owned(),
             Input::Positions => "positions".to_owned(),
             Input::Sequences => "sequences".to_owned(),
-            Input::PageTable => "page_table".to_owned(),
+            Input::PageTable(0) => "page_table".to_owned(),
+            Input::PageTable(window) => format!("page_table({window})"),
             Input::Rows => "rows".to_owned(),
             Input::RopeTable(i) => format!("rope({i})"),
             Input::Slots => "slots".to_owned(),
@@ -128,6 +129,7 @@ fn computes(template: &Template) -> Vec<String> {
         Template::Linear(l) => (l.round, l.pair, &l.epilogue),
         Template::ExpertLinear(l) => (l.round, l.pair, &l.epilogue),
         Template::Combine(c) => (None, false, &c.epilogue),
+        Template::RmsNorm(n) => (None, false, &n.epilogue),
         Template::Map(m) => (None, false, &m.map),
         _ => return vec![],
     };
@@ -154,6 +156,7 @@ fn formula(map: &Map) -> String {
             MapStep::Silu(a) => format!("silu({})", of(a)),
             MapStep::GeluTanh(a) => format!("gelu_tanh({})", of(a)),
             MapStep::Sigmoid(a) => format!("sigmoid({})", of(a)),
+            MapStep::Tanh(a) => format!("tanh({})", of(a)),
             MapStep::Round(a, to) => format!("{}({})", to.name(), of(a)),
         };
         // A value used twice stands twice: without a bound the text could double with every step.

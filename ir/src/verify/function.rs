@@ -212,8 +212,8 @@ fn possible(ty: &Type) -> Result<(), String> {
     let heads_fit = |heads: usize, dim: usize| heads.checked_mul(dim).is_some_and(|n| n > 0 && n <= LARGEST);
     match ty {
         Type::Tensor(t) if !t.shape.is_empty() && extents(t) => Ok(()),
-        Type::History { heads, dim } if heads_fit(*heads, *dim) => Ok(()),
-        Type::State(StateType::Paged { heads, dim, k, v }) if heads_fit(*heads, *dim) => {
+        Type::History { heads, dim, .. } if heads_fit(*heads, *dim) => Ok(()),
+        Type::State(StateType::Paged { heads, dim, k, v, .. }) if heads_fit(*heads, *dim) => {
             HeadRow::new(*k, *dim).and_then(|_| HeadRow::new(*v, *dim)).map(|_| ())
         }
         _ => Err(format!("{ty}: expected 1 to {LARGEST} elements for each token")),

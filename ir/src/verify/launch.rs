@@ -37,7 +37,7 @@ pub(super) fn check(program: &Program, graph: &Graph, launch: &Dispatch, bounds:
         Expr::Immediate(i) | Expr::Trust(_, DataBound::BelowImmediate(i)) => *i == Immediate::TableStride,
         _ => false,
     };
-    if kernel.exprs.iter().any(stride) && !launch.args.contains(&Operand::Input(Input::PageTable)) {
+    if kernel.exprs.iter().any(stride) && !launch.args.iter().any(is_table) {
         return Err("its kernel uses the stride of a page table that it is not given".to_owned());
     }
     grid(&launch.grid, bounds)?;
@@ -64,6 +64,10 @@ fn plays(program: &Program, graph: &Graph, operand: &Operand, role: &Role, bound
             Some(of) if part == got && role.fits(of) => Ok(()),
             _ => wrong(),
         },
+        (Role::PageTable, Operand::Input(Input::PageTable(window))) => match state(graph) {
+            Some(of) if of.window() == *window => Ok(()),
+            _ => wrong(),
+        },
         (Role::Input(input), Operand::Input(got)) if input == got => Ok(()),
         (Role::RopeTable(dim), Operand::Input(Input::RopeTable(i))) => match program.module.rope_tables.get(*i) {
             Some(table) if 2 * table.inverse_frequencies.len() == *dim => Ok(()),
@@ -71,6 +75,10 @@ fn plays(program: &Program, graph: &Graph, operand: &Operand, role: &Role, bound
         },
         _ => wrong(),
     }
+}
+
+fn is_table(operand: &Operand) -> bool {
+    matches!(operand, Operand::Input(Input::PageTable(_)))
 }
 
 /// Whether an operand in the arena has so many words.
@@ -101,13 +109,11 @@ fn fits(program: &Program, graph: &Graph, operand: &Operand, arg: &KArg) -> Resu
             let unit = || format!("pages of {expected:?} bytes: its kernel declares {:?}", arg.len);
             if got.is_some() && got == expected { Ok(()) } else { Err(unit()) }
         }
-        Operand::Input(Input::PageTable) if reads && arg.len == Length::PageTable && arg.elem.bytes() == 4 => Ok(()),
+        Operand::Input(Input::PageTable(_)) if reads && arg.len == Length::PageTable && arg.elem.bytes() == 4 => Ok(()),
         // What holds expert ids may be written, wherever it lies: nothing is trusted of it.
         Operand::Input(Input::Slots) if matches!(arg.len, Length::Elements(_)) => Ok(()),
         // Their buffers are sized when a program is loaded, and compared with the kernel then.
-        Operand::Input(input) if reads && *input != Input::PageTable && matches!(arg.len, Length::Elements(_)) => {
-            Ok(())
-        }
+        Operand::Input(_) if reads && !is_table(operand) && matches!(arg.len, Length::Elements(_)) => Ok(()),
         _ => Err(format!("{operand:?}: its kernel declares {:?} {:?}", arg.access, arg.len)),
     }
 }
@@ -173,9 +179,9 @@ fn trusted(program: &Program, kernel: &Kernel, args: &[Operand]) -> Result<(), S
                 kernel.immediate_max[Immediate::Tokens as usize] as usize >= program.chunk
             }
             (Some(Operand::Input(Input::Sequences)), DataBound::BelowUnits(of)) => {
-                to(*of) == Some(&Operand::Input(Input::PageTable))
+                matches!(to(*of), Some(Operand::Input(Input::PageTable(_))))
             }
-            (Some(Operand::Input(Input::PageTable)), DataBound::BelowUnits(of)) => {
+            (Some(Operand::Input(Input::PageTable(_))), DataBound::BelowUnits(of)) => {
                 matches!(to(*of), Some(Operand::State { .. }))
             }
             (Some(Operand::Input(Input::Positions)), DataBound::BelowImmediate(Immediate::TableStride)) => {

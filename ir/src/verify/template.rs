@@ -27,6 +27,8 @@ pub(super) enum Role {
     State { part: usize, heads: usize, dim: usize, format: Format },
     /// This input of the step.
     Input(Input),
+    /// The page table of the function's state.
+    PageTable,
     /// Some rope table, of rows of so many elements.
     RopeTable(usize),
 }
@@ -46,8 +48,11 @@ pub(super) fn roles(template: &Template) -> Result<Vec<Role>, String> {
         }
         Template::RmsNorm(t) => {
             let width = product("heads of a row", t.heads, t.dim)?;
-            let (x, y) = (rows(t.rows, 1, t.x, width)?, rows(t.rows, 1, t.y, width)?);
-            Ok(vec![x, vector(t.norm.weight, t.dim)?, y])
+            map(&t.epilogue, 1, t.extras.len())?;
+            let mut roles = vec![rows(t.rows, 1, t.x, width)?, vector(t.norm.weight, t.dim)?];
+            roles.extend(extras(&t.extras, t.rows, width)?);
+            roles.push(rows(t.rows, 1, t.y, width)?);
+            Ok(roles)
         }
         Template::Linear(t) => linear(t),
         Template::Rope(t) => rope(t),
@@ -139,6 +144,9 @@ fn attend(t: &Attend) -> Result<Vec<Role>, String> {
     if t.kv_heads == 0 || !t.heads.is_multiple_of(t.kv_heads) {
         return Err(format!("{} query heads do not divide over {} KV heads", t.heads, t.kv_heads));
     }
+    if !(t.cap.is_finite() && t.cap >= 0.0) {
+        return Err(format!("scores bounded by {}", t.cap));
+    }
     let mut roles = vec![rows(Sym::Tokens, 1, t.q, width)?];
     roles.extend(history());
     roles.push(state(0, t.kv_heads, t.dim, t.k_format)?);
@@ -167,7 +175,7 @@ fn expert_linear(t: &ExpertLinear) -> Result<Vec<Role>, String> {
 }
 
 fn history() -> [Role; 3] {
-    [Input::Positions, Input::Sequences, Input::PageTable].map(Role::Input)
+    [Role::Input(Input::Positions), Role::Input(Input::Sequences), Role::PageTable]
 }
 
 fn pages(t: &Append) -> Result<[Role; 2], String> {
@@ -250,7 +258,9 @@ fn map(map: &Map, given: usize, extras: usize) -> Result<(), String> {
             MapStep::Input(i) => (*i as usize) < given + extras,
             MapStep::Const(x) => x.is_finite(),
             MapStep::Add(a, b) | MapStep::Mul(a, b) => before(a) && before(b),
-            MapStep::Silu(a) | MapStep::GeluTanh(a) | MapStep::Sigmoid(a) | MapStep::Round(a, _) => before(a),
+            MapStep::Silu(a) | MapStep::GeluTanh(a) | MapStep::Sigmoid(a) | MapStep::Tanh(a) | MapStep::Round(a, _) => {
+                before(a)
+            }
         }
     };
     if map.steps.is_empty() || !map.steps.iter().enumerate().all(sound) {
@@ -262,7 +272,7 @@ fn map(map: &Map, given: usize, extras: usize) -> Result<(), String> {
 impl Role {
     /// Whether a state is one that the template was made for.
     pub(super) fn fits(&self, of: &StateType) -> bool {
-        let StateType::Paged { heads, dim, k, v } = of;
+        let StateType::Paged { heads, dim, k, v, .. } = of;
         match self {
             Self::State { part, heads: h, dim: d, format } => {
                 (h, d) == (heads, dim) && format == if *part == 0 { k } else { v }

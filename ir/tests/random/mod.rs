@@ -92,7 +92,8 @@ impl Maker {
         for layer in 0..self.below(3) + 1 {
             let (heads, dim) = (self.one(&[1, 2]), self.one(&[8, 4]));
             let (k, v) = (Format::Float(self.one(&FLOATS)), Format::Float(self.one(&FLOATS)));
-            let state = (self.below(3) > 0).then_some(StateType::Paged { heads, dim, k, v });
+            let window = self.one(&[0, 0, 3]);
+            let state = (self.below(3) > 0).then_some(StateType::Paged { window, heads, dim, k, v });
             module.funcs.push(self.layer(&format!("layer{layer}"), width, state.as_ref()));
             for i in 0..self.below(4) + 1 {
                 let scope = if self.below(4) == 0 { format!("odd.{layer}.{i}") } else { format!("model.{layer}.{i}") };
@@ -190,7 +191,7 @@ impl Maker {
                 let factor = self.number();
                 p.b.op(Op::Scale { factor }, [x.into()])
             }
-            6 => p.b.op(self.one(&[Op::Silu, Op::GeluTanh, Op::Sigmoid]), [x.into()]),
+            6 => p.b.op(self.one(&[Op::Silu, Op::GeluTanh, Op::Sigmoid, Op::Tanh]), [x.into()]),
             7 => p.b.op(Op::Round { to: self.rounding(cols) }, [x.into()]),
             8 if cols > 4 => {
                 let start = self.below(cols - 4);
@@ -223,15 +224,16 @@ impl Maker {
 
     fn attend(&mut self, p: &mut Pool) -> Value {
         let (k, v) = p.histories[0];
-        let Type::History { heads, dim } = *p.b.ty(k) else { return k };
+        let Type::History { window: kept, heads, dim } = *p.b.ty(k) else { return k };
         let x = self.as_rows(p);
         let cols = columns(&p.b, x);
         let heads = heads * self.one(&[1, 2]);
         let w = self.weight(&mut p.b, heads * dim, cols);
         let q = p.b.op(Op::Linear, [x.into(), w.into()]);
         let q = p.b.op(Op::SplitHeads { heads }, [q.into()]);
-        let (scale, window) = (self.number(), self.below(3));
-        p.b.op(Op::Attend { scale, window }, [q.into(), k.into(), v.into()])
+        let window = if kept == 0 { self.below(3) } else { self.below(kept) + 1 };
+        let (scale, cap) = (self.number(), self.one(&[0.0, 1.5]));
+        p.b.op(Op::Attend { scale, window, cap }, [q.into(), k.into(), v.into()])
     }
 
     fn experts(&mut self, p: &mut Pool) -> Value {

@@ -1,11 +1,11 @@
-//! Causal self-attention with grouped heads over a paged state.
+//! Causal self-attention with grouped heads over pages of keys and values.
 
 use swiftlm_ir::graph::{ParamKind, Value};
 use swiftlm_ir::ops::Op;
 use swiftlm_ir::ty::{StateType, Type};
 
-use super::Block;
 use super::rope::Rope;
+use super::{Block, Norm};
 
 /// What distinguishes one attention from another.
 #[derive(Clone, Debug)]
@@ -20,22 +20,24 @@ pub struct Attention {
     pub qkv_bias: bool,
     /// Bias on the output projection.
     pub output_bias: bool,
-    /// RMS norm of each query and key head before rotation (`q_norm`, `k_norm`), with this epsilon.
-    pub head_norm: Option<f64>,
+    /// RMS norm of each query and key head before rotation (`q_norm`, `k_norm`).
+    pub head_norm: Option<Norm>,
     /// Rotation of queries and keys.
     pub rope: Rope,
     /// Keys a query sees, itself included; 0 for all.
     pub window: usize,
     /// Factor on the scores; `1/√head_dim` unless given.
     pub scale: Option<f64>,
+    /// Bound that scores `s` approach as `cap · tanh(s / cap)`.
+    pub cap: Option<f64>,
 }
 
 impl Block<'_> {
     /// `softmax(q kᵀ / √d) v`, projected in and out by the weights below `name`. The function takes the state of its
-    /// call; the new version is returned beside the result.
+    /// call; the new version is returned beside the result. A state keeps no more than the window.
     pub fn attention(&mut self, name: &str, x: Value, a: &Attention) -> (Value, Value) {
         let (kv, dim) = (self.options.kv, a.head_dim);
-        let state_type = StateType::Paged { heads: a.kv_heads, dim, k: kv.0, v: kv.1 };
+        let state_type = StateType::Paged { window: a.window, heads: a.kv_heads, dim, k: kv.0, v: kv.1 };
         let state = self.param(ParamKind::State, Type::State(state_type.clone()));
         self.state = Some(state_type);
         let width = self.width(x);
@@ -51,7 +53,8 @@ impl Block<'_> {
             let keys = b.op(Op::KvK, [state.into()]);
             let values = b.op(Op::KvV, [state.into()]);
             let scale = a.scale.unwrap_or(1.0 / (dim as f64).sqrt());
-            let y = b.op(Op::Attend { scale, window: a.window }, [q.into(), keys.into(), values.into()]);
+            let attend = Op::Attend { scale, window: a.window, cap: a.cap.unwrap_or(0.0) };
+            let y = b.op(attend, [q.into(), keys.into(), values.into()]);
             let y = b.op(Op::MergeHeads, [y.into()]);
             (b.linear("o_proj", y, width, a.output_bias), state)
         })
@@ -64,7 +67,7 @@ impl Block<'_> {
 
     fn head_norm(&mut self, name: &str, x: Value, a: &Attention) -> Value {
         match a.head_norm {
-            Some(eps) => self.rms_norm(name, x, eps),
+            Some(norm) => self.rms_norm(name, x, norm),
             None => x,
         }
     }

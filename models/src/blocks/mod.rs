@@ -13,6 +13,15 @@ use swiftlm_ir::ty::{StateType, Type};
 use crate::BuildOptions;
 use crate::tensors::Resolver;
 
+/// What distinguishes one RMS norm from another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Norm {
+    /// Added to the mean square.
+    pub eps: f64,
+    /// Added to the weight.
+    pub offset: f64,
+}
+
 /// One function under construction, with the checkpoint it takes its weights from.
 #[derive(Debug)]
 pub struct Block<'a> {
@@ -121,11 +130,12 @@ impl<'a> Block<'a> {
     }
 
     /// RMS norm with the weight `name`.
-    pub fn rms_norm(&mut self, name: &str, x: Value, eps: f64) -> Value {
+    pub fn rms_norm(&mut self, name: &str, x: Value, norm: Norm) -> Value {
+        let Norm { eps, offset } = norm;
         let width = self.width(x);
         self.within(name, |b| {
             let w = b.vector("weight", width);
-            b.op(Op::RmsNorm { eps, offset: 0.0 }, [x.into(), w.into()])
+            b.op(Op::RmsNorm { eps, offset }, [x.into(), w.into()])
         })
     }
 
@@ -170,6 +180,14 @@ impl<'a> Block<'a> {
     /// `x · factor`.
     pub fn scale(&mut self, x: Value, factor: f64) -> Value {
         self.op(Op::Scale { factor }, [x.into()])
+    }
+
+    /// `cap · tanh(x / cap)`, or `x` without a cap.
+    pub fn soft_cap(&mut self, x: Value, cap: Option<f64>) -> Value {
+        let Some(cap) = cap else { return x };
+        let x = self.scale(x, 1.0 / cap);
+        let x = self.op(Op::Tanh, [x.into()]);
+        self.scale(x, cap)
     }
 
     /// `a + b`.

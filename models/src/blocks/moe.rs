@@ -4,6 +4,7 @@ use swiftlm_ir::graph::Value;
 use swiftlm_ir::ops::{Op, Routing};
 
 use super::Block;
+use super::mlp::Activation;
 
 /// What distinguishes one mixture from another.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +15,8 @@ pub struct Moe {
     pub top_k: usize,
     /// Inner width of an expert.
     pub inner: usize,
+    /// The function on the gate.
+    pub activation: Activation,
     /// Scores to weights.
     pub routing: Routing,
     /// Whether a token's weights are divided by their sum.
@@ -31,7 +34,7 @@ impl Block<'_> {
             let weights = b.op(route, [scores.into(), ids.into()]);
             let gate = b.experts("gate_proj", x, ids, m.experts, m.inner);
             let up = b.experts("up_proj", x, ids, m.experts, m.inner);
-            let gate = b.op(Op::Silu, [gate.into()]);
+            let gate = b.op(m.activation.op(), [gate.into()]);
             let h = b.op(Op::Mul, [gate.into(), up.into()]);
             let y = b.experts("down_proj", h, ids, m.experts, width);
             b.op(Op::Combine, [y.into(), weights.into()])

@@ -33,11 +33,39 @@ pub fn table(config: &Config, dim: usize) -> Result<RopeTable, ModelError> {
         Some(n) if n.get("rope_theta").is_some() => n.number("rope_theta", 10_000.0)?,
         _ => config.number("rope_theta", 10_000.0)?,
     };
-    let plain = (0..dim / 2).map(|i| theta.powf(-2.0 * i as f64 / dim as f64));
     let scaling = match config.object("rope_scaling")? {
         Some(s) => Some(s),
         None => nested,
     };
+    scaled(theta, scaling.as_ref(), dim)
+}
+
+/// Frequencies where layers of one `kind` rotate in their own way: `rope_parameters.<kind>` has all of it in newer files;
+/// in others the base is the field `base.0`, by default `base.1`, and `rope_scaling` applies if `scales`.
+///
+/// # Errors
+/// As [`table`].
+pub fn table_of_kind(
+    config: &Config,
+    dim: usize,
+    kind: &str,
+    base: (&str, f64),
+    scales: bool,
+) -> Result<RopeTable, ModelError> {
+    let own = match config.object("rope_parameters")? {
+        Some(kinds) => kinds.object(kind)?,
+        None => None,
+    };
+    if let Some(own) = own {
+        return scaled(own.number("rope_theta", base.1)?, Some(&own), dim);
+    }
+    let scaling = if scales { config.object("rope_scaling")? } else { None };
+    scaled(config.number(base.0, base.1)?, scaling.as_ref(), dim)
+}
+
+/// Frequencies of base `theta`, scaled as `scaling` says.
+fn scaled(theta: f64, scaling: Option<&Config>, dim: usize) -> Result<RopeTable, ModelError> {
+    let plain = (0..dim / 2).map(|i| theta.powf(-2.0 * i as f64 / dim as f64));
     let Some(scaling) = scaling else { return Ok(RopeTable { inverse_frequencies: plain.collect(), magnitude: 1.0 }) };
     let kind = match scaling.text("rope_type")? {
         Some(kind) => Some(kind),
@@ -87,5 +115,32 @@ impl Block<'_> {
             v
         });
         self.op(Op::Rope { dim: r.dim, layout: r.layout }, [x.into(), table.into()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both spellings of one configuration, and what the kinds of layers do not share.
+    #[test]
+    fn kinds_of_layers_have_their_own_frequencies_in_old_and_new_files() {
+        let old = r#"{"rope_theta": 1e6, "rope_local_base_freq": 2e4,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0}}"#;
+        let new = r#"{"rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2e4}}}"#;
+        let expected = |base: f64, factor: f64| [1.0 / factor, 1.0 / base.sqrt() / factor];
+        for text in [old, new] {
+            let config = Config::parse(text).expect("the text is a configuration");
+            for (kind, field, scales, expected) in [
+                ("full_attention", "rope_theta", true, expected(1e6, 8.0)),
+                ("sliding_attention", "rope_local_base_freq", false, expected(2e4, 1.0)),
+            ] {
+                let table = table_of_kind(&config, 4, kind, (field, 1.0), scales).expect("a table");
+                let close = |(a, b): (&f64, f64)| (a - b).abs() < 1e-12;
+                assert!(table.inverse_frequencies.iter().zip(expected).all(close), "{kind}: {table:?}");
+            }
+        }
     }
 }

@@ -20,12 +20,12 @@ pub fn build(c: &Config, tensors: &TensorIndex, options: &BuildOptions) -> Resul
     let attention = Attention { qkv_bias: bias, output_bias: bias, scale, ..d.attention.clone() };
     let residual = c.number("residual_multiplier", 1.0)?;
     d.build(c, tensors, options, |b, x, _| {
-        let h = b.rms_norm("input_layernorm", x, d.eps);
+        let h = b.rms_norm("input_layernorm", x, d.norm);
         let (h, state) = b.attention("self_attn", h, &attention);
         let h = b.scale(h, residual);
         let x = b.add(x, h);
-        let h = b.rms_norm("post_attention_layernorm", x, d.eps);
-        let h = b.swiglu("mlp", h, d.inner, mlp_bias);
+        let h = b.rms_norm("post_attention_layernorm", x, d.norm);
+        let h = b.gated("mlp", h, d.inner, d.activation, mlp_bias);
         let h = b.scale(h, residual);
         (b.add(x, h), state)
     })

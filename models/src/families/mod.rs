@@ -1,7 +1,10 @@
 //! The list of families: one line each, `model_type` → how to build it.
 
+pub mod gemma2;
+pub mod gemma3;
 pub mod granite;
 pub mod llama;
+pub mod mistral;
 pub mod qwen2;
 pub mod qwen3;
 pub mod qwen3_moe;
@@ -13,8 +16,12 @@ pub type Build = fn(&Config, &TensorIndex, &BuildOptions) -> Result<Model, Model
 
 /// Every `model_type` this build knows.
 pub const FAMILIES: &[(&str, Build)] = &[
+    ("gemma2", gemma2::build),
+    ("gemma3", gemma3::build),
+    ("gemma3_text", gemma3::build),
     ("granite", granite::build),
     ("llama", llama::build),
+    ("mistral", mistral::build),
     ("qwen2", qwen2::build),
     ("qwen3", qwen3::build),
     ("qwen3_moe", qwen3_moe::build),

@@ -3,6 +3,7 @@
 use swiftlm_ir::ops::Routing;
 
 use super::qwen3::build_with;
+use crate::blocks::mlp::Activation;
 use crate::blocks::moe::Moe;
 use crate::{BuildOptions, Config, Model, ModelError, TensorIndex};
 
@@ -15,6 +16,7 @@ pub fn build(c: &Config, tensors: &TensorIndex, options: &BuildOptions) -> Resul
         experts: c.count("num_experts", 65_536)?,
         top_k: c.count("num_experts_per_tok", 1024)?,
         inner: c.need("moe_intermediate_size")?,
+        activation: Activation::read(c)?,
         routing: Routing::Softmax,
         normalize: c.flag("norm_topk_prob", false)?,
     };
@@ -26,6 +28,6 @@ pub fn build(c: &Config, tensors: &TensorIndex, options: &BuildOptions) -> Resul
     };
     build_with(c, tensors, options, |b, d, h, i| {
         let sparse = step > 0 && (i + 1) % step == 0 && !dense.contains(&(i as u64));
-        if sparse { b.moe("mlp", h, &moe) } else { b.swiglu("mlp", h, d.inner, false) }
+        if sparse { b.moe("mlp", h, &moe) } else { b.gated("mlp", h, d.inner, d.activation, false) }
     })
 }

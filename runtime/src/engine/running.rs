@@ -8,7 +8,7 @@ use crate::executable::{Batch, Executable, Row, StepOutput};
 use crate::request::FinishReason;
 use crate::sampler::Candidates;
 use crate::scheduler::{Demand, Piece, Scheduler};
-use crate::state::{PagePool, Sequence, StateError, TableRow, TableRows};
+use crate::state::{Sequence, StateError, StatePool, TableRow, TableRows};
 
 /// One request that takes part in steps.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ struct Running {
 #[derive(Debug)]
 pub(super) struct RunningSet {
     running: Vec<Running>,
-    pool: PagePool,
+    pool: StatePool,
     rows: TableRows,
     scheduler: Scheduler,
     candidates: Candidates,
@@ -42,7 +42,7 @@ impl RunningSet {
     pub(super) fn new(executable: &Executable) -> Self {
         Self {
             running: vec![],
-            pool: PagePool::new(executable.kv_pages()),
+            pool: StatePool::new(&executable.page_sets(), executable.chunk()),
             rows: TableRows::new(executable.max_sequences()),
             scheduler: Scheduler::new(executable.chunk(), executable.max_rows()),
             candidates: Candidates::default(),

@@ -16,22 +16,11 @@ pub struct Batch {
     pub sequences: Vec<u32>,
     /// Tokens whose logits are wanted.
     pub rows: Vec<Row>,
-    /// Changes of the page table, made before the step runs.
+    /// Changes of the page tables, made before the step runs.
     pub table: Vec<TableUpdate>,
 }
 
 impl Batch {
-    /// The first token of a sequence that holds page 0 in row 0 of the page table.
-    pub fn first_token() -> Self {
-        Self {
-            ids: vec![0],
-            positions: vec![0],
-            sequences: vec![0],
-            rows: vec![Row { token: 0, want: Want::Greedy }],
-            table: vec![TableUpdate { row: 0, first: 0, pages: vec![0] }],
-        }
-    }
-
     /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
         self.ids.clear();
@@ -60,10 +49,12 @@ pub enum Want {
     Logits,
 }
 
-/// After this, row `row` of the page table holds its first `first` pages as before, then `pages`, and no more.
+/// After this, row `row` of a page table holds its first `first` pages as before, then `pages`, and no more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableUpdate {
-    /// Row of the page table.
+    /// Window of the states that the table is for; 0 for those that keep every token.
+    pub window: usize,
+    /// Row of the table.
     pub row: u32,
     /// Pages that stay.
     pub first: usize,
@@ -115,21 +106,25 @@ impl Executable {
         if let Some(row) = rows.iter().find(|r| r.token as usize >= tokens) {
             return Err(format!("token {} wants logits: the step has {tokens}", row.token));
         }
-        let mut held = self.table.clone();
+        let mut tables: Vec<Vec<usize>> = self.tables.iter().map(|table| table.held.clone()).collect();
         for update in table {
             let (row, end) = (update.row as usize, update.first.saturating_add(update.pages.len()));
+            let unknown = || format!("a page table for a window of {}: no state has one", update.window);
+            let at = self.tables.iter().position(|t| t.set.window == update.window).ok_or_else(unknown)?;
+            let (held, there) = (&mut tables[at], self.tables[at].set.pages);
             let before = *held.get(row).ok_or_else(|| format!("page table row {row}: there are {}", held.len()))?;
             if update.first > before || end > self.table_stride {
                 let (first, stride) = (update.first, self.table_stride);
                 return Err(format!("pages {first}..{end} of a row that holds {before} and can hold {stride}"));
             }
-            if let Some(page) = update.pages.iter().find(|p| **p as usize >= self.kv_pages) {
-                return Err(format!("page {page}: the pool has {}", self.kv_pages));
+            if let Some(page) = update.pages.iter().find(|p| **p as usize >= there) {
+                return Err(format!("page {page}: the pool has {there}"));
             }
             held[row] = end;
         }
         for (position, sequence) in positions.iter().zip(sequences) {
-            let pages = held.get(*sequence as usize).copied().unwrap_or(0);
+            let held = tables.iter().map(|held| held.get(*sequence as usize).copied().unwrap_or(0));
+            let pages = held.min().unwrap_or(0);
             if *position as usize >= pages * PAGE_TOKENS {
                 return Err(format!("position {position} of table row {sequence}, which holds {pages} pages"));
             }

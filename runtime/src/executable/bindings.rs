@@ -6,6 +6,7 @@ use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::plan::{Input, Operand, Program};
 
 use super::{ExecutableOptions, LoadError};
+use crate::state::PageSet;
 use crate::weights::Segment;
 
 /// Every buffer of an executable.
@@ -28,6 +29,7 @@ impl Bindings {
         device: &mut dyn Device,
         program: &Program,
         options: &ExecutableOptions<'_>,
+        sets: &[PageSet],
     ) -> Result<Self, LoadError> {
         let mut alloc = |bytes: usize, usage: Usage, what: &str| -> Result<Slice, DeviceError> {
             let bytes = bytes.next_multiple_of(4).max(4);
@@ -41,11 +43,15 @@ impl Bindings {
             (Input::Positions, tokens, "positions"),
             (Input::Sequences, tokens, "sequences"),
             (Input::Rows, rows, "rows that want logits"),
-            (Input::PageTable, options.max_sequences * options.table_stride, "the page table"),
         ];
         let mut inputs = IndexMap::new();
         for (input, count, what) in words {
             inputs.insert(input, alloc(count * 4, Usage::Input, what)?);
+        }
+        for set in sets {
+            let what = if set.window == 0 { "the page table" } else { "the page table of a window" };
+            let words = options.max_sequences * options.table_stride;
+            inputs.insert(Input::PageTable(set.window), alloc(words * 4, Usage::Input, what)?);
         }
         for (i, table) in program.module.rope_tables.iter().enumerate() {
             let bytes = tokens * table.inverse_frequencies.len() * 8;
@@ -58,8 +64,8 @@ impl Bindings {
         let arena = alloc(program.arena_bytes, Usage::ReadWrite, "the arena")?;
         let mut states = vec![];
         for state in &program.module.states {
-            let mut part =
-                |part: usize, what: &str| alloc(options.kv_pages * state.page_bytes(part), Usage::ReadWrite, what);
+            let pages = sets.iter().find(|set| set.window == state.window()).map_or(0, |set| set.pages);
+            let mut part = |part: usize, what: &str| alloc(pages * state.page_bytes(part), Usage::ReadWrite, what);
             states.push([part(0, "key pages")?, part(1, "value pages")?]);
         }
         Ok(Self { arena, inputs, states, weights: IndexMap::new() })

@@ -1,4 +1,4 @@
-//! Writing of a step's inputs: ids, positions, page table and rope tables. Rope tables are computed in f64, since at
+//! Writing of a step's inputs: ids, positions, page tables and rope tables. Rope tables are computed in f64, since at
 //! position 100 000 an f32 angle is wrong in its third digit.
 
 use swiftlm_device::DeviceError;
@@ -39,13 +39,16 @@ impl RopeRows {
 impl Executable {
     /// Writes everything a checked batch gives to kernels.
     pub(super) fn write_inputs(&mut self, batch: &Batch) -> Result<(), DeviceError> {
-        let Self { device, bindings, ropes, table, table_stride, .. } = self;
+        let Self { device, bindings, ropes, tables, table_stride, .. } = self;
         for update in &batch.table {
             let row = update.row as usize;
-            table[row] = update.first + update.pages.len();
+            if let Some(table) = tables.iter_mut().find(|table| table.set.window == update.window) {
+                table.held[row] = update.first + update.pages.len();
+            }
             if !update.pages.is_empty() {
                 let offset = (row * *table_stride + update.first) * 4;
-                device.write(bindings.input(Input::PageTable), offset, bytemuck::cast_slice(&update.pages))?;
+                let input = Input::PageTable(update.window);
+                device.write(bindings.input(input), offset, bytemuck::cast_slice(&update.pages))?;
             }
         }
         let words: [(Input, &[u32]); 3] =

@@ -10,13 +10,14 @@ use swiftlm_ir::template::Template;
 
 use super::bindings::{Bindings, segment};
 use super::recordings::{Recorder, plan};
-use super::{Executable, RopeRows, StepOutput};
+use super::{Executable, PageTable, RopeRows, StepOutput};
 use crate::experts::{ExpertSource, Layer, Matrix, Store};
+use crate::state::{PageSet, page_sets};
 use crate::weights::{Segment, WeightSource, upload};
 
 /// Sizes that are chosen when a model is loaded.
 pub struct ExecutableOptions<'a> {
-    /// Pages of the KV pool.
+    /// Pages of the KV pool, for states that keep every token; how many others need follows.
     pub kv_pages: usize,
     /// Sequences that can be alive at a time.
     pub max_sequences: usize,
@@ -87,8 +88,9 @@ impl Executable {
         source: &dyn WeightSource,
         options: ExecutableOptions<'_>,
     ) -> Result<Self, LoadError> {
-        check(&program, &options, device.target())?;
-        let mut bindings = Bindings::new(device.as_mut(), &program, &options)?;
+        let sets = page_sets(&program, options.kv_pages, options.max_sequences);
+        check(&program, &options, &sets, device.target())?;
+        let mut bindings = Bindings::new(device.as_mut(), &program, &options, &sets)?;
         let token_classes = reachable(program.chunk);
         let row_classes = reachable(program.max_rows);
         let segments = segments(&program, &token_classes, &row_classes)?;
@@ -112,10 +114,11 @@ impl Executable {
             bodies,
             heads,
             ropes: program.module.rope_tables.into_iter().map(RopeRows::new).collect(),
+            tables: sets.into_iter().map(|set| PageTable { set, held: vec![0; options.max_sequences] }).collect(),
+            max_sequences: options.max_sequences,
             experts,
             chosen: vec![],
             slots: vec![],
-            table: vec![0; options.max_sequences],
             output: StepOutput::default(),
             vocabulary: program.module.vocabulary,
             chunk: program.chunk,
@@ -216,7 +219,12 @@ fn segment_bytes(program: &Program, segment: &Segment) -> usize {
     layout.map_or(0, |layout| layout.components.iter().map(|c| c.bytes).sum())
 }
 
-fn check(program: &Program, options: &ExecutableOptions<'_>, target: &Target) -> Result<(), LoadError> {
+fn check(
+    program: &Program,
+    options: &ExecutableOptions<'_>,
+    sets: &[PageSet],
+    target: &Target,
+) -> Result<(), LoadError> {
     let ExecutableOptions { kv_pages, max_sequences, table_stride, .. } = options;
     if program.module.main.is_empty() || program.chunk == 0 || program.max_rows == 0 || program.module.vocabulary == 0 {
         return Err(LoadError::Program("it has no calls, no vocabulary, or steps of no tokens".to_owned()));
@@ -227,11 +235,12 @@ fn check(program: &Program, options: &ExecutableOptions<'_>, target: &Target) ->
         )));
     }
     for state in &program.module.states {
-        let largest = state.page_bytes(0).max(state.page_bytes(1)).saturating_mul(*kv_pages);
+        let pages = sets.iter().find(|set| set.window == state.window()).map_or(0, |set| set.pages);
+        let largest = state.page_bytes(0).max(state.page_bytes(1)).saturating_mul(pages);
         if largest > target.max_binding {
             let fits = target.max_binding / state.page_bytes(0).max(state.page_bytes(1)).max(1);
             return Err(LoadError::Options(format!(
-                "{kv_pages} pages of {state} are {largest} bytes, more than device {} can bind at once: at most {fits} pages fit",
+                "{pages} pages of {state} are {largest} bytes, more than device {} can bind at once: at most {fits} pages fit",
                 target.name
             )));
         }

@@ -23,6 +23,7 @@ use recordings::{Body, Head, Label, Part};
 use turns::FetchSite;
 
 use crate::experts::{ExpertStats, Store};
+use crate::state::PageSet;
 
 /// What a step failed of.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +50,14 @@ pub struct ProfiledLaunch {
     pub nanoseconds: u64,
 }
 
+/// A page table on the device.
+#[derive(Debug)]
+struct PageTable {
+    set: PageSet,
+    /// Pages that each row holds now.
+    held: Vec<usize>,
+}
+
 /// A loaded model on its device.
 pub struct Executable {
     device: Box<dyn Device>,
@@ -56,12 +65,13 @@ pub struct Executable {
     bodies: Vec<Body>,
     heads: Vec<Head>,
     ropes: Vec<RopeRows>,
+    /// One for the states of each window.
+    tables: Vec<PageTable>,
+    max_sequences: usize,
     experts: Option<Store>,
     /// Experts that a layer chose, and the slots they are in.
     chosen: Vec<u32>,
     slots: Vec<u32>,
-    /// Pages that each row of the page table holds now.
-    table: Vec<usize>,
     output: StepOutput,
     vocabulary: usize,
     chunk: usize,
@@ -100,12 +110,39 @@ impl Executable {
 
     /// Rows of the page table: sequences that can be alive at a time.
     pub fn max_sequences(&self) -> usize {
-        self.table.len()
+        self.max_sequences
     }
 
-    /// Pages of the pool.
+    /// Pages of the pool, for states that keep every token.
     pub fn kv_pages(&self) -> usize {
         self.kv_pages
+    }
+
+    /// The pages of every window; first those of states that keep every token.
+    pub fn page_sets(&self) -> Vec<PageSet> {
+        self.tables.iter().map(|table| table.set).collect()
+    }
+
+    /// Tables for a sequence of up to `tokens` tokens that is alone: it has row 0, and where it outgrows the pages of a
+    /// window, they are used again in turn.
+    pub fn alone(&self, tokens: usize) -> Vec<TableUpdate> {
+        let blocks = tokens.div_ceil(PAGE_TOKENS).min(self.table_stride) as u32;
+        let update = |set: PageSet| {
+            let pages = (0..blocks).map(|block| block % set.pages as u32).collect();
+            TableUpdate { window: set.window, row: 0, first: 0, pages }
+        };
+        self.page_sets().into_iter().map(update).collect()
+    }
+
+    /// The first token of a sequence that is alone.
+    pub fn first_token(&self) -> Batch {
+        Batch {
+            ids: vec![0],
+            positions: vec![0],
+            sequences: vec![0],
+            rows: vec![Row { token: 0, want: Want::Greedy }],
+            table: self.alone(1),
+        }
     }
 
     /// Tokens that one sequence can hold.
@@ -180,13 +217,13 @@ impl Executable {
     }
 
     /// Runs one token through body and head, so that whatever the device makes on first use is made. Uses page 0 and
-    /// row 0 of the page table, which must not be in use.
+    /// row 0 of the page tables, which must not be in use.
     ///
     /// # Errors
     /// As [`Self::step`].
     pub fn warm_up(&mut self) -> Result<(), StepError> {
-        self.step(&Batch::first_token())?;
-        self.table[0] = 0;
+        self.step(&self.first_token())?;
+        self.tables.iter_mut().for_each(|table| table.held[0] = 0);
         Ok(())
     }
 

@@ -1,47 +1,57 @@
-//! The page pool: which pages are free, how many sequences hold each, and how many are promised.
+//! The page pools: which pages are free, how many sequences hold each, and how many are promised.
 
-/// Pages of all sequences. One page number stands for the page of that number in every state of the model.
-///
-/// A sequence is promised all pages it may ever need when it is admitted, so that no step can run out of pages.
+use super::PageSet;
+use super::ring::RingPool;
+
+/// The pools of all page sets.
 #[derive(Clone, Debug)]
-pub struct PagePool {
-    free: Vec<u32>,
-    holders: Vec<u32>,
-    promised: usize,
+pub struct StatePool {
+    pub(super) pages: PagePool,
+    pub(super) rings: Vec<RingPool>,
 }
 
-impl PagePool {
-    /// A pool of `pages` free pages.
-    pub fn new(pages: usize) -> Self {
-        let pages = u32::try_from(pages).unwrap_or(u32::MAX);
-        Self { free: (0..pages).rev().collect(), holders: vec![0; pages as usize], promised: 0 }
+impl StatePool {
+    /// Free pages of `sets`, for steps of at most `chunk` tokens.
+    pub fn new(sets: &[PageSet], chunk: usize) -> Self {
+        let rings = sets.iter().filter(|set| set.window > 0);
+        Self {
+            pages: PagePool::new(sets.iter().filter(|set| set.window == 0).map(|set| set.pages).sum()),
+            rings: rings.map(|set| RingPool::new(*set, chunk)).collect(),
+        }
     }
 
-    /// Pages of the pool.
-    pub fn pages(&self) -> usize {
+    /// Pages of the states that keep every token, neither held nor promised.
+    pub fn available(&self) -> usize {
+        self.pages.available()
+    }
+
+    /// The same of the states with a window; `None` if there are none.
+    pub fn available_in_ring(&self, window: usize) -> Option<usize> {
+        self.rings.iter().find(|ring| ring.window() == window).map(RingPool::available)
+    }
+}
+
+/// Pages, free or held.
+#[derive(Clone, Debug)]
+pub(super) struct Holders {
+    free: Vec<u32>,
+    holders: Vec<u32>,
+}
+
+impl Holders {
+    /// So many free pages.
+    pub(super) fn new(pages: usize) -> Self {
+        let pages = u32::try_from(pages).unwrap_or(u32::MAX);
+        Self { free: (0..pages).rev().collect(), holders: vec![0; pages as usize] }
+    }
+
+    /// All pages.
+    pub(super) fn pages(&self) -> usize {
         self.holders.len()
     }
 
-    /// Pages that are neither held nor promised.
-    pub fn available(&self) -> usize {
-        self.free.len() - self.promised
-    }
-
-    /// Promises pages; false if they are not available.
-    pub(super) fn promise(&mut self, pages: usize) -> bool {
-        let granted = pages <= self.available();
-        self.promised += if granted { pages } else { 0 };
-        granted
-    }
-
-    /// Takes promises back.
-    pub(super) fn withdraw(&mut self, pages: usize) {
-        self.promised = self.promised.checked_sub(pages).expect("only promised pages are withdrawn");
-    }
-
-    /// A page for one promise.
+    /// A free page, which now has one holder.
     pub(super) fn take(&mut self) -> u32 {
-        self.withdraw(1);
         let page = self.free.pop().expect("promised pages are free");
         self.holders[page as usize] = 1;
         page
@@ -66,5 +76,43 @@ impl PagePool {
         if *holders == 0 {
             self.free.push(page);
         }
+    }
+}
+
+/// Pages of the states that keep every token.
+///
+/// A sequence is promised all pages it may ever need when it is admitted, so that no step can run out of pages.
+#[derive(Clone, Debug)]
+pub(super) struct PagePool {
+    pub(super) held: Holders,
+    promised: usize,
+}
+
+impl PagePool {
+    fn new(pages: usize) -> Self {
+        Self { held: Holders::new(pages), promised: 0 }
+    }
+
+    /// Pages that are neither held nor promised.
+    pub(super) fn available(&self) -> usize {
+        self.held.free.len() - self.promised
+    }
+
+    /// Promises pages; false if they are not available.
+    pub(super) fn promise(&mut self, pages: usize) -> bool {
+        let granted = pages <= self.available();
+        self.promised += if granted { pages } else { 0 };
+        granted
+    }
+
+    /// Takes promises back.
+    pub(super) fn withdraw(&mut self, pages: usize) {
+        self.promised = self.promised.checked_sub(pages).expect("only promised pages are withdrawn");
+    }
+
+    /// A page for one promise.
+    pub(super) fn take(&mut self) -> u32 {
+        self.withdraw(1);
+        self.held.take()
     }
 }

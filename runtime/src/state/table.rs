@@ -1,4 +1,4 @@
-//! Rows of the page table on the device: which are free, and what each was last told.
+//! Rows of the page tables on the device: which are free, and what each was last told.
 
 use super::Sequence;
 use crate::executable::TableUpdate;
@@ -22,7 +22,7 @@ impl TableRows {
 
     /// A row, if one is free.
     pub fn take(&mut self) -> Option<TableRow> {
-        self.free.pop().map(|row| TableRow { row, fresh: true, known: vec![] })
+        self.free.pop().map(|row| TableRow { row, known: vec![] })
     }
 
     /// Gives a row back.
@@ -31,13 +31,12 @@ impl TableRows {
     }
 }
 
-/// One sequence's row and the pages that the device knows of it.
+/// One sequence's row of every table and the pages that the device knows of it.
 #[derive(Debug)]
 pub struct TableRow {
     row: u32,
-    /// The device still knows the pages of the row's last holder.
-    fresh: bool,
-    known: Vec<u32>,
+    /// By table; empty while the device still knows the pages of the row's last holder.
+    known: Vec<Vec<u32>>,
 }
 
 impl TableRow {
@@ -46,16 +45,22 @@ impl TableRow {
         self.row
     }
 
-    /// What to tell the device so that it knows the sequence's pages; `None` if it does.
-    pub fn update(&mut self, sequence: &Sequence) -> Option<TableUpdate> {
-        let pages = sequence.pages();
-        let first = self.known.iter().zip(pages).take_while(|(known, page)| known == page).count();
-        if !self.fresh && first == self.known.len() && first == pages.len() {
-            return None;
+    /// What to tell the device so that it knows the sequence's pages; nothing if it does.
+    pub fn update(&mut self, sequence: &Sequence) -> Vec<TableUpdate> {
+        let fresh = self.known.is_empty();
+        let mut updates = vec![];
+        for (table, (window, pages)) in sequence.tables().enumerate() {
+            if fresh {
+                self.known.push(vec![]);
+            }
+            let known = &mut self.known[table];
+            let first = known.iter().zip(pages).take_while(|(known, page)| known == page).count();
+            if fresh || first < known.len() || first < pages.len() {
+                known.truncate(first);
+                known.extend_from_slice(&pages[first..]);
+                updates.push(TableUpdate { window, row: self.row, first, pages: pages[first..].to_vec() });
+            }
         }
-        self.fresh = false;
-        self.known.truncate(first);
-        self.known.extend_from_slice(&pages[first..]);
-        Some(TableUpdate { row: self.row, first, pages: pages[first..].to_vec() })
+        updates
     }
 }

@@ -69,13 +69,20 @@ pub struct MockDevice {
     control: Arc<Control>,
     kernels: Vec<KernelKey>,
     recordings: Vec<Vec<Launch>>,
+    /// Tokens that a query sees; 0 for all.
+    window: usize,
 }
 
 impl MockDevice {
     pub fn new(max_binding: usize) -> (Self, Arc<Control>) {
         let target = Target { name: "mock".into(), max_binding, subgroup: (1, 1), shared_bytes: 0, memory: None };
         let control = Arc::new(Control::default());
-        (Self { target, control: Arc::clone(&control), kernels: vec![], recordings: vec![] }, control)
+        (Self { target, control: Arc::clone(&control), kernels: vec![], recordings: vec![], window: 0 }, control)
+    }
+
+    /// The same device, whose queries see the last `window` tokens; 0 for all.
+    pub fn with_window(self, window: usize) -> Self {
+        Self { window, ..self }
     }
 
     fn words(&self, slice: Slice) -> Vec<u32> {
@@ -107,7 +114,9 @@ impl MockDevice {
         for (r, t) in rows.iter().take(sizes.rows as usize).map(|t| *t as usize).enumerate() {
             let row = &table[(sequences[t] * sizes.table_stride) as usize..];
             let id = |p: usize| keys[row[p / PAGE_TOKENS] as usize * PAGE_TOKENS + p % PAGE_TOKENS];
-            let hash = (0..=positions[t] as usize).fold(START, |h, p| fold(h, id(p)));
+            let end = positions[t] as usize + 1;
+            let first = if self.window == 0 { 0 } else { end.saturating_sub(self.window) };
+            let hash = (first..end).fold(START, |h, p| fold(h, id(p)));
             let values = if broken { vec![f32::NAN; logits(hash).len()] } else { logits(hash) };
             self.put(args[6], r, [arg_max(&values)]);
             self.put(args[5], r * values.len(), values.iter().map(|l| l.to_bits()));

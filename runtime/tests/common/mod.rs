@@ -11,7 +11,7 @@ mod shared;
 pub use client::{Call, Reply, request, run, submit, wait_for};
 pub use device::{Control, MockDevice, StepLog};
 pub use expected::{Outcome, expected};
-pub use model::{greedy_reply, logits_after};
+pub use model::{greedy_reply, greedy_reply_within, logits_after};
 pub use program::{CHUNK, MAX_ROWS, Shape, VOCABULARY, WeightBytes, program};
 pub use shared::SharedDevice;
 
@@ -27,6 +27,7 @@ pub fn executable(
     table_stride: usize,
 ) -> (Executable, Arc<Control>) {
     let (device, control) = MockDevice::new(1 << 20);
+    let device = device.with_window(shape.window);
     let options = ExecutableOptions { kv_pages, max_sequences, table_stride, experts: None, progress: &mut |_| {} };
     let executable = Executable::load(Box::new(device), program(shape), &WeightBytes, options);
     (executable.expect("the mock program loads"), control)

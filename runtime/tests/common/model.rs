@@ -33,9 +33,14 @@ pub fn logits_after(history: &[u32]) -> Vec<f32> {
 
 /// What greedy decoding of `count` tokens after `prompt` gives.
 pub fn greedy_reply(prompt: &[u32], count: usize) -> Vec<u32> {
+    greedy_reply_within(prompt, count, usize::MAX)
+}
+
+/// The same of a model that sees the last `window` tokens.
+pub fn greedy_reply_within(prompt: &[u32], count: usize, window: usize) -> Vec<u32> {
     let mut history = prompt.to_vec();
     for _ in 0..count {
-        history.push(arg_max(&logits_after(&history)));
+        history.push(arg_max(&logits_after(&history[history.len().saturating_sub(window)..])));
     }
     history.split_off(prompt.len())
 }

@@ -21,11 +21,13 @@ pub const MAX_ROWS: usize = 12;
 pub struct Shape {
     pub chunk: usize,
     pub max_rows: usize,
+    /// Of the one state; 0 for all tokens.
+    pub window: usize,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { chunk: CHUNK, max_rows: MAX_ROWS }
+        Self { chunk: CHUNK, max_rows: MAX_ROWS, window: 0 }
     }
 }
 
@@ -62,21 +64,21 @@ pub fn weights() -> Vec<WeightBuffer> {
 
 /// The mock program.
 pub fn program(shape: Shape) -> Program {
-    let Shape { chunk, max_rows } = shape;
+    let Shape { chunk, max_rows, window } = shape;
     let graph =
         |name: &str| Graph { name: name.into(), params: vec![], weights: vec![], values: vec![], results: vec![] };
     let call = |func, scope: &str| Call { func, scope: scope.into(), state: Some(0) };
     let module = Module {
         funcs: vec![graph("block"), graph("head")],
         main: vec![call(0, "layers.0"), call(1, "")],
-        states: vec![StateType::Paged { heads: 1, dim: 1, k: Format::F32, v: Format::F16 }],
+        states: vec![StateType::Paged { window, heads: 1, dim: 1, k: Format::F32, v: Format::F16 }],
         rope_tables: vec![RopeTable { inverse_frequencies: vec![1.0, 0.5], magnitude: 1.0 }],
         vocabulary: VOCABULARY,
     };
     let logits_bytes = max_rows.max(65) * VOCABULARY * 4;
     let greedy = Operand::Arena { offset: logits_bytes.next_multiple_of(256), bytes: max_rows.max(65) * 4 };
     let logits = Operand::Arena { offset: 0, bytes: logits_bytes };
-    let history = [Input::Positions, Input::Sequences, Input::PageTable].map(Operand::Input);
+    let history = [Input::Positions, Input::Sequences, Input::PageTable(window)].map(Operand::Input);
     let keys = Operand::State { part: 0 };
     let weight = |slot, first, count| Operand::Weight { slot, first, count };
 

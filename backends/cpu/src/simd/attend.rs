@@ -232,16 +232,18 @@ impl Micro for Attend {
             }
         }
         let (spans, share, shares) = (table_spans(&ctx.sizes), Share::floats(group, self.dim), Scratch(scratch));
-        let reached = (0..tokens).map(|t| attention.spans(attention.table.position(t)).end).max().unwrap_or(0);
-        let per = (tokens * heads * reached / (4 * SPREAD * ctx.pool.threads())).max(1);
-        let pieces = reached.div_ceil(per);
+        // Of a window the spans before it are nobody's.
+        let seen = || (0..tokens).map(|t| attention.spans(attention.table.position(t)));
+        let (start, end) = (seen().map(|s| s.start).min().unwrap_or(0), seen().map(|s| s.end).max().unwrap_or(0));
+        let per = (tokens * heads * (end - start) / (4 * SPREAD * ctx.pool.threads())).max(1);
+        let pieces = (end - start).div_ceil(per);
         ctx.parallel(tokens * heads * pieces, |task, scratch| {
             let (piece, of) = (task % pieces, task / pieces);
             Piece {
                 attention,
                 token: of / heads,
                 kv_head: of % heads,
-                spans: piece * per..(piece + 1) * per,
+                spans: start + piece * per..start + (piece + 1) * per,
                 shares: shares.at(of * spans * share),
                 scratch,
             }

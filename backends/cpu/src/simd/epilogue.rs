@@ -54,7 +54,11 @@ impl Program {
                 MapStep::Input(i) => (*i as usize) < given + extras.len(),
                 MapStep::Const(_) => true,
                 MapStep::Add(a, b) | MapStep::Mul(a, b) => before(a) && before(b),
-                MapStep::Silu(a) | MapStep::GeluTanh(a) | MapStep::Sigmoid(a) | MapStep::Round(a, _) => before(a),
+                MapStep::Silu(a)
+                | MapStep::GeluTanh(a)
+                | MapStep::Sigmoid(a)
+                | MapStep::Tanh(a)
+                | MapStep::Round(a, _) => before(a),
             }
         });
         (fits && floats && defined).then(|| Self { map: map.clone(), extras: extras.to_vec(), given })
@@ -138,6 +142,7 @@ impl Epilogue<'_> {
                 MapStep::Silu(a) => math::silu::<I>(reg!(a)),
                 MapStep::GeluTanh(a) => math::gelu_tanh::<I>(reg!(a)),
                 MapStep::Sigmoid(a) => math::sigmoid::<I>(reg!(a)),
+                MapStep::Tanh(a) => math::tanh::<I>(reg!(a)),
                 MapStep::Round(a, to) => math::round::<I>(reg!(a), to),
             };
             results.get_unchecked_mut(at).write(last);

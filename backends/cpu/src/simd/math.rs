@@ -38,6 +38,13 @@ pub(crate) unsafe fn silu<I: Isa>(x: I::F) -> I::F {
     I::div(x, one_plus_exp_of_minus::<I>(x))
 }
 
+/// `tanh x = 1 - 2 / (1 + e^2x)`, to about 1e-7.
+#[inline(always)]
+pub(crate) unsafe fn tanh<I: Isa>(x: I::F) -> I::F {
+    let fraction = I::div(I::splat(2.0), one_plus_exp_of_minus::<I>(I::mul(x, I::splat(-2.0))));
+    I::sub(I::splat(1.0), fraction)
+}
+
 /// Tanh approximation of GELU, through `(1 + tanh u) / 2 = sigmoid(2u)`.
 #[inline(always)]
 pub(crate) unsafe fn gelu_tanh<I: Isa>(x: I::F) -> I::F {

@@ -55,7 +55,7 @@ pub(crate) trait Micro: Send {
 /// The micro-kernel of a template; `None` where there is none for its parameters.
 pub(crate) fn micro(template: &Template) -> Option<Box<dyn Micro>> {
     Some(match template {
-        Template::RmsNorm(t) => Box::new(t.clone()),
+        Template::RmsNorm(t) => Box::new(norm::NormMicro::new(t)?),
         Template::Linear(t) => Box::new(linear::LinearMicro::new(t)?),
         Template::Embed(t) => Box::new(t.clone()),
         Template::Rope(t) => Box::new(t.clone()),

@@ -8,6 +8,7 @@ use swiftlm_ir::ty::DType;
 
 use super::Micro;
 use super::context::{Context, Needs, Rows};
+use super::epilogue::{Epilogue, Program};
 use super::isa::{Isa, LANES, Task};
 use super::math;
 use super::quantize;
@@ -95,48 +96,70 @@ impl Normalizer {
     }
 }
 
-/// The template `rms_norm`.
-impl Micro for RmsNorm {
+/// The template `rms_norm` with its epilogue checked.
+pub(crate) struct NormMicro {
+    template: RmsNorm,
+    epilogue: Program,
+}
+
+impl NormMicro {
+    /// `None` where the epilogue is beyond the vector machine.
+    pub(crate) fn new(template: &RmsNorm) -> Option<Self> {
+        let epilogue = Program::new(&template.epilogue, &template.extras, 1)?;
+        Some(Self { template: template.clone(), epilogue })
+    }
+}
+
+impl Micro for NormMicro {
     fn needs(&self, _sizes: &StepSizes, _threads: usize) -> Needs {
-        Needs { launch: Normalizer::needs(self.dim), worker: 0 }
+        let floats = Normalizer::needs(self.template.dim);
+        Needs { launch: floats, worker: floats }
     }
 
     fn run(&self, ctx: &Context<'_>, scratch: *mut f32) -> Result<(), String> {
-        let rows = ctx.sizes.get(self.rows) as usize;
-        let width = self.heads * self.dim;
-        let x = ctx.rows(0, "x", self.x, rows, width)?;
-        let y = ctx.rows(2, "y", self.y, rows, width)?;
-        let norm = Normalizer::new(ctx, 1, &self.norm, self.dim, scratch)?;
+        let t = &self.template;
+        let (rows, width) = (ctx.sizes.get(t.rows) as usize, t.heads * t.dim);
+        let x = ctx.rows(0, "x", t.x, rows, width)?;
+        let epilogue = &self.epilogue.bind(ctx, 2, rows, width)?;
+        let y = ctx.rows(2 + self.epilogue.extras(), "y", t.y, rows, width)?;
+        let norm = Normalizer::new(ctx, 1, &t.norm, t.dim, scratch)?;
         let per = (16_384 / width.max(1)).max(1);
-        ctx.parallel(rows.div_ceil(per), |task, _| Heads {
+        ctx.parallel(rows.div_ceil(per), |task, scratch| Heads {
             x,
             y,
             norm,
-            heads: self.heads,
+            epilogue,
+            heads: t.heads,
             first: task * per,
             last: ((task + 1) * per).min(rows),
+            scratch,
         });
         Ok(())
     }
 }
 
-struct Heads {
+struct Heads<'a> {
     x: Rows,
     y: Rows,
     norm: Normalizer,
+    epilogue: &'a Epilogue<'a>,
     heads: usize,
     first: usize,
     last: usize,
+    /// A normalised head: what the epilogue reads may lie where it writes.
+    scratch: *mut f32,
 }
 
-impl Task for Heads {
+impl Task for Heads<'_> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
         for row in self.first..self.last {
             for head in 0..self.heads {
                 let at = head * self.norm.dim;
-                self.norm.apply::<I>(self.x.row(row).add(at), self.y.row(row).add(at));
+                self.norm.apply::<I>(self.x.row(row).add(at), self.scratch);
+                let inputs = [self.scratch.cast_const(); 2];
+                self.epilogue.store::<I>(row, at, self.norm.dim, inputs, self.y.row(row).add(at));
             }
         }
     }

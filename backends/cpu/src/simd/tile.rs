@@ -11,7 +11,7 @@ use swiftlm_ir::ty::PAGE_TOKENS;
 
 use super::attend::{Attention, SPAN, UNSEEN};
 use super::isa::{Isa, LANES};
-use super::math::exp;
+use super::math::{exp, tanh};
 use super::share::Share;
 
 /// How many rows may decode a page each time they read it.
@@ -270,12 +270,19 @@ impl<'a> Tile<'a> {
         Stored { head, source, from }
     }
 
-    /// Turns a row's scores into weights; what it does not see gets the weight 0.
+    /// Turns a row's scores into weights, capped before; what it does not see gets the weight 0.
     #[inline(always)]
     unsafe fn weigh<I: Isa>(&self, row: usize, seen: Range<usize>, share: Share) {
         let scores = self.scores.add(row * SPAN);
         let vectors = seen.start / LANES * LANES..seen.end.next_multiple_of(LANES);
         let unseen = (vectors.start..seen.start).chain(seen.end..vectors.end);
+        let cap = self.attention.template.cap;
+        if cap != 0.0 {
+            for i in vectors.clone().step_by(LANES) {
+                let score = I::mul(I::load(scores.add(i)), I::splat(1.0 / cap));
+                I::store(scores.add(i), I::mul(tanh::<I>(score), I::splat(cap)));
+            }
+        }
         for i in unseen.clone() {
             *scores.add(i) = UNSEEN;
         }

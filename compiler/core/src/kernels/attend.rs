@@ -27,6 +27,11 @@ fn fold<'k>(kb: &'k Kb, rows: S<'k>, init: &[E<'k>], combine: impl Fn(E<'k>, E<'
     folded.iter().map(V::get).collect()
 }
 
+/// `cap · tanh(score / cap)`, or the score where the cap is 0.
+fn capped<'k>(kb: &'k Kb, score: E<'k>, cap: f32) -> E<'k> {
+    if cap == 0.0 { score } else { (score * kb.f32(1.0 / cap)).tanh_of_any() * kb.f32(cap) }
+}
+
 /// One workgroup per token and KV head, with all query heads that read it. Lanes are positions while scores are made,
 /// and words of a value row while values are added.
 pub(super) fn build(t: &Attend, name: &str, bounds: Bounds) -> Built {
@@ -74,7 +79,7 @@ pub(super) fn build(t: &Attend, name: &str, bounds: Bounds) -> Built {
             });
             let seen = (start + lane).le(position) & first.le(start + lane);
             let own: Vec<E<'_>> = (products.iter().map(V::get))
-                .map(|product| seen.select(product * kb.f32(t.scale), kb.f32(UNSEEN)))
+                .map(|product| seen.select(capped(&kb, product * kb.f32(t.scale), t.cap), kb.f32(UNSEEN)))
                 .collect();
             for (h, score) in own.iter().enumerate() {
                 scores.set(mine(h), *score);

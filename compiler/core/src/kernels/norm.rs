@@ -1,10 +1,10 @@
-//! `y = x / rms(x) · (w + offset)` of a row, or of each head of a row.
+//! `y = epilogue(x / rms(x) · (w + offset), extras)` of a row, or of each head of a row.
 
 use swiftlm_ir::plan::Groups;
 use swiftlm_ir::quant::decode::pack_width;
 use swiftlm_ir::template::RmsNorm;
 
-use super::operand::{NormWeight, Packs, RUN, Rows, inverse_rms};
+use super::operand::{Extras, NormWeight, Packs, RUN, Rows, inverse_rms};
 use super::{Bounds, Built, single, when_row};
 
 /// Heads that a workgroup normalises side by side, a run of lanes each.
@@ -17,6 +17,7 @@ pub(super) fn build(t: &RmsNorm, name: &str, bounds: Bounds) -> Built {
     let runs = kb.lanes() as usize / RUN as usize;
     let x = Packs::declare_heads(&kb, "x", t.x, rows, t.heads, t.dim);
     let weight = NormWeight::declare(&kb, "norm", t.norm, t.dim);
+    let extras = Extras::declare(&kb, &t.extras, rows, t.heads * t.dim);
     let y = Rows::declare(&kb, "y", t.y, rows, t.heads * t.dim);
 
     let row = kb.group(0);
@@ -29,7 +30,11 @@ pub(super) fn build(t: &RmsNorm, name: &str, bounds: Bounds) -> Built {
             kb.range(kb.lane().modulo(RUN as usize), kb.dim(x.count()), RUN, |pack| {
                 let values = weight.apply(&[x.head_pack(row, own, pack)], &[scale], pack).concat();
                 let first = own.times(t.dim) + pack.times(pack_width(t.dim));
-                y.store_pack(row, first, &values);
+                let scalars = values.iter().flat_map(|v| (0..v.ty().width).map(|i| v.extract(i)));
+                for (i, value) in scalars.enumerate() {
+                    let col = first.plus(i);
+                    y.store(row, col, extras.map(&t.epilogue, &[value], row, col));
+                }
             });
         });
     });

@@ -69,14 +69,6 @@ impl<'k> Rows<'k> {
     pub(super) fn store(&self, row: E<'k>, col: E<'k>, value: E<'k>) {
         self.arg.store(self.index(row, col), value);
     }
-
-    /// Writes a pack from element (`row`, `col`) on.
-    pub(super) fn store_pack(&self, row: E<'k>, col: E<'k>, values: &[E<'k>]) {
-        let scalars = values.iter().flat_map(|v| (0..v.ty().width).map(|i| v.extract(i)));
-        for (i, value) in scalars.enumerate() {
-            self.store(row, col.plus(i), value);
-        }
-    }
 }
 
 /// Rows of f32 in the arena, read in packs of [`pack_width`] columns as [`Encoded::pack`] gives them.

@@ -13,8 +13,8 @@ pub(super) fn rules() -> Vec<Rule> {
         // <aq, k>·s = <q, k>·(as): attention multiplies its scores already.
         rule_with(
             "scale-query",
-            "(attend (scale ?q ?a) ?k ?v ?b ?window)",
-            "(attend ?q ?k ?v ?n ?window)",
+            "(attend (scale ?q ?a) ?k ?v ?b ?window ?cap)",
+            "(attend ?q ?k ?v ?n ?window ?cap)",
             from,
             times,
         ),

@@ -16,7 +16,7 @@ use swiftlm_ir::plan::Program;
 use swiftlm_ir::quant::{Affine, Format};
 use swiftlm_ir::ty::PAGE_TOKENS;
 use swiftlm_models::Config;
-use swiftlm_runtime::executable::{Row, TableUpdate, Want};
+use swiftlm_runtime::executable::{Row, Want};
 use swiftlm_runtime::{Batch, Executable, ExecutableOptions};
 
 use super::PackageError;
@@ -243,7 +243,7 @@ fn logits(
     };
     let mut executable = Executable::load(device, program, checkpoint, options).map_err(run)?;
     let mut logits = vec![];
-    let mut table = vec![TableUpdate { row: 0, first: 0, pages: (0..pages as u32).collect() }];
+    let mut table = executable.alone(prompt.len());
     let mut at = 0;
     for step in STEPS.iter().cycle() {
         let mut count = (*step).min(executable.chunk()).min(prompt.len() - at);

@@ -1,4 +1,5 @@
-//! Types: `f32[T,64]`, `paged(heads=2, dim=16, k=f16, v=f16)`, `history(heads=2, dim=16)`, `affine4_g64_bf16[128,64]`.
+//! Types: `f32[T,64]`, `paged(heads=2, dim=16, k=f16, v=f16)`, `ring(window=512, heads=…)`, `history(heads=2, dim=16)`,
+//! `affine4_g64_bf16[128,64]`.
 
 use super::cursor::{Cursor, Parsed};
 use crate::dim::{Dim, Sym};
@@ -9,16 +10,18 @@ use crate::ty::{DType, StateType, TensorType, Type};
 
 /// A type of a value.
 pub(super) fn value_type(c: &mut Cursor<'_>) -> Parsed<Type> {
-    if c.is(Kind::Word, "paged") {
+    if c.is(Kind::Word, "paged") || c.is(Kind::Word, "ring") {
         return state_type(c).map(Type::State);
     }
     if c.is(Kind::Word, "history") {
         c.next();
+        c.mark("(")?;
+        let window = if c.is(Kind::Word, "window") { window(c)? } else { 0 };
         let (heads, dim) = heads(c)?;
         c.mark(")")?;
-        return Ok(Type::History { heads, dim });
+        return Ok(Type::History { window, heads, dim });
     }
-    let what = "a type such as `f32[T,64]`, `history(…)` or `paged(…)`";
+    let what = "a type such as `f32[T,64]`, `history(…)`, `paged(…)` or `ring(…)`";
     let word = c.peek().text;
     let Some(dtype) = [DType::F32, DType::F16, DType::U32].into_iter().find(|d| d.name() == word) else {
         return c.expected(what);
@@ -41,10 +44,13 @@ pub(super) fn value_type(c: &mut Cursor<'_>) -> Parsed<Type> {
 
 /// A type of a state.
 pub(super) fn state_type(c: &mut Cursor<'_>) -> Parsed<StateType> {
-    if !c.is(Kind::Word, "paged") {
-        return c.expected("a state such as `paged(heads=2, dim=16, k=f16, v=f16)`");
+    let ring = c.is(Kind::Word, "ring");
+    if !ring && !c.is(Kind::Word, "paged") {
+        return c.expected("a state such as `paged(heads=2, dim=16, k=f16, v=f16)` or `ring(window=512, heads=…)`");
     }
     c.next();
+    c.mark("(")?;
+    let window = if ring { window(c)? } else { 0 };
     let (heads, dim) = heads(c)?;
     let mut formats = [Format::F32; 2];
     for (name, slot) in ["k", "v"].into_iter().zip(&mut formats) {
@@ -54,12 +60,22 @@ pub(super) fn state_type(c: &mut Cursor<'_>) -> Parsed<StateType> {
         *slot = format(c)?;
     }
     c.mark(")")?;
-    Ok(StateType::Paged { heads, dim, k: formats[0], v: formats[1] })
+    Ok(StateType::Paged { window, heads, dim, k: formats[0], v: formats[1] })
 }
 
-/// `(heads=…, dim=…`.
+/// `window=…, `, which is not 0.
+fn window(c: &mut Cursor<'_>) -> Parsed<usize> {
+    let at = c.peek();
+    let window = named_size(c, "window")?;
+    if window == 0 {
+        return c.wrong(&at, "a window of at least 1 token".to_owned());
+    }
+    c.mark(",")?;
+    Ok(window)
+}
+
+/// `heads=…, dim=…`.
 fn heads(c: &mut Cursor<'_>) -> Parsed<(usize, usize)> {
-    c.mark("(")?;
     let heads = named_size(c, "heads")?;
     c.mark(",")?;
     Ok((heads, named_size(c, "dim")?))

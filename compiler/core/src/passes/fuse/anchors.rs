@@ -40,9 +40,7 @@ impl Fuser<'_> {
                 Ok(())
             }
             (Op::KvAppend, _) => self.append(v, args),
-            (Op::Attend { scale, window }, [Arg::Value(q), Arg::Value(k), Arg::Value(_)]) => {
-                self.attend(v, *q, *k, *scale as f32, *window)
-            }
+            (Op::Attend { .. }, [Arg::Value(q), Arg::Value(k), Arg::Value(_)]) => self.attend(v, op, *q, *k),
             (Op::Rows, [Arg::Value(x)]) => {
                 let (placed, dim) = (self.place(*x)?, self.row_elements(v)?);
                 let template = Rows { dim, x: placed.view, y: View::dense(dim) };
@@ -115,9 +113,23 @@ impl Fuser<'_> {
     fn rms_norm(&mut self, v: Value, op: &Op, x: Value, w: Arg) -> Result<(), String> {
         let (placed, (heads, dim)) = (self.place(x)?, self.heads(x)?);
         let norm = self.norm(op, w).ok_or("malformed norm")?;
+        let extras = if heads == 1 { Extras::Any } else { Extras::None };
+        let region = self.grow(v, None, extras).ok_or("a norm has one output")?;
+        self.finish_region(v, &region);
         let y = View::dense(self.row_elements(v)?);
-        let template = RmsNorm { rows: self.row_symbol(v)?, heads, dim, norm, x: placed.view, y };
-        let args = vec![self.read(placed.base), self.whole_weight(w)?, GroupArg::Write(v)];
+        let template = RmsNorm {
+            rows: self.row_symbol(v)?,
+            heads,
+            dim,
+            norm,
+            epilogue: region.map,
+            extras: region.extras.iter().map(|e| e.0).collect(),
+            x: placed.view,
+            y,
+        };
+        let mut args = vec![self.read(placed.base), self.whole_weight(w)?];
+        args.extend(region.extras.iter().map(|e| e.1.clone()));
+        args.push(GroupArg::Write(region.output));
         self.push(Template::RmsNorm(template), args, v);
         Ok(())
     }
@@ -202,11 +214,13 @@ impl Fuser<'_> {
         Ok(())
     }
 
-    fn attend(&mut self, v: Value, q: Value, k: Value, scale: f32, window: usize) -> Result<(), String> {
+    fn attend(&mut self, v: Value, op: &Op, q: Value, k: Value) -> Result<(), String> {
+        let Op::Attend { scale, window, cap } = op else { return Err("malformed attention".into()) };
         let Some((Op::KvK, [Arg::Value(state)])) = self.g.node(k) else {
             return Err("keys must come from a state".into());
         };
-        let Type::State(StateType::Paged { heads: kv_heads, dim, k: k_format, v: v_format }) = &self.g.value(*state).ty
+        let Type::State(StateType::Paged { heads: kv_heads, dim, k: k_format, v: v_format, .. }) =
+            &self.g.value(*state).ty
         else {
             return Err("attention needs a paged state".into());
         };
@@ -216,15 +230,16 @@ impl Fuser<'_> {
             heads,
             kv_heads: *kv_heads,
             dim: *dim,
-            scale,
-            window,
+            scale: *scale as f32,
+            window: *window,
+            cap: *cap as f32,
             k_format: *k_format,
             v_format: *v_format,
             q: placed.view,
             y: View::dense(self.row_elements(v)?),
         };
         let mut args = vec![self.read(placed.base)];
-        args.extend([Input::Positions, Input::Sequences, Input::PageTable].map(GroupArg::Input));
+        args.extend(self.page_inputs(*state));
         args.extend([GroupArg::State(0), GroupArg::State(1), GroupArg::Write(v)]);
         self.push(Template::Attend(template), args, v);
         Ok(())

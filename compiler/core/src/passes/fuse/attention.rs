@@ -102,18 +102,27 @@ impl Fuser<'_> {
     }
 
     fn append_template(&self, state: Value, k: Placed, v: Placed) -> Option<Append> {
-        let Type::State(StateType::Paged { heads, dim, k: k_format, v: v_format }) = &self.g.value(state).ty else {
+        let Type::State(StateType::Paged { heads, dim, k: k_format, v: v_format, .. }) = &self.g.value(state).ty else {
             return None;
         };
         let (heads, dim, k_format, v_format) = (*heads, *dim, *k_format, *v_format);
         Some(Append { heads, dim, k_format, v_format, k: k.view, v: v.view })
     }
 
+    /// The inputs that say where the tokens of a state are kept.
+    pub(super) fn page_inputs(&self, state: Value) -> [GroupArg; 3] {
+        let window = match &self.g.value(state).ty {
+            Type::State(state) => state.window(),
+            _ => 0,
+        };
+        [Input::Positions, Input::Sequences, Input::PageTable(window)].map(GroupArg::Input)
+    }
+
     pub(super) fn rope_append(&mut self, m: &Match) {
         let mut args = vec![GroupArg::Read(m.base)];
         args.extend(m.norms.iter().cloned());
         args.push(self.read(m.table));
-        args.extend([Input::Positions, Input::Sequences, Input::PageTable].map(GroupArg::Input));
+        args.extend(self.page_inputs(m.append));
         args.extend([GroupArg::Write(m.query), GroupArg::State(0), GroupArg::State(1)]);
         self.absorbed.remove(&m.query);
         self.available.insert(m.append);
@@ -128,7 +137,7 @@ impl Fuser<'_> {
         let (k, values) = (self.place(*k)?, self.place(*values)?);
         let template = self.append_template(*state, k, values).ok_or("append needs a paged state")?;
         let mut args = vec![self.read(k.base), self.read(values.base)];
-        args.extend([Input::Positions, Input::Sequences, Input::PageTable].map(GroupArg::Input));
+        args.extend(self.page_inputs(v));
         args.extend([GroupArg::State(0), GroupArg::State(1)]);
         self.available.insert(v);
         self.push(Template::Append(template), args, v);

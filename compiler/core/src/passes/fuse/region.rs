@@ -174,7 +174,7 @@ impl Fuser<'_> {
 
 fn elementwise(op: &Op) -> bool {
     match op {
-        Op::Bias | Op::Add | Op::Mul | Op::Scale { .. } | Op::Silu | Op::GeluTanh | Op::Sigmoid => true,
+        Op::Bias | Op::Add | Op::Mul | Op::Scale { .. } | Op::Silu | Op::GeluTanh | Op::Sigmoid | Op::Tanh => true,
         // Rounding by groups looks at neighbours: only the prologue of a product does it.
         Op::Round { to } => *to == Rounding::F16,
         _ => false,
@@ -192,6 +192,7 @@ fn emit(map: &mut Map, op: &Op, regs: &[Reg]) -> Reg {
         (Op::Silu, [a]) => MapStep::Silu(*a),
         (Op::GeluTanh, [a]) => MapStep::GeluTanh(*a),
         (Op::Sigmoid, [a]) => MapStep::Sigmoid(*a),
+        (Op::Tanh, [a]) => MapStep::Tanh(*a),
         (Op::Round { to: Rounding::F16 }, [a]) => MapStep::Round(*a, DType::F16),
         _ => unreachable!("`elementwise` lists the ops above with the arity of the op table"),
     };

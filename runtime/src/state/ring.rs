@@ -1,0 +1,133 @@
+//! Rings: a state with a window gives a page back once no query can look back at it, so a sequence holds a bounded
+//! number of pages however long it grows. Positions and page tables stay as they are elsewhere; entries of blocks that
+//! were given back are never read.
+
+use swiftlm_ir::ty::PAGE_TOKENS;
+
+use super::PageSet;
+use super::pool::Holders;
+
+/// Tokens before the last step that a sequence can always be rewound to and go on from. Who goes further back starts
+/// from the beginning.
+pub const LONGEST_REWIND: usize = PAGE_TOKENS;
+
+/// Most pages that one sequence holds at a time of a ring, in steps of at most `chunk` tokens: a token of the step's first
+/// position, or of one [`LONGEST_REWIND`] before it, looks back `window` tokens, itself included.
+pub fn ring_pages(window: usize, chunk: usize) -> usize {
+    (window.saturating_add(LONGEST_REWIND + chunk) - 2).div_ceil(PAGE_TOKENS) + 1
+}
+
+/// The pages of one ring of all sequences.
+///
+/// A sequence reserves the most pages it can hold when it is admitted, shared ones included, so that no step can run out
+/// of pages whoever gives up a shared one first.
+#[derive(Clone, Debug)]
+pub(super) struct RingPool {
+    held: Holders,
+    window: usize,
+    /// Most pages that one sequence holds.
+    most: usize,
+    /// Most tokens of a step.
+    chunk: usize,
+    reserved: usize,
+}
+
+impl RingPool {
+    pub(super) fn new(set: PageSet, chunk: usize) -> Self {
+        let most = ring_pages(set.window, chunk);
+        Self { held: Holders::new(set.pages), window: set.window, most, chunk, reserved: 0 }
+    }
+
+    pub(super) fn window(&self) -> usize {
+        self.window
+    }
+
+    pub(super) fn chunk(&self) -> usize {
+        self.chunk
+    }
+
+    /// Pages that nobody has reserved.
+    pub(super) fn available(&self) -> usize {
+        self.held.pages() - self.reserved
+    }
+
+    /// What a sequence that grows to so many pages reserves.
+    pub(super) fn quota(&self, pages: usize) -> usize {
+        pages.min(self.most)
+    }
+}
+
+/// One sequence's pages of a ring.
+#[derive(Debug)]
+pub(super) struct Ring {
+    window: usize,
+    /// Page of each block of positions.
+    pages: Vec<u32>,
+    /// Blocks whose pages were given back.
+    dead: usize,
+    quota: usize,
+}
+
+impl Ring {
+    /// A ring that reserves `quota` pages, which are available.
+    pub(super) fn open(pool: &mut RingPool, quota: usize) -> Self {
+        pool.reserved += quota;
+        Self { window: pool.window, pages: vec![], dead: 0, quota }
+    }
+
+    pub(super) fn window(&self) -> usize {
+        self.window
+    }
+
+    /// Page of each block; those of early blocks may have been given back.
+    pub(super) fn pages(&self) -> &[u32] {
+        &self.pages
+    }
+
+    /// The pages that it holds.
+    pub(super) fn held(&self) -> &[u32] {
+        &self.pages[self.dead..]
+    }
+
+    /// Makes room for `tokens` more tokens than `length`, at most a step's.
+    pub(super) fn append(&mut self, pool: &mut RingPool, length: usize, tokens: usize) {
+        let readable = (length + 1).saturating_sub(self.window + LONGEST_REWIND);
+        while (self.dead + 1) * PAGE_TOKENS <= readable {
+            pool.held.release(self.pages[self.dead]);
+            self.dead += 1;
+        }
+        while self.pages.len() * PAGE_TOKENS < length + tokens {
+            self.pages.push(pool.held.take());
+        }
+        assert!(self.pages.len() - self.dead <= self.quota, "a ring holds no more pages than it reserved");
+    }
+
+    /// Whether a token appended at `length` finds all that it looks back at.
+    pub(super) fn reaches(&self, length: usize) -> bool {
+        self.dead == 0 || self.dead * PAGE_TOKENS + self.window <= length + 1
+    }
+
+    /// Gives up all blocks but the first `keep`.
+    pub(super) fn truncate(&mut self, pool: &mut RingPool, keep: usize) {
+        for page in self.pages.drain(keep.max(self.dead)..) {
+            pool.held.release(page);
+        }
+        self.pages.truncate(keep);
+        self.dead = self.dead.min(keep);
+    }
+
+    /// Takes the first `blocks` blocks of another ring, as far as it has not given them back.
+    pub(super) fn share(&mut self, pool: &mut RingPool, other: &Self, blocks: usize) {
+        self.pages = other.pages[..blocks].to_vec();
+        self.dead = other.dead.min(blocks);
+        for page in &self.pages[self.dead..] {
+            pool.held.share(*page);
+        }
+    }
+
+    /// Gives all pages and the reservation back.
+    pub(super) fn close(mut self, pool: &mut RingPool) {
+        self.truncate(pool, 0);
+        pool.reserved = pool.reserved.checked_sub(self.quota).expect("only reserved pages are given back");
+    }
+}

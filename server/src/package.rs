@@ -1,42 +1,37 @@
 //! Starting from a package: its program is taken as it was made, so whatever a flag asks of the program is either so
 //! already, or refused.
 
-use std::path::Path;
 use std::time::Instant;
 
 use swiftlm_device::Device;
 use swiftlm_driver::package::{Manifest, Package};
 use swiftlm_ir::quant::Format;
-use swiftlm_runtime::{DoesNotFit, MemoryPlan};
+use swiftlm_runtime::MemoryPlan;
 
 use crate::flags::Precision;
-use crate::prepare::{Model, Wishes};
+use crate::load::LoadError;
+use crate::prepare::{Found, Model, Wishes};
 use crate::residency::ExpertWish;
 
-/// Opens a package; nothing is compiled. The outer error is what is wrong with it, the inner that it does not fit.
+/// Opens a package; nothing is compiled.
 ///
 /// # Errors
-/// It is damaged, or was made otherwise than the flags wish.
-pub(crate) fn open(
-    directory: &Path,
-    wishes: &Wishes,
-    device: &dyn Device,
-) -> Result<Result<Model, DoesNotFit>, String> {
+/// It is damaged, was made otherwise than the flags wish, or does not fit.
+pub(crate) fn open(found: &Found, wishes: &Wishes, device: &dyn Device) -> Result<Model, LoadError> {
     let start = Instant::now();
-    let package = Package::open(directory, wishes.weights.as_deref()).map_err(|e| e.to_string())?;
+    let package = Package::open(found.directory(), wishes.weights.as_deref()).map_err(|e| found.wrong(e))?;
     let Package { manifest, program, checkpoint } = package;
     if let Some(refusal) = refusal(&manifest, wishes) {
-        return Err(format!("{refusal}: leave the flag out, or make the package again with swiftlmc"));
+        let remedy = "leave the flag out, or make the package again with swiftlmc";
+        return Err(found.wrong(format!("{refusal}: {remedy}")));
     }
     let (seconds, kernels) = (start.elapsed().as_secs_f64(), program.kernels.len());
     tracing::info!(family = manifest.family, hash = manifest.hash, seconds, kernels, "opened the package");
-    let plan = match MemoryPlan::new(&program, device.target(), wishes.memory(manifest.context, false)) {
-        Ok(plan) => plan,
-        Err(e) => return Ok(Err(e)),
-    };
+    let plan = MemoryPlan::new(&program, device.target(), wishes.memory(manifest.context, false));
+    let plan = plan.map_err(|e| LoadError::Memory(e.to_string()))?;
     let Manifest { family, hash: fingerprint, .. } = manifest;
-    let weights = wishes.weights.clone().unwrap_or_else(|| directory.to_owned());
-    Ok(Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: true }))
+    let weights = wishes.weights.clone().unwrap_or_else(|| found.directory().to_owned());
+    Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: true })
 }
 
 /// What the flags ask for and the package was not made for.

@@ -14,7 +14,7 @@ use swiftlm_driver::package::is_package;
 use swiftlm_gpu::GpuDevice;
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::plan::Program;
-use swiftlm_runtime::budget::{ContextWish, DoesNotFit, MemoryPlan, MemoryRequest};
+use swiftlm_runtime::budget::{ContextWish, MemoryPlan, MemoryRequest};
 use swiftlm_runtime::executable::{ProfiledLaunch, Progress as LoadProgress};
 use swiftlm_runtime::{Executable, ExecutableOptions, StepError};
 
@@ -63,6 +63,11 @@ impl Found {
     /// Where the files lie.
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// The error that this model cannot be loaded.
+    pub(crate) fn wrong(&self, reason: impl ToString) -> LoadError {
+        LoadError::Model { model: self.name.clone(), reason: reason.to_string() }
     }
 }
 
@@ -169,12 +174,12 @@ pub struct Prepared {
     model: Model,
 }
 
-/// Compiles a model directory for a device. The outer error is what is wrong with it, the inner that it does not fit.
-fn compiled(directory: &Path, wishes: &Wishes, device: &dyn Device) -> Result<Result<Model, DoesNotFit>, String> {
+/// Compiles a model directory for a device.
+fn compiled(found: &Found, wishes: &Wishes, device: &dyn Device) -> Result<Model, LoadError> {
     if wishes.weights.is_some() {
-        return Err("is no package, and only a package can have its weights elsewhere: leave --weights out".to_owned());
+        return Err(found.wrong("only a package can have its weights elsewhere, and this is none: leave --weights out"));
     }
-    let checkpoint = Checkpoint::open(directory).map_err(|e| e.to_string())?;
+    let checkpoint = Checkpoint::open(found.directory()).map_err(|e| found.wrong(e))?;
     let build = wishes.precision.build(wishes.kv, backend(device) == "cpu");
     let mut options = Options { build, ..Options::default() };
     options.compile.chunk = wishes.chunk.unwrap_or(options.compile.chunk);
@@ -188,16 +193,13 @@ fn compiled(directory: &Path, wishes: &Wishes, device: &dyn Device) -> Result<Re
     let plan = |compiled: &Compiled, slots: Option<usize>| {
         MemoryPlan::new(&compiled.program, device.target(), wishes.memory(compiled.context, slots.is_some()))
     };
-    let fitted = residency::fit(wishes.experts, compile, plan)?;
-    let (compiled, plan) = match fitted {
-        Ok(fitted) => fitted,
-        Err(e) => return Ok(Err(e)),
-    };
+    let fitted = residency::fit(wishes.experts, compile, plan).map_err(|e| found.wrong(e))?;
+    let (compiled, plan) = fitted.map_err(|e| LoadError::Memory(e.to_string()))?;
     let (seconds, kernels) = (compiled.time.as_secs_f64(), compiled.program.kernels.len());
     tracing::info!(family = compiled.family, device = device.target().name, seconds, kernels, "compiled");
     let Compiled { program, family, fingerprint, .. } = compiled;
-    let weights = directory.to_owned();
-    Ok(Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: false }))
+    let weights = found.directory().to_owned();
+    Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: false })
 }
 
 fn backend(device: &dyn Device) -> &'static str {
@@ -210,18 +212,15 @@ impl Prepared {
     /// # Errors
     /// What is wrong with the model, or that it does not fit.
     pub fn new(found: Found, wishes: &Wishes, progress: &Progress) -> Result<Self, LoadError> {
-        let wrong = |reason: String| LoadError::Model { model: found.name.clone(), reason };
-        let device = wishes.open().map_err(wrong)?;
-        let directory = found.directory();
-        let fitted = if is_package(directory) {
-            package::open(directory, wishes, device.as_ref()).map_err(wrong)?
+        let device = wishes.open().map_err(|e| found.wrong(e))?;
+        let model = if is_package(found.directory()) {
+            package::open(&found, wishes, device.as_ref())?
         } else {
             progress.report("compile", 0.0);
-            let fitted = compiled(directory, wishes, device.as_ref()).map_err(wrong)?;
+            let model = compiled(&found, wishes, device.as_ref())?;
             progress.report("compile", 1.0);
-            fitted
+            model
         };
-        let model = fitted.map_err(|e| LoadError::Memory(e.to_string()))?;
         Ok(Self { found, backend: backend(device.as_ref()), device, model })
     }
 

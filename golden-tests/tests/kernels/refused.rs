@@ -2,7 +2,9 @@
 
 use swiftlm_ir::kernel::builder::{A, E, Kb};
 use swiftlm_ir::kernel::verify::{KernelError, verify};
-use swiftlm_ir::kernel::{Access, DataBound, Expr, Immediate, KType, Kernel, Length, LoopId, ReduceOp, Scalar, Stmt};
+use swiftlm_ir::kernel::{
+    Access, DataBound, Expr, Immediate, KType, Kernel, Length, LoopId, ReduceOp, Scalar, SharedArray, Stmt,
+};
 
 const LANES: u32 = 8;
 
@@ -394,6 +396,32 @@ fn types_and_handles() {
     refuses_kernel(declaration, &broken(|k| let_go(k.types.pop())));
     refuses_kernel(declaration, &broken(|k| k.args[0].elem = KType { scalar: Scalar::Bool, width: 1 }));
     refuses_kernel(declaration, &broken(|k| k.args[0].elem.width = 3));
+}
+
+/// What would take the verifier, or what runs after it, more time or memory than there is.
+#[test]
+fn small_kernels_cannot_be_endless_work() {
+    // Two hundred conditions, each the last one twice: as a tree they have no end.
+    let deep = |index: u32| {
+        kernel(|kb, [x, y, ..]| {
+            let mut cond = maybe(kb, x);
+            for _ in 0..200 {
+                cond = cond & cond;
+            }
+            kb.when(cond, || y.store(kb.u32(index), kb.u32(0)));
+        })
+    };
+    assert_eq!(verify(&deep(99)), Ok(()));
+    refuses_kernel(index, &deep(100));
+    let mut many = kernel(|_, _| {});
+    many.loops = u32::MAX;
+    refuses_kernel(|e| matches!(e, KernelError::Handle { what: "loop", .. }), &many);
+    let mut large = kernel(|_, _| {});
+    large.shared.push(SharedArray { elem: KType::F32, len: 1 << 30 });
+    refuses_kernel(|e| matches!(e, KernelError::Declaration { .. }), &large);
+    let mut odd = kernel(|_, _| {});
+    odd.vars.push(KType { width: 3, ..KType::F32 });
+    refuses_kernel(|e| matches!(e, KernelError::Declaration { .. }), &odd);
 }
 
 #[test]

@@ -21,7 +21,7 @@ use super::{Access, Block, DataBound, Ex, Expr, KType, Kernel, LoopId, Scalar, S
 const MAX_LOOPS: u32 = 1 << 16;
 /// Most bytes that a workgroup shares: more than any device has.
 const MAX_SHARED: u64 = 1 << 20;
-/// Conditions inside a condition that are looked into.
+/// Conditions of a condition that are looked into: handles can make few expressions a large tree.
 const MAX_CONDITIONS: usize = 64;
 /// Most rounds of a loop.
 const MAX_ROUNDS: u32 = 1 << 26;
@@ -280,7 +280,7 @@ impl Checker<'_> {
     /// Checks `block` under the assumption that `cond` is `truth`.
     fn assuming(&mut self, cond: Ex, truth: bool, block: &Block) {
         let mut saved = vec![];
-        self.refine(cond, truth, MAX_CONDITIONS, &mut saved);
+        self.refine(cond, truth, &mut { MAX_CONDITIONS }, &mut saved);
         self.block(block);
         for (e, fact) in saved.into_iter().rev() {
             self.facts[e] = Some(fact);

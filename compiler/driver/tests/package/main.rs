@@ -3,6 +3,7 @@
 mod damaged;
 mod forged;
 mod made;
+mod numbers;
 mod programs;
 
 use std::fs;

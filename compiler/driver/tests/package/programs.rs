@@ -16,7 +16,7 @@ use swiftlm_runtime::{Executable, ExecutableOptions};
 
 use super::row;
 
-fn compiled(name: &str, chunk: usize) -> (Checkpoint, Program) {
+pub(super) fn compiled(name: &str, chunk: usize) -> (Checkpoint, Program) {
     let checkpoint = Checkpoint::open(&row(name)).expect("a row opens");
     let mut options = Options::default();
     (options.compile.chunk, options.compile.max_rows) = (chunk, chunk.min(4));
@@ -175,10 +175,10 @@ fn one_change_is_refused() {
 }
 
 /// SplitMix64 (Steele, Lea and Flood, 2014).
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, n: usize) -> usize {
+    pub(super) fn below(&mut self, n: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -210,24 +210,37 @@ fn runs(program: Program, checkpoint: &Checkpoint, tier: Tier) -> bool {
     match loaded.map_err(|e| e.to_string()).and_then(|mut e| e.warm_up().map_err(|e| e.to_string())) {
         Ok(()) => true,
         Err(reason) => {
-            assert!(!reason.contains("out of bounds") && !reason.contains("out of range"), "{reason}");
-            assert!(!reason.contains("is not below"), "{reason}");
+            assert!(!reason.contains("out of bounds") && !reason.contains("is not below"), "{reason}");
+            // Experts are computed, so that no host and no proof holds them in range: their launch looks.
+            assert!(!reason.contains("out of range") || reason.starts_with("kernel expert_linear"), "{reason}");
             false
         }
     }
 }
 
 /// Workgroups of the launches of a step of one token: what a spoiled grid could make endless.
-fn groups(program: &Program) -> u64 {
+pub(super) fn groups(program: &Program) -> u64 {
     let sizes = swiftlm_ir::plan::StepSizes { tokens: 1, rows: 1, table_stride: 2 };
     let all = program.plans.iter().flatten().flat_map(|plan| &plan.dispatches);
     all.map(|d| d.grid.iter().map(|axis| u64::from(axis.count(&sizes))).product::<u64>()).fold(0, u64::saturating_add)
 }
 
+/// The first seed, and how many are tried.
+pub(super) fn cases() -> (u64, u64) {
+    let variable = |name: &str, default: u64| std::env::var(name).map_or(default, |v| v.parse().expect("a number"));
+    (variable("SLM_FUZZ_SEED", 0), variable("SLM_FUZZ_CASES", 400))
+}
+
+/// Runs a first step of a program on the micro-kernels and, where it ends soon, on the interpreter; how often it could.
+pub(super) fn tried(program: Program, checkpoint: &Checkpoint, usual: u64) -> usize {
+    let soon = groups(&program) <= 2 * usual;
+    let native = usize::from(runs(program.clone(), checkpoint, Tier::Native));
+    native + usize::from(soon && runs(program, checkpoint, Tier::Interpreter))
+}
+
 #[test]
 fn spoiled_bytes_never_panic() {
-    let variable = |name: &str, default: u64| std::env::var(name).map_or(default, |v| v.parse().expect("a number"));
-    let (first, cases) = (variable("SLM_FUZZ_SEED", 0), variable("SLM_FUZZ_CASES", 400));
+    let (first, cases) = cases();
     let sound: Vec<(Checkpoint, Program)> = ["llama", "qwen3_moe-mlx4"].map(|name| compiled(name, 16)).into();
     let bytes: Vec<Vec<u8>> = sound.iter().map(|(_, program)| encode(program)).collect();
     let usual: Vec<u64> = sound.iter().map(|(_, program)| groups(program)).collect();
@@ -239,12 +252,7 @@ fn spoiled_bytes_never_panic() {
         spoil(&mut spoiled, &mut random);
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let Ok(program) = decode(&spoiled) else { return (1, 0, 0) };
-            let mut ran = usize::from(runs(program.clone(), &sound[which].0, Tier::Native));
-            // What kernels do is proven; that the proofs hold is tried where a step ends soon.
-            if groups(&program) <= 2 * usual[which] && random.below(4) == 0 {
-                ran += usize::from(runs(program, &sound[which].0, Tier::Interpreter));
-            }
-            (0, 1, ran)
+            (0, 1, tried(program, &sound[which].0, usual[which]))
         }));
         let Ok(outcome) = outcome else {
             panic!("the input of SLM_FUZZ_SEED={seed} SLM_FUZZ_CASES=1 failed; its message is above");

@@ -97,18 +97,19 @@ impl Checker<'_> {
         (stride && self.kernel.args[arg as usize].len == Length::PageTable).then_some(Place::TableRow { arg })
     }
 
-    /// Takes what `cond` being `truth` says of its operands, `depth` conditions deep at most; what was known before goes to
-    /// `saved`.
-    pub(super) fn refine(&mut self, cond: Ex, truth: bool, depth: usize, saved: &mut Vec<(usize, Fact)>) {
-        let Some(depth) = depth.checked_sub(1) else { return };
+    /// Takes what `cond` being `truth` says of its operands; what was known before goes to `saved`. Of a condition made of
+    /// more than `left` others, some are not taken.
+    pub(super) fn refine(&mut self, cond: Ex, truth: bool, left: &mut usize, saved: &mut Vec<(usize, Fact)>) {
+        let Some(rest) = left.checked_sub(1) else { return };
+        *left = rest;
         let (op, a, b) = match *self.kernel.expr(cond) {
-            Expr::Unary(Unary::Not, a) => return self.refine(a, !truth, depth, saved),
+            Expr::Unary(Unary::Not, a) => return self.refine(a, !truth, left, saved),
             Expr::Binary(op, a, b) => (op, a, b),
             _ => return,
         };
         if matches!((op, truth), (Binary::And, true) | (Binary::Or, false)) {
-            self.refine(a, truth, depth, saved);
-            return self.refine(b, truth, depth, saved);
+            self.refine(a, truth, left, saved);
+            return self.refine(b, truth, left, saved);
         }
         if self.kernel.ty(a) != KType::U32 {
             return;

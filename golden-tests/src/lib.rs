@@ -4,4 +4,5 @@
 //! cannot hide behind itself.
 
 pub mod fixture;
+pub mod generated;
 pub mod run;

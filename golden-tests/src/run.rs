@@ -40,7 +40,7 @@ impl On {
 
 /// f32 everywhere: what the references are computed with.
 pub fn exact() -> BuildOptions {
-    BuildOptions { kv: (Format::F32, Format::F32), activations: Activations::F32 }
+    BuildOptions { kv: (Format::F32, Format::F32), activations: Activations::F32, ..BuildOptions::default() }
 }
 
 /// Compiles a row.

@@ -1,7 +1,7 @@
 //! Licences of everything that is linked into `swiftlm`: each is allowed by `deny.toml`, comes from the registry, is not
 //! banned, and stands in the notices that the binary prints.
 //!
-//! `SWIFTLM_BLESS=1 cargo test -p swiftlm-golden-tests --test notices` rewrites the notices.
+//! `SWIFTLM_BLESS=1 cargo test --workspace --test notices` rewrites the notices.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,18 +9,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+use swiftlm_golden_tests::generated::{assert_fresh, workspace};
 
 const NOTICES: &str = "server/third-party-notices.txt";
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("golden-tests lies in the workspace").to_path_buf()
-}
 
 /// Packages that are linked into the server on any platform: normal dependencies, all the way down.
 fn linked() -> Vec<Value> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let arguments = ["metadata", "--format-version", "1", "--locked"];
-    let output = Command::new(cargo).args(arguments).current_dir(root()).output().expect("cargo runs");
+    let output = Command::new(cargo).args(arguments).current_dir(workspace()).output().expect("cargo runs");
     assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo writes JSON");
     let list = |value: &Value| value.as_array().cloned().expect("a list");
@@ -96,18 +93,15 @@ fn notices(packages: &[Value]) -> String {
 
 #[test]
 fn the_notices_are_fresh() {
-    let (path, expected) = (root().join(NOTICES), notices(&linked()));
-    if std::env::var_os("SWIFTLM_BLESS").is_some() {
-        fs::write(&path, &expected).expect("the notices can be written");
-    }
-    let found = fs::read_to_string(&path).unwrap_or_default();
-    assert!(found == expected, "{NOTICES} is stale: SWIFTLM_BLESS=1 cargo test -p swiftlm-golden-tests --test notices");
+    assert_fresh(NOTICES, &notices(&linked()), "notices");
 }
 
 #[test]
 fn every_licence_is_allowed_and_nothing_banned_is_linked() {
-    let deny: toml::Table =
-        fs::read_to_string(root().join("deny.toml")).expect("there is a deny.toml").parse().expect("deny.toml is TOML");
+    let deny: toml::Table = fs::read_to_string(workspace().join("deny.toml"))
+        .expect("there is a deny.toml")
+        .parse()
+        .expect("deny.toml is TOML");
     let words = |table: &str, key: &str| -> Vec<String> {
         let list = deny[table][key].as_array().expect("a list");
         list.iter().map(|word| word.as_str().expect("a string").to_owned()).collect()

@@ -5,8 +5,10 @@ use std::fmt::Write;
 use swiftlm_compiler::pipeline::dispatch_counts;
 use swiftlm_compiler::{CompileOptions, Compiled, compile, rules};
 use swiftlm_golden_tests::fixture::{Row, names};
+use swiftlm_golden_tests::generated::assert_fresh;
 use swiftlm_golden_tests::run::exact;
 use swiftlm_ir::dim::ShapeClass;
+use swiftlm_ir::plan::Dispatch;
 
 fn compiled(row: &Row, without_rules: Vec<String>) -> Compiled {
     let model =
@@ -66,4 +68,21 @@ fn compiling_is_deterministic() {
         let row = Row::open(name);
         assert!(compiled(&row, vec![]) == compiled(&row, vec![]), "{name}");
     }
+}
+
+/// Every kernel of every row, function and class, in order of launch. A change of the file says which kernels a change of
+/// the compiler touches; kernels are the same for every device, but for one that binds less.
+#[test]
+fn kernels_are_those_of_the_lock() {
+    let mut text = "# row function class: kernels in order of launch, by template and content\n".to_owned();
+    for name in names() {
+        let program = compiled(&Row::open(&name), vec![]).program;
+        for plan in program.plans.iter().flatten() {
+            let func = &program.module.funcs[plan.func].name;
+            let kernel = |d: &Dispatch| format!(" {}#{}", d.template.name(), program.kernels[d.kernel].key());
+            let kernels: String = plan.dispatches.iter().map(kernel).collect();
+            writeln!(text, "{name} {func} {}:{kernels}", plan.class.name()).expect("a string grows");
+        }
+    }
+    assert_fresh("golden-tests/kernels.lock", &text, "plans");
 }

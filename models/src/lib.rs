@@ -36,6 +36,8 @@ pub struct BuildOptions {
     pub kv: (Format, Format),
     /// How the inputs of products are rounded; a router's never are.
     pub activations: Activations,
+    /// Experts of a token at most, fewer than the model was trained with: another, lesser model.
+    pub experts_per_token: Option<usize>,
 }
 
 /// How the inputs of products are rounded.
@@ -66,7 +68,7 @@ impl Activations {
 
 impl Default for BuildOptions {
     fn default() -> Self {
-        Self { kv: (Format::F16, Format::F16), activations: Activations::F32 }
+        Self { kv: (Format::F16, Format::F16), activations: Activations::F32, experts_per_token: None }
     }
 }
 

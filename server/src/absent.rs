@@ -36,9 +36,6 @@ pub fn refusal(arguments: &[String], variable: impl Fn(&str) -> bool) -> Option<
     if let Some(command) = arguments.get(1).filter(|argument| COMMANDS.contains(&argument.as_str())) {
         return Some(format!("this build has no sub-command {command}"));
     }
-    if variable("SWIFTLM_TOP_K") {
-        return Some("this build cannot lower the experts per token (SWIFTLM_TOP_K is set); unset it".to_owned());
-    }
     FLAGS.iter().find_map(|flag| {
         let name = format!("SWIFTLM_{}", flag.trim_start_matches('-').replace('-', "_").to_uppercase());
         variable(&name).then(|| format!("this build has no such feature as {flag} ({name} is set); unset it"))

@@ -106,6 +106,10 @@ pub struct ServeFlags {
     /// fit
     #[arg(long, env = "SWIFTLM_EXPERT_BUDGET")]
     pub expert_budget: Option<u64>,
+    /// Experts of a token at most, fewer than the model was trained with: faster, and another, lesser model. Every reply
+    /// says so
+    #[arg(long, env = "SWIFTLM_TOP_K", value_parser = clap::value_parser!(u32).range(1..))]
+    pub experts_per_token: Option<u32>,
     /// Read experts that do not fit from disk as they are needed; this happens without it, too
     #[arg(long, env = "SWIFTLM_STREAM_EXPERTS")]
     pub stream_experts: bool,

@@ -28,6 +28,7 @@ pub async fn health(State(state): State<AppState>) -> Response {
         "audio": false,
         "context_length": model.engine.context_length(),
         "backend": info.backend,
+        "lossy": info.lossy,
         "fingerprint": info.fingerprint,
         "from_package": info.packaged,
         "compiler_passes": swiftlm_driver::compile::passes(),

@@ -24,6 +24,8 @@ pub struct ModelInfo {
     pub packaged: bool,
     /// `model_type` of the configuration.
     pub architecture: String,
+    /// How it computes less than the model says, if it does.
+    pub lossy: Option<String>,
     /// Where it runs: `cpu` or `wgpu`.
     pub backend: String,
     /// Name of the device.

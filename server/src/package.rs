@@ -31,7 +31,7 @@ pub(crate) fn open(found: &Found, wishes: &Wishes, device: &dyn Device) -> Resul
     let plan = plan.map_err(|e| LoadError::Memory(e.to_string()))?;
     let Manifest { family, hash: fingerprint, .. } = manifest;
     let weights = wishes.weights.clone().unwrap_or_else(|| found.directory().to_owned());
-    Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: true })
+    Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: true, lossy: None })
 }
 
 /// What the flags ask for and the package was not made for.
@@ -42,6 +42,9 @@ fn refusal(manifest: &Manifest, wishes: &Wishes) -> Option<String> {
     }
     if let Some(sequences) = wishes.sequences.filter(|sequences| *sequences > made.max_rows) {
         return Some(format!("--parallel {sequences}: this package was made for at most {}", made.max_rows));
+    }
+    if wishes.experts_per_token.is_some() {
+        return Some("--experts-per-token: a package computes what its model says".to_owned());
     }
     if wishes.experts != ExpertWish::Fit {
         return Some("--expert-budget: a package is made for all experts in memory".to_owned());

@@ -16,7 +16,8 @@ use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::plan::Program;
 use swiftlm_runtime::budget::{ContextWish, MemoryPlan, MemoryRequest};
 use swiftlm_runtime::executable::{ProfiledLaunch, Progress as LoadProgress};
-use swiftlm_runtime::{Executable, ExecutableOptions, StepError};
+use swiftlm_runtime::experts::ExpertSource;
+use swiftlm_runtime::{Executable, ExecutableOptions, StepError, WeightSource};
 
 use crate::flags::{Backend, Kv, Precision, ServeFlags};
 use crate::load::{LoadError, ModelInfo};
@@ -94,6 +95,8 @@ pub struct Wishes {
     pub sequences: Option<usize>,
     /// Experts in memory.
     pub experts: ExpertWish,
+    /// Experts of a token at most.
+    pub experts_per_token: Option<usize>,
     /// Bytes that everything may take; 0 for 85 % of the system's.
     pub limit: u64,
 }
@@ -111,6 +114,7 @@ impl Wishes {
             chunk: flags.prefill_size.map(|n| n as usize),
             context: flags.ctx_size.map(|n| n as usize),
             sequences: flags.parallel.map(|n| n as usize),
+            experts_per_token: flags.experts_per_token.map(|n| n as usize),
             experts: flags.expert_budget.map_or(ExpertWish::Fit, |mb| ExpertWish::Budget(mb << 20)),
             limit: flags.mem_limit.unwrap_or(0) << 20,
         }
@@ -164,6 +168,8 @@ pub(crate) struct Model {
     pub(crate) fingerprint: String,
     /// Whether it comes from a package.
     pub(crate) packaged: bool,
+    /// How it computes less than the model says, if it does.
+    pub(crate) lossy: Option<String>,
 }
 
 /// A model with a device and a plan that fits, before any weight is read.
@@ -180,7 +186,8 @@ fn compiled(found: &Found, wishes: &Wishes, device: &dyn Device) -> Result<Model
         return Err(found.wrong("only a package can have its weights elsewhere, and this is none: leave --weights out"));
     }
     let checkpoint = Checkpoint::open(found.directory()).map_err(|e| found.wrong(e))?;
-    let build = wishes.precision.build(wishes.kv, backend(device) == "cpu");
+    let mut build = wishes.precision.build(wishes.kv, backend(device) == "cpu");
+    build.experts_per_token = wishes.experts_per_token;
     let mut options = Options { build, ..Options::default() };
     options.compile.chunk = wishes.chunk.unwrap_or(options.compile.chunk);
     options.compile.max_rows = wishes.sequences.unwrap_or(0).max(LEAST_ROWS).min(options.compile.chunk.max(1));
@@ -197,9 +204,24 @@ fn compiled(found: &Found, wishes: &Wishes, device: &dyn Device) -> Result<Model
     let (compiled, plan) = fitted.map_err(|e| LoadError::Memory(e.to_string()))?;
     let (seconds, kernels) = (compiled.time.as_secs_f64(), compiled.program.kernels.len());
     tracing::info!(family = compiled.family, device = device.target().name, seconds, kernels, "compiled");
+    let lossy = wishes.experts_per_token.map(|most| lossy(&checkpoint, &options, most)).transpose();
+    let lossy = lossy.map_err(|e| found.wrong(e))?.flatten();
     let Compiled { program, family, fingerprint, .. } = compiled;
     let weights = found.directory().to_owned();
-    Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: false })
+    Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: false, lossy })
+}
+
+/// How a bound on the experts of a token changes a model; not at all where it routes to no more.
+fn lossy(checkpoint: &Checkpoint, options: &Options, most: usize) -> Result<Option<String>, String> {
+    let mut whole = options.clone();
+    whole.build.experts_per_token = None;
+    let mixture = compile(checkpoint, &whole).map_err(|e| e.to_string())?.program.mixture();
+    let top_k = mixture.ok_or("--experts-per-token (SWIFTLM_TOP_K): the model has no experts")?.top_k;
+    let lossy = (most < top_k).then(|| format!("experts_per_token={most} of {top_k}"));
+    if let Some(lossy) = &lossy {
+        tracing::warn!("{lossy}: this computes less than the model says");
+    }
+    Ok(lossy)
 }
 
 fn backend(device: &dyn Device) -> &'static str {
@@ -235,6 +257,7 @@ impl Prepared {
             fingerprint: self.model.fingerprint.clone(),
             architecture: self.model.family.clone(),
             packaged: self.model.packaged,
+            lossy: self.model.lossy.clone(),
             backend: self.backend.to_owned(),
             device: self.device.target().name.clone(),
             weights_bytes: self.model.plan.weights,
@@ -274,11 +297,14 @@ impl Prepared {
         let checkpoint = Arc::new(checkpoint);
         let start = Instant::now();
         let fraction = |done: usize, total: usize| done as f64 / total.max(1) as f64;
+        // What is read again and again shall not lie in the page cache, too.
+        let streamed = program.plans.iter().flatten().any(|plan| !plan.fetches.is_empty());
+        let uncached = streamed.then(|| Arc::new(Uncached::open(Arc::clone(&checkpoint), &weights)));
         let options = ExecutableOptions {
             kv_pages: plan.kv_pages,
             max_sequences: plan.max_sequences,
             table_stride: plan.table_stride,
-            experts: Some(Arc::new(Uncached::open(Arc::clone(&checkpoint), &weights))),
+            experts: uncached.clone().map(|source| source as ExpertSource),
             progress: &mut |step| match step {
                 LoadProgress::Weights { done, total } => progress.report("load", fraction(done, total)),
                 LoadProgress::Kernels { done, total } => progress.report("warm", fraction(done, total)),
@@ -286,8 +312,8 @@ impl Prepared {
         };
         let wrong = |reason: String| LoadError::Model { model: found.name.clone(), reason };
         let bytes = launch_bytes(&program);
-        let mut executable =
-            Executable::load(device, program, &*checkpoint, options).map_err(|e| wrong(e.to_string()))?;
+        let source: &dyn WeightSource = uncached.as_deref().map_or(&*checkpoint, |source| source);
+        let mut executable = Executable::load(device, program, source, options).map_err(|e| wrong(e.to_string()))?;
         tracing::info!(seconds = start.elapsed().as_secs_f64(), "weights loaded, kernels made");
         if Debug::from_env().map_err(wrong)?.level >= 2 {
             let table = profile(&mut executable, &bytes).map_err(|e| wrong(e.to_string()))?;

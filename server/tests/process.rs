@@ -21,7 +21,7 @@ fn bad_flags() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains(word), "{arguments:?}: {output:?}");
     }
-    assert_eq!(swiftlm(&[], &[("SWIFTLM_TOP_K", "2")]).status.code(), Some(2));
+    assert_eq!(swiftlm(&[], &[("SWIFTLM_TOP_K", "0")]).status.code(), Some(2));
     assert_eq!(swiftlm(&[], &[("SWIFTLM_TEMP", "hot")]).status.code(), Some(2));
     assert_eq!(swiftlm(&["--help"], &[]).status.code(), Some(0));
 }

@@ -59,6 +59,7 @@ impl Precision {
         };
         let exact = (self == Self::Exact).then_some(Format::F32);
         let kv = kv.map(Kv::format).or(exact).map(|format| (format, format));
-        BuildOptions { activations, kv: kv.unwrap_or(BuildOptions::default().kv) }
+        let default = BuildOptions::default();
+        BuildOptions { activations, kv: kv.unwrap_or(default.kv), ..default }
     }
 }

@@ -29,7 +29,8 @@ impl Block<'_> {
         let width = self.width(x);
         self.within(name, |b| {
             let scores = b.linear_exact("gate", x, m.experts, false);
-            let ids = b.op(Op::RouteIds { top_k: m.top_k }, [scores.into()]);
+            let top_k = b.options.experts_per_token.map_or(m.top_k, |most| m.top_k.min(most.max(1)));
+            let ids = b.op(Op::RouteIds { top_k }, [scores.into()]);
             let route = Op::RouteWeights { routing: m.routing, normalize: m.normalize };
             let weights = b.op(route, [scores.into(), ids.into()]);
             let gate = b.experts("gate_proj", x, ids, m.experts, m.inner);

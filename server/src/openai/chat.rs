@@ -57,6 +57,7 @@ pub async fn finish(state: &AppState, kind: Kind, job: Job, id: &str) -> Result<
         model: model.info.id.clone(),
         fingerprint: model.info.fingerprint.clone(),
         effective: settings.effective.body(),
+        lossy: model.info.lossy.clone(),
         scored: logprobs.is_some(),
         tokenizer: Arc::clone(&model.text.tokenizer),
         ignored: settings.ignored.clone(),

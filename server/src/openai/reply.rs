@@ -37,6 +37,8 @@ pub struct Reply {
     pub fingerprint: String,
     /// Sampling as it was.
     pub effective: Map<String, Value>,
+    /// How less is computed than the model says, if it is.
+    pub lossy: Option<String>,
     /// Whether scores were asked for.
     pub scored: bool,
     /// For the tokens' names.
@@ -161,11 +163,18 @@ impl Reply {
             "predicted_per_second": speed(totals.decoded, totals.decode),
         });
         body["swiftlm"] = json!({"effective": self.effective});
+        if let Some(lossy) = &self.lossy {
+            body["swiftlm"]["lossy"] = lossy.as_str().into();
+        }
     }
 
     /// Headers of the reply.
     pub fn headers(&self) -> HeaderMap {
-        ignored_header(&self.ignored)
+        let mut headers = ignored_header(&self.ignored);
+        if let Some(lossy) = self.lossy.as_ref().and_then(|text| HeaderValue::from_str(text).ok()) {
+            headers.insert("x-swiftlm-lossy", lossy);
+        }
+        headers
     }
 
     fn chunk(&self, choices: Vec<Value>) -> Value {

@@ -50,7 +50,19 @@ impl Server {
         self.exchange("GET /health", "")
     }
 
+    /// Status and headers of a reply.
+    pub(crate) fn head_of(&self, what: &str, body: &Value) -> String {
+        let reply = self.reply(what, &body.to_string());
+        reply.split_once("\r\n\r\n").expect("a head and a body").0.to_owned()
+    }
+
     fn exchange(&self, what: &str, body: &str) -> Value {
+        let reply = self.reply(what, body);
+        let body = reply.split_once("\r\n\r\n").expect("a head and a body").1;
+        serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {reply}"))
+    }
+
+    fn reply(&self, what: &str, body: &str) -> String {
         let host = &self.address;
         let mut stream = TcpStream::connect(host).expect("it listens");
         let head = format!(
@@ -61,8 +73,7 @@ impl Server {
         stream.write_all((head + body).as_bytes()).expect("it reads");
         let mut reply = String::new();
         stream.read_to_string(&mut reply).expect("it answers");
-        let body = reply.split_once("\r\n\r\n").expect("a head and a body").1;
-        serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {reply}"))
+        reply
     }
 
     /// Bytes resident now, where the system tells.

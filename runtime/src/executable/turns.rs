@@ -7,6 +7,11 @@ use swiftlm_ir::template::ABSENT;
 use super::{Executable, StepError};
 use crate::experts::StoreError;
 
+/// Up to so many tokens a turn takes what has come: its cost is that of the experts in it.
+const FEW_TOKENS: u32 = 8;
+/// Experts of a turn with more tokens, at least: every turn prepares all of them.
+const TURN: usize = 8;
+
 /// Where the host takes part in a body.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FetchSite {
@@ -47,6 +52,7 @@ impl Executable {
         let mut chosen = ids.clone();
         chosen.sort_unstable();
         chosen.dedup();
+        let least = if sizes.tokens > FEW_TOKENS { TURN } else { 1 };
         let mut ready = store.begin(site.layer, &chosen);
         loop {
             if !ready.is_empty() {
@@ -58,7 +64,7 @@ impl Executable {
                 device.write(slots_input, 0, bytemuck::cast_slice(slots))?;
                 run(device, recording)?;
             }
-            ready = store.arrivals(site.layer, device)?;
+            ready = store.arrivals(site.layer, least, device)?;
             if ready.is_empty() {
                 return Ok(());
             }

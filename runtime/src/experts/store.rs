@@ -132,22 +132,28 @@ impl Store {
         present
     }
 
-    /// Experts that came since, now in slots; waits for one at least. None once all came. To be called when those that came
-    /// before were computed with: they may make room.
+    /// Experts that came since, now in slots; waits for `least` if so many are awaited and slots last. None once all came.
+    /// To be called when those that came before were computed with: they may make room.
     ///
     /// # Errors
     /// An expert could not be read, or the device failed; the step is over then.
-    pub(crate) fn arrivals(&mut self, layer: usize, device: &mut dyn Device) -> Result<Vec<u32>, StoreError> {
+    pub(crate) fn arrivals(
+        &mut self,
+        layer: usize,
+        least: usize,
+        device: &mut dyn Device,
+    ) -> Result<Vec<u32>, StoreError> {
         let mut arrived: Vec<u32> = vec![];
         while self.awaited > 0 {
             let Some(slot) = self.residency[layer].make_room(|expert| !arrived.contains(&expert)) else { break };
+            let wait = arrived.len() < least.max(1);
             let start = Instant::now();
-            let record = self.reader.next(arrived.is_empty());
-            if arrived.is_empty() {
+            let record = self.reader.next(wait);
+            if wait {
                 self.stats.stalled += start.elapsed();
             }
             let Some(record) = record else {
-                if arrived.is_empty() {
+                if wait {
                     return Err(StoreError::Read("the threads that read experts are gone".to_owned()));
                 }
                 break;

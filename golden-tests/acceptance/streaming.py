@@ -197,27 +197,32 @@ def main():
     size = shard.stat().st_size
     run = lambda *words: subprocess.run([a.swiftlm, *map(str, words)], check=True, capture_output=True, text=True).stdout
     print(f"checkpoint of {size // MB} MB")
-    disk = run("iobench", shard, "--sizes", 2560, "--depths", "8").splitlines()[1].split()
-    bandwidth = float(disk[2]) * 1e9
+    disk = lambda: float(run("iobench", shard, "--sizes", 2560, "--depths", 8).splitlines()[1].split()[2]) * 1e9
+    before = disk()
     url = "http://127.0.0.1:5499"
     serve = [a.swiftlm, "--model", a.dir, "--backend", "cpu", "--port", 5499]
 
     def speeds(command):
         with server(command, url) as process:
             ask(url, 8, 0)
-            before = get(f"{url}/health").get("experts") or {}
-            each = [ask(url, a.tokens, seed) for seed in range(1, a.requests + 1)]
-            after = get(f"{url}/health").get("experts") or {}
-            rates = sorted(r["timings"]["predicted_per_second"] for r in each)
-            read = (after.get("read_mb", 0) - before.get("read_mb", 0)) * MB
-            tokens = sum(r["usage"]["completion_tokens"] for r in each)
-            return rates[len(rates) // 2], read / max(tokens, 1), after, resident(process.pid)
+            read = lambda: (get(f"{url}/health").get("experts") or {}).get("read_mb", 0) * MB
+            marks, replies = [read()], []
+            # The same requests with one token and with all: what the prompts read is in both.
+            for tokens in (1, a.tokens):
+                replies.append([ask(url, tokens, seed) for seed in range(1, a.requests + 1)])
+                marks.append(read())
+            rates = sorted(r["timings"]["predicted_per_second"] for r in replies[1])
+            more = sum(r["usage"]["completion_tokens"] for r in replies[1]) - a.requests
+            missed = ((marks[2] - marks[1]) - (marks[1] - marks[0])) / max(more, 1)
+            return rates[len(rates) // 2], missed, get(f"{url}/health").get("experts"), resident(process.pid)
 
     whole, _, _, whole_peak = speeds(list(map(str, serve)))
     group = Group(size // 3)
     try:
         rate, missed, experts, peak = speeds(group.command(serve))
         cache = group.cache()
+        # Disks drift: the better of two measures is held against us.
+        bandwidth = max(before, disk())
         bound = min(whole, bandwidth / max(missed, 1))
         serial = 1 / (1 / whole + missed / bandwidth)
         print(f"disk {bandwidth / 1e9:.2f} GB/s; all experts in memory {whole:.1f} tok/s, {whole_peak // MB} MB")

@@ -70,7 +70,7 @@ impl Recorder<'_> {
                 parts.push(self.part(std::mem::take(&mut launches), None)?);
                 done = fetch.launches.end;
                 let ids = self.bindings.resolve(self.program, call, &fetch.ids)?;
-                let site = FetchSite { layer, ids, top_k: fetch.top_k };
+                let site = FetchSite { layer, ids, top_k: fetch.top_k, experts: fetch.experts };
                 let turns = own.by_ref().take(fetch.launches.len()).collect();
                 parts.push(self.part(turns, Some(site))?);
                 layer += 1;

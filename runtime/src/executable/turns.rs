@@ -21,6 +21,8 @@ pub(super) struct FetchSite {
     pub(super) ids: Slice,
     /// Experts of a token.
     pub(super) top_k: usize,
+    /// Experts of the layer.
+    pub(super) experts: usize,
 }
 
 impl From<StoreError> for StepError {
@@ -52,6 +54,9 @@ impl Executable {
         let mut chosen = ids.clone();
         chosen.sort_unstable();
         chosen.dedup();
+        if let Some(id) = chosen.last().filter(|id| **id as usize >= site.experts) {
+            return Err(StepError::Batch(format!("expert {id} was chosen: the layer has {}", site.experts)));
+        }
         let least = if sizes.tokens > FEW_TOKENS { TURN } else { 1 };
         let mut ready = store.begin(site.layer, &chosen);
         loop {

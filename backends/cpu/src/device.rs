@@ -4,7 +4,9 @@ use std::ops::Range;
 use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
-use swiftlm_device::{BufferId, Device, DeviceError, KernelId, Launch, LaunchTime, RecordingId, Slice, Target, Usage};
+use swiftlm_device::{
+    BufferId, Device, DeviceError, KernelId, Launch, LaunchTime, RecordingId, Slice, Target, Usage, write_rows,
+};
 use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::kernel::{Kernel, KernelKey, Length};
 use swiftlm_ir::plan::{Groups, StepSizes};
@@ -300,13 +302,7 @@ impl Device for CpuDevice {
         if span.packed {
             return replace(ty, span, rows, bytes, &self.pool).map_err(|reason| self.lost(reason));
         }
-        let whole = ty.format.layout(ty.rows, ty.cols);
-        for (to, from) in whole.components.iter().zip(&layout.components) {
-            let offset = weight.offset + to.offset + rows.start * to.row_bytes;
-            let slice = Slice { buffer: weight.buffer, offset, bytes: from.bytes };
-            self.plain(slice)?.write(&bytes[from.offset..from.offset + from.bytes]);
-        }
-        Ok(())
+        write_rows(self, weight, ty, rows, bytes)
     }
 
     fn read(&mut self, slice: Slice, into: &mut [u8]) -> Result<(), DeviceError> {

@@ -162,12 +162,7 @@ pub trait Device: Send {
         rows: std::ops::Range<usize>,
         bytes: &[u8],
     ) -> Result<(), DeviceError> {
-        let (whole, own) = (ty.format.layout(ty.rows, ty.cols), ty.format.layout(rows.len(), ty.cols));
-        for (to, from) in whole.components.iter().zip(&own.components) {
-            let offset = weight.offset + to.offset + rows.start * to.row_bytes;
-            self.write(weight.buffer, offset, &bytes[from.offset..from.offset + from.bytes])?;
-        }
-        Ok(())
+        write_rows(self, weight, ty, rows, bytes)
     }
 
     /// Reads bytes after everything submitted so far; `offset` and the length are multiples of 4.
@@ -199,4 +194,23 @@ pub trait Device: Send {
     /// # Errors
     /// The device was lost.
     fn profile(&mut self, recording: RecordingId, sizes: StepSizes) -> Result<Vec<LaunchTime>, DeviceError>;
+}
+
+/// [`Device::replace`] of a weight that lies as it was written.
+///
+/// # Errors
+/// As [`Device::write`].
+pub fn write_rows(
+    device: &mut (impl Device + ?Sized),
+    weight: Slice,
+    ty: WeightType,
+    rows: std::ops::Range<usize>,
+    bytes: &[u8],
+) -> Result<(), DeviceError> {
+    let (whole, own) = (ty.format.layout(ty.rows, ty.cols), ty.format.layout(rows.len(), ty.cols));
+    for (to, from) in whole.components.iter().zip(&own.components) {
+        let offset = weight.offset + to.offset + rows.start * to.row_bytes;
+        device.write(weight.buffer, offset, &bytes[from.offset..from.offset + from.bytes])?;
+    }
+    Ok(())
 }

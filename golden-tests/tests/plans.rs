@@ -8,7 +8,7 @@ use swiftlm_golden_tests::fixture::{Row, names};
 use swiftlm_golden_tests::generated::assert_fresh;
 use swiftlm_golden_tests::run::exact;
 use swiftlm_ir::dim::ShapeClass;
-use swiftlm_ir::plan::Dispatch;
+use swiftlm_ir::plan::Stage;
 
 fn compiled(row: &Row, without_rules: Vec<String>) -> Compiled {
     let model =
@@ -79,8 +79,8 @@ fn kernels_are_those_of_the_lock() {
         let program = compiled(&Row::open(&name), vec![]).program;
         for plan in program.plans.iter().flatten() {
             let func = &program.module.funcs[plan.func].name;
-            let kernel = |d: &Dispatch| format!(" {}#{}", d.template.name(), program.kernels[d.kernel].key());
-            let kernels: String = plan.dispatches.iter().map(kernel).collect();
+            let kernel = |s: &Stage| format!(" {}#{}", program.kernels[s.kernel].name, program.kernels[s.kernel].key());
+            let kernels: String = plan.dispatches.iter().flat_map(|d| &d.stages).map(kernel).collect();
             writeln!(text, "{name} {func} {}:{kernels}", plan.class.name()).expect("a string grows");
         }
     }

@@ -107,19 +107,28 @@ impl StepSizes {
     }
 }
 
-/// One launch.
+/// One launch: one template, computed by one kernel or by several in order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Dispatch {
     /// What it computes.
     pub template: Template,
-    /// Index into [`Program::kernels`].
-    pub kernel: usize,
-    /// Arguments in the kernel's binding order.
+    /// The template's arguments in their order; behind them, where kernels leave one another something, their scratch.
     pub args: Vec<Operand>,
-    /// Workgroups per axis.
-    pub grid: [Groups; 3],
+    /// What kernels do in order. A device that computes the template by itself runs none of them.
+    pub stages: Vec<Stage>,
     /// Path of the ops it came from.
     pub loc: String,
+}
+
+/// One kernel of a launch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Index into [`Program::kernels`].
+    pub kernel: usize,
+    /// Which of the launch's arguments it takes, in its binding order.
+    pub args: Vec<usize>,
+    /// Workgroups per axis.
+    pub grid: [Groups; 3],
 }
 
 /// What the host does in the midst of a function: it reads which experts were chosen, brings those that are in no slot,

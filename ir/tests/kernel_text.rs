@@ -4,7 +4,7 @@ use swiftlm_ir::dim::{ShapeClass, Sym};
 use swiftlm_ir::kernel::builder::Kb;
 use swiftlm_ir::kernel::{Access, DataBound, Immediate, KType, Kernel, Length};
 use swiftlm_ir::map::{Map, MapStep};
-use swiftlm_ir::plan::{Dispatch, FuncPlan, Groups, Input, Operand, Program};
+use swiftlm_ir::plan::{Dispatch, FuncPlan, Groups, Input, Operand, Program, Stage};
 use swiftlm_ir::quant::Format;
 use swiftlm_ir::template::{Linear, Template, View};
 use swiftlm_ir::text::{parse, print_kernel, print_plan, print_program};
@@ -144,7 +144,8 @@ fn program() -> Program {
         Operand::Arena { offset: 1024, bytes: 100 },
     ];
     let grid = [Groups::per_rows(2, Sym::Rows, 4), Groups::fixed(3), Groups::fixed(1)];
-    let dispatch = Dispatch { template, kernel: 0, args, grid, loc: "head".to_owned() };
+    let stages = vec![Stage { kernel: 0, args: (0..args.len()).collect(), grid }];
+    let dispatch = Dispatch { template, args, stages, loc: "head".to_owned() };
     let results = vec![Operand::Arena { offset: 1024, bytes: 100 }];
     let plan = FuncPlan {
         func: 0,

@@ -78,13 +78,9 @@ fn case(model: &str, heads: (usize, usize, usize), format: Format, depth: usize,
     let launches = (0..layers)
         .map(|_| {
             let mut pages_of = |part| slice(&half(state.page_bytes(part) * pages));
-            Launch {
-                kernel,
-                template: Arc::new(Template::Attend(template.clone())),
-                args: vec![q, positions, sequences, table, pages_of(0), pages_of(1), y],
-                grid: [Groups::fixed(1); 3],
-                loc: "bench".into(),
-            }
+            let args = vec![q, positions, sequences, table, pages_of(0), pages_of(1), y];
+            let template = Arc::new(Template::Attend(template.clone()));
+            Launch::of_kernel(kernel, template, args, [Groups::fixed(1); 3], "bench")
         })
         .collect();
     let recording = device.record(launches).expect("the arguments fit");

@@ -57,12 +57,9 @@ fn stack(format: Format, cols: usize, outputs: usize, rows: usize, threads: usiz
     let (x, y) = (slice(4 * rows * cols, 0x3d), slice(4 * rows * outputs, 0));
     let layers = if rows == 1 { STACK.div_ceil(weight.bytes()) } else { 1 };
     let launches = (0..layers)
-        .map(|_| Launch {
-            kernel,
-            template: Arc::clone(&template),
-            args: vec![x, slice(weight.bytes(), 0x3c), y],
-            grid: [Groups::fixed(1); 3],
-            loc: "bench".into(),
+        .map(|_| {
+            let args = vec![x, slice(weight.bytes(), 0x3c), y];
+            Launch::of_kernel(kernel, Arc::clone(&template), args, [Groups::fixed(1); 3], "bench")
         })
         .collect();
     let recording = device.record(launches).expect("the arguments fit");

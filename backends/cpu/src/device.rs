@@ -5,11 +5,11 @@ use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 use swiftlm_device::{
-    BufferId, Device, DeviceError, KernelId, Launch, LaunchTime, RecordingId, Slice, Target, Usage, write_rows,
+    BufferId, Device, DeviceError, KernelId, Launch, LaunchTime, RecordingId, Slice, Stage, Target, Usage, write_rows,
 };
 use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::kernel::{Kernel, KernelKey, Length};
-use swiftlm_ir::plan::{Groups, StepSizes};
+use swiftlm_ir::plan::StepSizes;
 use swiftlm_ir::template::Template;
 
 use crate::counters::Counters;
@@ -56,12 +56,11 @@ struct Loaded {
 /// A launch with its arguments resolved to addresses. Buffers live as long as the device and never move.
 struct Prepared {
     name: &'static str,
-    kernel: usize,
-    /// The micro-kernel; without one the kernel is interpreted.
+    /// The micro-kernel; without one the kernels of the stages are interpreted.
     micro: Option<Box<dyn Micro>>,
     loc: String,
     args: Vec<Span>,
-    grid: [Groups; 3],
+    stages: Vec<Stage>,
 }
 
 impl CpuDevice {
@@ -152,38 +151,44 @@ impl CpuDevice {
     }
 
     fn prepare(&mut self, launch: Launch) -> Result<Prepared, DeviceError> {
-        let kernel = launch.kernel.0 as usize;
-        let Some(loaded) = self.kernels.get(kernel) else {
-            return Err(self.lost(format!("kernel {kernel} does not exist")));
+        let Launch { template, args, stages, loc } = launch;
+        let refuse = |reason: String| DeviceError::Kernel {
+            kernel: template.name().to_owned(),
+            reason: format!("{reason} (at {loc})"),
         };
-        let refuse = |reason| DeviceError::Kernel {
-            kernel: format!("{} ({})", loaded.kernel.name, loaded.key),
-            reason: format!("{reason} (at {})", launch.loc),
-        };
-        let spans = launch.args.iter().enumerate();
+        let spans = args.iter().enumerate();
         let args = spans.map(|(i, slice)| self.span(*slice).map_err(|e| refuse(format!("argument {i}: {e}"))));
         let args = args.collect::<Result<Vec<Span>, _>>()?;
-        let micro = if self.tier == Tier::Native { micro(&launch.template) } else { None };
-        match &micro {
-            None => {
-                fits(&loaded.kernel, &args).map_err(refuse)?;
-                if let Some(i) = args.iter().position(|span| span.packed) {
-                    return Err(refuse(format!("argument {i} was rearranged, which a kernel does not know")));
+        let micro = if self.tier == Tier::Native { micro(&template) } else { None };
+        for stage in &stages {
+            let Some(loaded) = self.kernels.get(stage.kernel.0 as usize) else {
+                return Err(self.lost(format!("kernel {} does not exist", stage.kernel.0)));
+            };
+            match &micro {
+                None => {
+                    let named = |reason| refuse(format!("kernel {} ({}): {reason}", loaded.kernel.name, loaded.key));
+                    let given = spans_of(stage, &args).map_err(named)?;
+                    fits(&loaded.kernel, &given).map_err(named)?;
+                    if let Some(i) = given.iter().position(|span| span.packed) {
+                        return Err(named(format!("argument {i} was rearranged, which a kernel does not know")));
+                    }
+                }
+                Some(micro) => {
+                    // The kernel's bound of the table is far above any real one; the first step asks for what that one
+                    // needs.
+                    let [tokens, rows, _] = loaded.kernel.immediate_max;
+                    let needs = micro.needs(&StepSizes { tokens, rows, table_stride: 1 }, self.pool.threads());
+                    self.reserve(needs)?;
                 }
             }
-            Some(micro) => {
-                // The kernel's bound of the table is far above any real one; the first step asks for what that one needs.
-                let [tokens, rows, _] = loaded.kernel.immediate_max;
-                let needs = micro.needs(&StepSizes { tokens, rows, table_stride: 1 }, self.pool.threads());
-                self.reserve(needs)?;
+        }
+        for stage in stages.iter().filter(|_| micro.is_none()) {
+            let loaded = &mut self.kernels[stage.kernel.0 as usize];
+            if loaded.program.is_none() {
+                loaded.program = Some(interp::lower(&loaded.kernel)?);
             }
         }
-        let loaded = &mut self.kernels[kernel];
-        if micro.is_none() && loaded.program.is_none() {
-            loaded.program = Some(interp::lower(&loaded.kernel)?);
-        }
-        let Launch { template, grid, loc, .. } = launch;
-        Ok(Prepared { name: template.name(), kernel, micro, loc, args, grid })
+        Ok(Prepared { name: template.name(), micro, loc, args, stages })
     }
 
     /// Grows scratch; a step that stays below the kernels' bounds finds it large enough.
@@ -208,11 +213,10 @@ impl CpuDevice {
         Ok(())
     }
 
-    /// Runs one launch; false where its grid is empty.
+    /// Runs one launch; false where its grids are empty.
     fn launch(&mut self, recording: usize, index: usize, sizes: StepSizes) -> Result<bool, DeviceError> {
         let prepared = &self.recordings[recording][index];
-        let grid = prepared.grid.map(|axis| axis.count(&sizes));
-        if grid.contains(&0) {
+        if prepared.stages.iter().all(|stage| stage.groups(&sizes).is_none()) {
             return Ok(false);
         }
         let name = prepared.name;
@@ -223,12 +227,16 @@ impl CpuDevice {
             *self.counters.native.entry(name).or_default() += 1;
             return Ok(true);
         }
-        let Some(program) = &self.kernels[prepared.kernel].program else {
-            return Err(self.lost("a kernel was recorded without being lowered".to_owned()));
-        };
-        let words: Option<Vec<&[AtomicU32]>> = prepared.args.iter().map(|span| span.shared_words()).collect();
-        let words = words.ok_or_else(|| self.lost("an argument is not aligned to words".to_owned()))?;
-        interp::launch(program, &words, grid, sizes, &self.pool, &self.interpreters)?;
+        for stage in &prepared.stages {
+            let Some(grid) = stage.groups(&sizes) else { continue };
+            let Some(program) = &self.kernels[stage.kernel.0 as usize].program else {
+                return Err(self.lost("a kernel was recorded without being lowered".to_owned()));
+            };
+            let words: Option<Vec<&[AtomicU32]>> =
+                stage.args.iter().map(|at| prepared.args[*at].shared_words()).collect();
+            let words = words.ok_or_else(|| self.lost("an argument is not aligned to words".to_owned()))?;
+            interp::launch(program, &words, grid, sizes, &self.pool, &self.interpreters)?;
+        }
         *self.counters.interpreted.entry(name).or_default() += 1;
         Ok(true)
     }
@@ -246,8 +254,8 @@ impl CpuDevice {
         };
         let done = micro.run(&ctx, self.shared_scratch.floats()).and_then(|()| ctx.faults.result());
         done.map_err(|reason| DeviceError::Kernel {
-            kernel: self.kernels[prepared.kernel].kernel.name.clone(),
-            reason: format!("{}: {reason} (at {})", prepared.name, prepared.loc),
+            kernel: prepared.name.to_owned(),
+            reason: format!("{reason} (at {})", prepared.loc),
         })
     }
 
@@ -354,6 +362,12 @@ impl Device for CpuDevice {
         }
         Ok(times)
     }
+}
+
+/// The arguments that a kernel of a launch takes.
+fn spans_of(stage: &Stage, args: &[Span]) -> Result<Vec<Span>, String> {
+    let taken = stage.args.iter().map(|at| args.get(*at).copied().ok_or_else(|| format!("argument {at} is not there")));
+    taken.collect()
 }
 
 /// Whether the arguments have what the kernel declares.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::kernel::Kernel;
-use swiftlm_ir::plan::StepSizes;
+use swiftlm_ir::plan::{Groups, StepSizes};
 use swiftlm_ir::template::Template;
 
 pub mod null;
@@ -44,16 +44,52 @@ pub struct Slice {
 /// A launch with its operands resolved; the same for every step except for sizes.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    /// The kernel.
-    pub kernel: KernelId,
     /// What it computes, for devices with micro-kernels of their own.
     pub template: Arc<Template>,
-    /// Arguments in binding order.
+    /// The template's arguments in their order; behind them, where kernels leave one another something, their scratch.
     pub args: Vec<Slice>,
-    /// Workgroups per axis.
-    pub grid: [swiftlm_ir::plan::Groups; 3],
+    /// The kernels that compute it in order, on other devices.
+    pub stages: Vec<Stage>,
     /// Path of the ops it came from.
     pub loc: String,
+}
+
+/// One kernel of a launch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// The kernel.
+    pub kernel: KernelId,
+    /// Which of the launch's arguments it takes, in its binding order.
+    pub args: Vec<usize>,
+    /// Workgroups per axis.
+    pub grid: [Groups; 3],
+}
+
+impl Stage {
+    /// Workgroups per axis at these sizes, `None` if there are none.
+    pub fn groups(&self, sizes: &StepSizes) -> Option<[u32; 3]> {
+        let groups = self.grid.map(|axis| axis.count(sizes));
+        groups.iter().all(|n| *n > 0).then_some(groups)
+    }
+}
+
+impl Launch {
+    /// A launch of one kernel, which takes all arguments.
+    pub fn of_kernel(
+        kernel: KernelId,
+        template: Arc<Template>,
+        args: Vec<Slice>,
+        grid: [Groups; 3],
+        loc: &str,
+    ) -> Self {
+        let stages = vec![Stage { kernel, args: (0..args.len()).collect(), grid }];
+        Self { template, args, stages, loc: loc.to_owned() }
+    }
+
+    /// Whether it does anything at these sizes: the grids of its kernels are empty together.
+    pub fn runs(&self, sizes: &StepSizes) -> bool {
+        self.stages.iter().any(|stage| stage.groups(sizes).is_some())
+    }
 }
 
 /// Launches that are submitted together again and again; made by [`Device::record`].

@@ -68,7 +68,7 @@ impl Device for NullDevice {
     fn submit(&mut self, recordings: &[RecordingId], sizes: StepSizes) -> Result<(), DeviceError> {
         for r in recordings {
             let launches = &self.recordings[r.0 as usize];
-            let runs = launches.iter().filter(|l| l.grid.iter().all(|g| g.count(&sizes) > 0));
+            let runs = launches.iter().filter(|l| l.runs(&sizes));
             self.launched.extend(runs.map(|l| l.template.name()));
         }
         Ok(())

@@ -45,19 +45,16 @@ impl GpuDevice {
         questions[LANES as usize..][..WIDENED.len()].copy_from_slice(&WIDENED.map(|(question, _)| question));
         self.write(input, 0, bytemuck::cast_slice(&questions))?;
         let all = Slice { buffer: output, offset: 0, bytes: 4 * words };
-        let launch = Launch {
-            kernel: self.load(&kernel)?,
-            template: Arc::new(Template::Map(Elementwise {
-                rows: Sym::Tokens,
-                dim: LANES as usize,
-                map: Map::identity(),
-                extras: vec![],
-                y: View::dense(LANES as usize),
-            })),
-            args: vec![Slice { buffer: input, offset: 0, bytes: 8 * LANES as usize }, all],
-            grid: [Groups::fixed(1); 3],
-            loc: "the probe".to_owned(),
-        };
+        let template = Template::Map(Elementwise {
+            rows: Sym::Tokens,
+            dim: LANES as usize,
+            map: Map::identity(),
+            extras: vec![],
+            y: View::dense(LANES as usize),
+        });
+        let args = vec![Slice { buffer: input, offset: 0, bytes: 8 * LANES as usize }, all];
+        let kernel = self.load(&kernel)?;
+        let launch = Launch::of_kernel(kernel, Arc::new(template), args, [Groups::fixed(1); 3], "the probe");
         let recording = self.record(vec![launch])?;
         self.submit(&[recording], StepSizes::default())?;
         let mut answers = vec![0_u32; words];

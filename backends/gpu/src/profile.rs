@@ -1,5 +1,5 @@
-//! Times of launches by the device's own clock. Each launch is a pass of its own, which every timestamping device can
-//! bracket; the sum therefore exceeds what one pass takes.
+//! Times of launches by the device's own clock. Each kernel of a launch is a pass of its own, which every timestamping
+//! device can bracket; the sum therefore exceeds what one pass takes.
 
 use swiftlm_device::{DeviceError, LaunchTime, RecordingId};
 use swiftlm_ir::plan::StepSizes;
@@ -7,8 +7,8 @@ use wgpu::{BufferUsages, CommandEncoderDescriptor, ComputePassDescriptor, Comput
 
 use crate::GpuDevice;
 
-/// Launches per query set: each takes two of its queries.
-const LAUNCHES_PER_SET: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
+/// Kernels per query set: each takes two of its queries.
+const KERNELS_PER_SET: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
 
 impl GpuDevice {
     /// Runs a recording and gives the time of every launch that ran.
@@ -29,9 +29,14 @@ impl GpuDevice {
                 runs.push((at, groups));
             }
         }
-        let mut times = vec![];
-        for part in runs.chunks(LAUNCHES_PER_SET) {
-            times.extend(self.time(recording, part, &sizes)?);
+        let mut times: Vec<LaunchTime> = vec![];
+        for part in runs.chunks(KERNELS_PER_SET) {
+            for time in self.time(recording, part, &sizes)? {
+                match times.last_mut() {
+                    Some(last) if last.launch == time.launch => last.nanoseconds += time.nanoseconds,
+                    _ => times.push(time),
+                }
+            }
         }
         Ok(times)
     }
@@ -72,7 +77,12 @@ impl GpuDevice {
         self.read_buffer(&resolved, 0, bytemuck::cast_slice_mut(&mut ticks))?;
         let period = f64::from(self.gpu.queue.get_timestamp_period());
         let elapsed = |pair: &[u64]| (pair[1].saturating_sub(pair[0]) as f64 * period) as u64;
+        let launches = self.recording(recording)?;
         let times = runs.iter().zip(ticks.chunks_exact(2));
-        Ok(times.map(|((launch, _), pair)| LaunchTime { launch: *launch, nanoseconds: elapsed(pair) }).collect())
+        let time = |((at, _), pair): (&(usize, _), &[u64])| LaunchTime {
+            launch: launches[*at].launch,
+            nanoseconds: elapsed(pair),
+        };
+        Ok(times.map(time).collect())
     }
 }

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use swiftlm_device::{BufferId, DeviceError, KernelId, Launch, RecordingId, Slice};
+use swiftlm_device::{BufferId, DeviceError, KernelId, Launch, RecordingId, Slice, Stage};
 use swiftlm_ir::kernel::{Access, KArg};
-use swiftlm_ir::plan::{Groups, StepSizes};
 use swiftlm_ir::template::Template;
 
 use crate::GpuDevice;
@@ -12,23 +11,18 @@ use crate::buffer::words;
 use crate::health::scoped;
 use crate::pipeline::least_bytes;
 
-/// A launch ready to be encoded.
+/// One kernel of a launch, ready to be encoded.
 #[derive(Debug)]
 pub(crate) struct Recorded {
-    pub(crate) kernel: KernelId,
+    /// Index of the launch in its recording.
+    pub(crate) launch: usize,
+    pub(crate) stage: Stage,
     pub(crate) bind_group: wgpu::BindGroup,
-    grid: [Groups; 3],
     template: Arc<Template>,
     loc: String,
 }
 
 impl Recorded {
-    /// Workgroups per axis, `None` if there are none.
-    pub(crate) fn groups(&self, sizes: &StepSizes) -> Option<[u32; 3]> {
-        let groups = self.grid.map(|g| g.count(sizes));
-        groups.iter().all(|n| *n > 0).then_some(groups)
-    }
-
     /// Template and origin, for errors.
     pub(crate) fn describe(&self) -> String {
         describe(&self.template, &self.loc)
@@ -38,29 +32,39 @@ impl Recorded {
 impl GpuDevice {
     /// Keeps launches.
     pub(crate) fn record_launches(&mut self, launches: Vec<Launch>) -> Result<RecordingId, DeviceError> {
-        let recorded = launches.into_iter().map(|l| self.record_launch(l)).collect::<Result<_, _>>()?;
+        let mut recorded = vec![];
+        for (at, launch) in launches.into_iter().enumerate() {
+            self.record_launch(at, launch, &mut recorded)?;
+        }
         self.recordings.push(recorded);
         Ok(RecordingId(self.recordings.len() as u32 - 1))
     }
 
-    /// The launches behind an id.
+    /// The kernels of the launches behind an id.
     pub(crate) fn recording(&self, id: RecordingId) -> Result<&[Recorded], DeviceError> {
         let found = self.recordings.get(id.0 as usize).map(Vec::as_slice);
         found.ok_or_else(|| self.gpu.health.lost(format!("recording {} was never made", id.0)))
     }
 
-    fn record_launch(&mut self, launch: Launch) -> Result<Recorded, DeviceError> {
-        let Launch { kernel, template, args, grid, loc } = launch;
-        let key = (kernel, args);
-        let bind_group = match self.bind_groups.get(&key) {
-            Some(made) => made.clone(),
-            None => {
-                let made = self.bind(kernel, &key.1, &describe(&template, &loc))?;
-                self.bind_groups.insert(key, made.clone());
-                made
-            }
-        };
-        Ok(Recorded { kernel, bind_group, grid, template, loc })
+    fn record_launch(&mut self, at: usize, launch: Launch, into: &mut Vec<Recorded>) -> Result<(), DeviceError> {
+        let Launch { template, args, stages, loc } = launch;
+        for stage in stages {
+            let slice = |i: &usize| {
+                let missing = || format!("{}: argument {i} is not there", describe(&template, &loc));
+                args.get(*i).copied().ok_or_else(|| self.gpu.health.lost(missing()))
+            };
+            let key = (stage.kernel, stage.args.iter().map(slice).collect::<Result<Vec<_>, _>>()?);
+            let bind_group = match self.bind_groups.get(&key) {
+                Some(made) => made.clone(),
+                None => {
+                    let made = self.bind(stage.kernel, &key.1, &describe(&template, &loc))?;
+                    self.bind_groups.insert(key, made.clone());
+                    made
+                }
+            };
+            into.push(Recorded { launch: at, stage, bind_group, template: Arc::clone(&template), loc: loc.clone() });
+        }
+        Ok(())
     }
 
     fn bind(&self, kernel: KernelId, slices: &[Slice], launch: &str) -> Result<wgpu::BindGroup, DeviceError> {

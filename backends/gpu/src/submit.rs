@@ -26,18 +26,18 @@ impl GpuDevice {
         self.gpu.health.check()
     }
 
-    /// Workgroups of a launch at these sizes; `None` if it has none.
+    /// Workgroups of a kernel of a launch at these sizes; `None` if it has none.
     pub(crate) fn groups(&self, launch: &Recorded, sizes: &StepSizes) -> Result<Option<[u32; 3]>, DeviceError> {
-        let Some(groups) = launch.groups(sizes) else { return Ok(None) };
+        let Some(groups) = launch.stage.groups(sizes) else { return Ok(None) };
         let most = self.limits.max_compute_workgroups_per_dimension;
         if groups.iter().all(|n| *n <= most) {
             return Ok(Some(groups));
         }
         let reason = format!("{}: {groups:?} workgroups, the device takes at most {most} per axis", launch.describe());
-        Err(DeviceError::Kernel { kernel: self.pipeline(launch.kernel)?.name.clone(), reason })
+        Err(DeviceError::Kernel { kernel: self.pipeline(launch.stage.kernel)?.name.clone(), reason })
     }
 
-    /// Appends a launch to a pass in which `current` is the kernel set last.
+    /// Appends a kernel of a launch to a pass in which `current` is the kernel set last.
     pub(crate) fn encode(
         &self,
         pass: &mut ComputePass<'_>,
@@ -46,8 +46,9 @@ impl GpuDevice {
         [x, y, z]: [u32; 3],
         sizes: &StepSizes,
     ) -> Result<(), DeviceError> {
-        if current.replace(launch.kernel) != Some(launch.kernel) {
-            pass.set_pipeline(&self.pipeline(launch.kernel)?.pipeline);
+        let kernel = launch.stage.kernel;
+        if current.replace(kernel) != Some(kernel) {
+            pass.set_pipeline(&self.pipeline(kernel)?.pipeline);
             pass.set_immediates(0, bytemuck::cast_slice(&sizes.words()));
         }
         pass.set_bind_group(0, &launch.bind_group, &[]);

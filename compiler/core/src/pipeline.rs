@@ -174,8 +174,9 @@ fn weights(module: &Module) -> (Vec<WeightBuffer>, Vec<Vec<usize>>) {
     (all.into_iter().collect(), calls)
 }
 
-/// Launches of one call of each function at a class: what a dispatch count is made of.
+/// Kernels that one call of each function launches on a GPU at a class: what a dispatch count is made of.
 pub fn dispatch_counts(program: &Program, class: ShapeClass) -> Vec<(String, usize)> {
-    let count = |func: usize| program.plans[func].iter().find(|p| p.class == class).map_or(0, |p| p.dispatches.len());
+    let kernels = |p: &FuncPlan| p.dispatches.iter().map(|d| d.stages.len()).sum();
+    let count = |func: usize| program.plans[func].iter().find(|p| p.class == class).map_or(0, kernels);
     program.module.funcs.iter().enumerate().map(|(i, g)| (g.name.clone(), count(i))).collect()
 }

@@ -123,7 +123,8 @@ fn selected(program: &Program, selection: &Selection) -> Result<Vec<usize>, Dump
 fn kernels<'p>(program: &'p Program, funcs: &[usize], selection: &Selection) -> Vec<&'p Kernel> {
     let plans = funcs.iter().flat_map(|f| &program.plans[*f]);
     let plans = plans.filter(|p| selection.class.is_none_or(|c| c == p.class));
-    let used: indexmap::IndexSet<usize> = plans.flat_map(|p| p.dispatches.iter().map(|d| d.kernel)).collect();
+    let stages = plans.flat_map(|p| &p.dispatches).flat_map(|d| &d.stages);
+    let used: indexmap::IndexSet<usize> = stages.map(|s| s.kernel).collect();
     used.into_iter().map(|k| &program.kernels[k]).collect()
 }
 

@@ -1,6 +1,6 @@
 //! Random operands, and the way from a template to what its kernel computes.
 
-use swiftlm_compiler::kernels::{Built, build};
+use swiftlm_compiler::kernels::{Built, build, scratch_bytes};
 use swiftlm_cpu::interp;
 use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::kernel::verify::verify;
@@ -254,8 +254,17 @@ pub(crate) fn interpret(kernel: &Kernel, grid: [Groups; 3], mut args: Vec<Vec<u8
     args
 }
 
-/// Builds a template's kernel for steps of at most `chunk` tokens, and runs it.
-pub(crate) fn run(template: &Template, chunk: usize, args: Vec<Vec<u8>>, sizes: StepSizes) -> Vec<Vec<u8>> {
-    let Built { kernel, grid } = build(template, chunk, chunk);
-    interpret(&kernel, grid, args, sizes)
+/// Builds a template's kernels for steps of at most `chunk` tokens, and runs them. What they leave one another begins as
+/// what is no number.
+pub(crate) fn run(template: &Template, chunk: usize, mut args: Vec<Vec<u8>>, sizes: StepSizes) -> Vec<Vec<u8>> {
+    let given = args.len();
+    args.push(vec![0xff; scratch_bytes(template, chunk)]);
+    for Built { kernel, args: taken, grid } in build(template, chunk, chunk) {
+        let own = taken.iter().map(|at| args[*at].clone()).collect();
+        for (at, after) in taken.iter().zip(interpret(&kernel, grid, own, sizes)) {
+            args[*at] = after;
+        }
+    }
+    args.truncate(given);
+    args
 }

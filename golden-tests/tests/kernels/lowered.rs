@@ -1,13 +1,13 @@
 //! Every kernel becomes a valid shader, with subgroups and without, in shared memory that any device has.
 
+use swiftlm_compiler::kernels::Built;
 use swiftlm_shader::{LowerOptions, lower, validate};
 
-use crate::samples::{built, templates};
+use crate::samples::kernels;
 
 #[test]
 fn kernels_are_shaders() {
-    for template in templates() {
-        let kernel = built(&template).kernel;
+    for (_, Built { kernel, .. }) in kernels() {
         for subgroup in [None, Some(8), Some(32)] {
             let options = LowerOptions { subgroup, shared_bytes: 16 << 10, ..LowerOptions::default() };
             let valid = lower(&kernel, &options).and_then(|module| validate(&module));

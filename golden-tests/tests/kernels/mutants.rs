@@ -1,11 +1,12 @@
 //! Real kernels with one thing changed: what must be refused is, and what is not refused runs without a fault.
 
+use swiftlm_compiler::kernels::Built;
 use swiftlm_cpu::interp;
 use swiftlm_ir::kernel::verify::verify;
 use swiftlm_ir::kernel::{Access, Block, Ex, Expr, KType, Kernel, Length, Scalar, Stmt};
 
 use crate::harness::Random;
-use crate::samples::{arguments, built, largest_step, templates};
+use crate::samples::{arguments, kernels, largest_step};
 
 #[track_caller]
 fn must_refuse(kernel: &Kernel, change: impl std::fmt::Display) {
@@ -58,8 +59,7 @@ fn used(kernel: &Kernel) -> Vec<u32> {
 
 #[test]
 fn declared_lengths_are_exact() {
-    for template in templates() {
-        let kernel = built(&template).kernel;
+    for (template, Built { kernel, .. }) in kernels() {
         assert_eq!(verify(&kernel), Ok(()), "{}", kernel.name);
         for i in 0..kernel.args.len() {
             let mut shorter = kernel.clone();
@@ -83,8 +83,7 @@ fn declared_lengths_are_exact() {
 #[test]
 fn what_a_kernel_relies_on_cannot_be_left_out() {
     let mut random = Random(41);
-    for template in templates() {
-        let kernel = built(&template).kernel;
+    for (_, Built { kernel, .. }) in kernels() {
         for i in (0..kernel.args.len()).filter(|i| kernel.args[*i].access == Access::ReadWrite) {
             let mut stored = false;
             statements(&kernel.body, &mut |s| stored |= matches!(s, Stmt::Store { arg, .. } if *arg as usize == i));
@@ -115,8 +114,7 @@ fn what_a_kernel_relies_on_cannot_be_left_out() {
 
 #[test]
 fn only_some_lanes_do_not_reduce() {
-    for template in templates() {
-        let mut kernel = built(&template).kernel;
+    for (_, Built { mut kernel, .. }) in kernels() {
         let mut joint = kernel.exprs.iter().any(|e| matches!(e, Expr::Reduce { .. }));
         statements(&kernel.body, &mut |s| joint |= *s == Stmt::Barrier);
         let first = kernel.exprs.len() as u32;
@@ -139,8 +137,7 @@ fn only_some_lanes_do_not_reduce() {
 fn what_passes_does_not_fault() {
     let mut random = Random(42);
     let (mut passed, mut refused) = (0, 0);
-    for template in templates() {
-        let built = built(&template);
+    for (template, built) in kernels() {
         let constants: Vec<usize> =
             (0..built.kernel.exprs.len()).filter(|i| matches!(built.kernel.exprs[*i], Expr::U32(_))).collect();
         for _ in 0..60 {

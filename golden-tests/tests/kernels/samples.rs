@@ -50,7 +50,7 @@ fn linear(class: ShapeClass, weight: WeightType, everything: bool) -> Template {
 }
 
 /// Every template, with formats, classes and shapes that take different ways through its kernel.
-pub(crate) fn templates() -> Vec<Template> {
+fn templates() -> Vec<Template> {
     let norm = Norm { eps: 1e-5, offset: 0.0, weight: Format::BF16 };
     let rope = RopeLayout::Half;
     let append = |dim: usize| {
@@ -120,9 +120,11 @@ pub(crate) fn templates() -> Vec<Template> {
     all
 }
 
-/// The kernel of a sample.
-pub(crate) fn built(template: &Template) -> Built {
-    build(template, CHUNK, CHUNK)
+/// The kernels of all samples.
+pub(crate) fn kernels() -> Vec<(Template, Built)> {
+    let of =
+        |template: Template| build(&template, CHUNK, CHUNK).into_iter().map(move |built| (template.clone(), built));
+    templates().into_iter().flat_map(of).collect()
 }
 
 /// Arguments as long as declared, holding data as a host checks it.

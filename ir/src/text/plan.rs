@@ -6,7 +6,7 @@ use super::group::join;
 use super::print::at;
 use crate::graph::Graph;
 use crate::map::{Map, MapStep};
-use crate::plan::{Dispatch, Fetch, FuncPlan, Groups, Input, Operand, Program};
+use crate::plan::{Dispatch, Fetch, FuncPlan, Groups, Input, Operand, Program, Stage};
 use crate::template::Template;
 
 /// Characters of an elementwise program's text.
@@ -24,7 +24,8 @@ pub fn print_program(program: &Program) -> String {
     out
 }
 
-/// The text of a function's plan: `number template#key grid(groups) argument=place, … ; where in the model`.
+/// The text of a function's plan: `number template#key grid(groups) argument=place, … ; where in the model`. A further
+/// kernel of a launch follows on a line of its own, `+ name#key grid(groups) argument=place, …`.
 ///
 /// `@a+b` are `b` bytes of the arena from byte `a` on, `w"…"[a..b]` rows of a weight.
 pub fn print_plan(program: &Program, plan: &FuncPlan) -> String {
@@ -45,16 +46,8 @@ pub fn print_plan(program: &Program, plan: &FuncPlan) -> String {
 }
 
 fn launch(program: &Program, graph: Option<&Graph>, i: usize, d: &Dispatch) -> String {
-    let kernel = program.kernels.get(d.kernel);
-    let key = kernel.map_or_else(|| "?".to_owned(), |k| k.key().to_string());
-    let argument = |(i, o): (usize, &Operand)| {
-        let name = kernel.and_then(|k| k.args.get(i)).map_or("?", |a| a.name.as_str());
-        let place = operand(graph, o);
-        if place == name { place } else { format!("{name}={place}") }
-    };
-    let args: Vec<String> = d.args.iter().enumerate().map(argument).collect();
-    let name = format!("{}#{key}", d.template.name());
-    let mut text = format!("  {i:2} {name} {} {}", grid(&d.grid), args.join(", "));
+    let mut stages = d.stages.iter().map(|s| stage(program, graph, d, s));
+    let mut text = format!("  {i:2} {}", stages.next().unwrap_or_else(|| d.template.name().to_owned()));
     let computes = computes(&d.template);
     if !computes.is_empty() {
         text.push_str(&format!(" {{{}}}", computes.join(", ")));
@@ -62,7 +55,22 @@ fn launch(program: &Program, graph: Option<&Graph>, i: usize, d: &Dispatch) -> S
     if !d.loc.is_empty() {
         text.push_str(&format!(" ; {}", d.loc.escape_debug()));
     }
+    stages.for_each(|stage| text.push_str(&format!("\n   + {stage}")));
     text
+}
+
+/// A kernel with its grid and where each of its arguments lies.
+fn stage(program: &Program, graph: Option<&Graph>, d: &Dispatch, stage: &Stage) -> String {
+    let kernel = program.kernels.get(stage.kernel);
+    let key = kernel.map_or_else(|| "?".to_owned(), |k| k.key().to_string());
+    let argument = |(i, at): (usize, &usize)| {
+        let name = kernel.and_then(|k| k.args.get(i)).map_or("?", |a| a.name.as_str());
+        let place = d.args.get(*at).map_or_else(|| "?".to_owned(), |o| operand(graph, o));
+        if place == name { place } else { format!("{name}={place}") }
+    };
+    let args: Vec<String> = stage.args.iter().enumerate().map(argument).collect();
+    let name = kernel.map_or(d.template.name(), |k| k.name.as_str());
+    format!("{name}#{key} {} {}", grid(&stage.grid), args.join(", "))
 }
 
 fn host(graph: Option<&Graph>, f: &Fetch) -> String {

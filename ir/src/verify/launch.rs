@@ -5,7 +5,7 @@ use super::template::{Role, roles};
 use crate::dim::Sym;
 use crate::graph::{Graph, ParamKind, WeightType};
 use crate::kernel::{Access, Binary, DataBound, Ex, Expr, Immediate, KArg, Kernel, Length};
-use crate::plan::{Dispatch, Groups, Input, Operand, Program};
+use crate::plan::{Dispatch, Groups, Input, Operand, Program, Stage};
 use crate::ty::{PAGE_TOKENS, StateType, Type};
 
 /// What offsets in the arena are multiples of.
@@ -13,16 +13,33 @@ const ALIGN: usize = 256;
 
 /// Checks a launch of a function of `graph` at steps of at most `bounds`.
 pub(super) fn check(program: &Program, graph: &Graph, launch: &Dispatch, bounds: Bounds) -> Result<(), String> {
-    let kernel = kernel_of(program, launch.kernel)?;
     let roles = roles(&launch.template)?;
-    if roles.len() != launch.args.len() || kernel.args.len() != launch.args.len() {
-        let (given, template, declared) = (launch.args.len(), roles.len(), kernel.args.len());
-        return Err(format!("{given} arguments, its template takes {template} and its kernel {declared}"));
+    let (given, expected) = (launch.args.len(), roles.len());
+    if given < expected || given > expected + 1 || launch.stages.is_empty() {
+        let kernels = launch.stages.len();
+        return Err(format!("{given} arguments and {kernels} kernels: its template takes {expected}, and scratch"));
     }
-    for (i, (operand, role)) in launch.args.iter().zip(&roles).enumerate() {
-        let named = |reason: String| format!("argument {i}: {reason}");
-        plays(program, graph, operand, role, bounds).map_err(named)?;
-        fits(program, graph, operand, &kernel.args[i]).map_err(named)?;
+    for (i, operand) in launch.args.iter().enumerate() {
+        let checked = match roles.get(i) {
+            Some(role) => plays(program, graph, operand, role, bounds),
+            None => arena(program, operand).map(|_| ()),
+        };
+        checked.map_err(|reason| format!("argument {i}: {reason}"))?;
+    }
+    launch.stages.iter().try_for_each(|s| stage(program, graph, launch, s, bounds))
+}
+
+/// Checks one kernel of a launch whose operands play their roles.
+fn stage(program: &Program, graph: &Graph, launch: &Dispatch, stage: &Stage, bounds: Bounds) -> Result<(), String> {
+    let kernel = kernel_of(program, stage.kernel)?;
+    if kernel.args.len() != stage.args.len() {
+        let (given, declared) = (stage.args.len(), kernel.args.len());
+        return Err(format!("{given} arguments for a kernel that declares {declared}"));
+    }
+    let operand = |at: &usize| launch.args.get(*at).cloned().ok_or_else(|| format!("argument {at} does not exist"));
+    let args = stage.args.iter().map(operand).collect::<Result<Vec<_>, _>>()?;
+    for ((at, operand), declared) in stage.args.iter().zip(&args).zip(&kernel.args) {
+        fits(program, graph, operand, declared).map_err(|reason| format!("argument {at}: {reason}"))?;
     }
     let largest = Bounds { tokens: program.chunk, rows: program.max_rows };
     for (sym, immediate) in [(Sym::Tokens, Immediate::Tokens), (Sym::Rows, Immediate::Rows)] {
@@ -37,11 +54,11 @@ pub(super) fn check(program: &Program, graph: &Graph, launch: &Dispatch, bounds:
         Expr::Immediate(i) | Expr::Trust(_, DataBound::BelowImmediate(i)) => *i == Immediate::TableStride,
         _ => false,
     };
-    if kernel.exprs.iter().any(stride) && !launch.args.iter().any(is_table) {
+    if kernel.exprs.iter().any(stride) && !args.iter().any(is_table) {
         return Err("its kernel uses the stride of a page table that it is not given".to_owned());
     }
-    grid(&launch.grid, bounds)?;
-    trusted(program, kernel, &launch.args)
+    grid(&stage.grid, bounds)?;
+    trusted(program, kernel, &args)
 }
 
 /// Whether an operand is what the template takes at its place.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use indexmap::IndexMap;
-use swiftlm_device::{Device, KernelId, Launch, RecordingId, Slice};
+use swiftlm_device::{Device, KernelId, Launch, RecordingId, Slice, Stage};
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::plan::{FuncPlan, Program};
 use swiftlm_ir::template::Template;
@@ -115,13 +115,17 @@ impl Recorder<'_> {
         let program = self.program;
         let (func, scope) = (program.module.main[call].func, &program.module.main[call].scope);
         for (at, dispatch) in plan(program, call, class)?.dispatches.iter().enumerate() {
-            let kernel = self.kernel(dispatch.kernel)?;
+            let mut stages = vec![];
+            for stage in &dispatch.stages {
+                let kernel = self.kernel(stage.kernel)?;
+                stages.push(Stage { kernel, args: stage.args.clone(), grid: stage.grid });
+            }
             let args =
                 dispatch.args.iter().map(|a| self.bindings.resolve(program, call, a)).collect::<Result<_, _>>()?;
             let template = templates.entry((func, at)).or_insert_with(|| Arc::new(dispatch.template.clone()));
             let loc = [scope.as_str(), dispatch.loc.as_str()].into_iter().filter(|s| !s.is_empty());
             let loc = loc.collect::<Vec<_>>().join(".");
-            launches.push(Launch { kernel, template: Arc::clone(template), args, grid: dispatch.grid, loc });
+            launches.push(Launch { template: Arc::clone(template), args, stages, loc });
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use swiftlm_ir::dim::{ShapeClass, Sym};
 use swiftlm_ir::graph::{Call, Graph, Module, RopeTable, WeightType};
 use swiftlm_ir::kernel::Kernel;
-use swiftlm_ir::plan::{Dispatch, FuncPlan, Groups, Input, Operand, Program, WeightBuffer};
+use swiftlm_ir::plan::{Dispatch, FuncPlan, Groups, Input, Operand, Program, Stage, WeightBuffer};
 use swiftlm_ir::quant::{Affine, Float, Format};
 use swiftlm_ir::template::{Append, Rows, Template, View};
 use swiftlm_ir::ty::StateType;
@@ -99,9 +99,12 @@ pub fn program(shape: Shape) -> Program {
         class,
         dispatches: vec![Dispatch {
             template: templates[func].clone(),
-            kernel: func,
             args: args.to_vec(),
-            grid: [Groups::per_rows(1, [Sym::Tokens, Sym::Rows][func], 1), Groups::fixed(1), Groups::fixed(1)],
+            stages: vec![Stage {
+                kernel: func,
+                args: (0..args.len()).collect(),
+                grid: [Groups::per_rows(1, [Sym::Tokens, Sym::Rows][func], 1), Groups::fixed(1), Groups::fixed(1)],
+            }],
             loc: ["append", "read"][func].into(),
         }],
         fetches: vec![],

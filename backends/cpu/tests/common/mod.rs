@@ -189,7 +189,7 @@ pub(crate) fn launch(
     }
     let (template, name) = (Arc::new(template.clone()), template.name());
     let grid = [Groups::fixed(1); 3];
-    let recording = device.record(vec![Launch { kernel, template, args: slices.clone(), grid, loc: "test".into() }])?;
+    let recording = device.record(vec![Launch::of_kernel(kernel, template, slices.clone(), grid, "test")])?;
     device.submit(&[recording], sizes)?;
     assert_eq!(device.counters().native.get(name), Some(&1), "{name} must run natively");
     let mut out = vec![];

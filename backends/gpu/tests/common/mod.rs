@@ -41,7 +41,7 @@ pub(crate) fn every_device() -> Vec<GpuDevice> {
 /// A launch; its template is only a name.
 pub(crate) fn launch(kernel: KernelId, args: Vec<Slice>, grid: [Groups; 3]) -> Launch {
     let map = Elementwise { rows: Sym::Tokens, dim: 1, map: Map::identity(), extras: vec![], y: View::dense(1) };
-    Launch { kernel, template: Arc::new(Template::Map(map)), args, grid, loc: "test.layer".to_owned() }
+    Launch::of_kernel(kernel, Arc::new(Template::Map(map)), args, grid, "test.layer")
 }
 
 /// A buffer holding words.

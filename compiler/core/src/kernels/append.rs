@@ -77,7 +77,7 @@ pub(super) fn build(t: &Append, name: &str, bounds: Bounds) -> Built {
     let token = kb.group(0);
     when_row(&kb, Sym::Tokens, token, || target.append(token, 0, (k, v), None, None));
     let grid = [Groups::per_rows(1, Sym::Tokens, 1), Groups::fixed(2 * head_blocks(t.heads)), single()];
-    Built { kernel: kb.finish(), grid }
+    Built::whole(kb.finish(), grid)
 }
 
 /// One workgroup per token and block of query, key or value heads.
@@ -110,5 +110,5 @@ pub(super) fn build_with_rope(t: &RopeAppend, name: &str, bounds: Bounds) -> Bui
     });
     let blocks = q_blocks + 2 * head_blocks(t.append.heads);
     let grid = [Groups::per_rows(1, Sym::Tokens, 1), Groups::fixed(blocks), single()];
-    Built { kernel: kb.finish(), grid }
+    Built::whole(kb.finish(), grid)
 }

@@ -47,5 +47,5 @@ pub(super) fn build(t: &ArgMax, name: &str, bounds: Bounds) -> Built {
         }
         kb.when(lane.equals(kb.u32(0)), || y.store(row, indices.get(kb.u32(0))));
     });
-    Built { kernel: kb.finish(), grid: [Groups::per_rows(1, t.rows, 1), single(), single()] }
+    Built::whole(kb.finish(), [Groups::per_rows(1, t.rows, 1), single(), single()])
 }

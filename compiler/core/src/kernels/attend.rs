@@ -1,133 +1,253 @@
-//! Causal softmax attention over pages: the online form (Milakov & Gimelshein 2018), a block of positions at a time.
+//! Causal softmax attention over pages: chains of spans ([`history`](super::history)), and chains put together.
+//!
+//! A workgroup takes a token, a KV head and some of its chains, for all query heads that read it. With few tokens every
+//! chain has a workgroup, and a second kernel puts chains together; with many, one workgroup does both, in the same
+//! order.
 
-use swiftlm_ir::dim::Sym;
-use swiftlm_ir::kernel::builder::{E, Kb, S, V};
-use swiftlm_ir::kernel::{Access, KType};
+use swiftlm_ir::dim::{ShapeClass, Sym};
+use swiftlm_ir::kernel::builder::{A, E, Kb, V};
+use swiftlm_ir::kernel::{Access, KType, Length};
 use swiftlm_ir::plan::Groups;
 use swiftlm_ir::template::Attend;
-use swiftlm_ir::ty::PAGE_TOKENS;
 
-use super::operand::{Packs, Rows, dot};
-use super::pages::{PageTable, Pages, Part};
+use super::history::{History, Seen, chains, first, spans};
+use super::operand::{Packs, Rows, SplatTo, per_token};
+use super::span::{Chain, Chains, LANES, UNSEEN};
 use super::{Bounds, Built, single, when_row};
 
-/// One lane for each position of a block.
-const LANES: usize = PAGE_TOKENS;
-/// Score of what a query does not see. Finite, so that no difference of scores is undefined.
-const UNSEEN: f32 = -1e30;
+/// Of the launch's arguments those that not every kernel takes.
+const POSITIONS: usize = 1;
+const Y: usize = 6;
+const SCRATCH: usize = 7;
+/// Most query heads that a workgroup takes.
+const MOST_HEADS: usize = 8;
+/// Chains that are read in one go where they are put together.
+const MERGED: usize = 8;
 
-/// Largest of the lanes' numbers, or their sum in lane order, for each of `heads` rows of a shared array.
-fn fold<'k>(kb: &'k Kb, rows: S<'k>, init: &[E<'k>], combine: impl Fn(E<'k>, E<'k>) -> E<'k>) -> Vec<E<'k>> {
-    let folded: Vec<V<'k>> = init.iter().map(|init| kb.var(*init)).collect();
-    kb.range(kb.u32(0), kb.dim(LANES), 1, |i| {
-        for (h, value) in folded.iter().enumerate() {
-            value.set(combine(value.get(), rows.get(i.plus(h * LANES))));
-        }
-    });
-    folded.iter().map(V::get).collect()
+/// Query heads of a workgroup: all that read a KV head, or an even share of them.
+fn heads_of_group(t: &Attend) -> usize {
+    let group = t.heads / t.kv_heads;
+    (1..=MOST_HEADS.min(group)).rev().find(|n| group.is_multiple_of(*n)).unwrap_or(1)
 }
 
-/// `cap · tanh(score / cap)`, or the score where the cap is 0.
-fn capped<'k>(kb: &'k Kb, score: E<'k>, cap: f32) -> E<'k> {
-    if cap == 0.0 { score } else { (score * kb.f32(1.0 / cap)).tanh_of_any() * kb.f32(cap) }
+/// Workgroups that share the chains of a token and KV head.
+fn sharers(t: &Attend) -> usize {
+    match t.class {
+        ShapeClass::One => chains(t),
+        ShapeClass::Few => chains(t).div_ceil(4),
+        ShapeClass::Some | ShapeClass::Many => 1,
+    }
 }
 
-/// One workgroup per token and KV head, with all query heads that read it. Lanes are positions while scores are made,
-/// and words of a value row while values are added.
-pub(super) fn build(t: &Attend, name: &str, bounds: Bounds) -> Built {
-    let (tokens, group) = (bounds.of(Sym::Tokens), t.heads / t.kv_heads);
+/// Bytes of what chains come to, where workgroups share them.
+pub(super) fn scratch_bytes(t: &Attend, bounds: Bounds) -> usize {
+    if sharers(t) == 1 { 0 } else { 4 * Partial::elements(t, bounds) }
+}
+
+/// What a chain comes to for one query head and one element, or what chains put together come to.
+#[derive(Clone, Copy, Debug)]
+struct Share<'k> {
+    /// Largest score.
+    largest: E<'k>,
+    /// Σ e^(score - largest).
+    total: E<'k>,
+    /// Σ e^(score - largest) · value.
+    sum: E<'k>,
+}
+
+/// [`Share`] in variables.
+#[derive(Clone, Copy, Debug)]
+struct Merged<'k> {
+    largest: V<'k>,
+    total: V<'k>,
+    sum: V<'k>,
+}
+
+impl<'k> Merged<'k> {
+    fn new(kb: &'k Kb, zero: E<'k>) -> Self {
+        Self { largest: kb.var(kb.f32(UNSEEN)), total: kb.var(kb.f32(0.0)), sum: kb.var(zero) }
+    }
+
+    /// Adds a chain.
+    fn add(&self, share: &Share<'k>) {
+        let (before, now) = (self.largest.get(), self.largest.get().max(share.largest));
+        let (shrink, weight) = ((before - now).exp(), (share.largest - now).exp());
+        let like = |x: E<'k>| x.splat_to(share.sum);
+        self.largest.set(now);
+        self.total.set(share.total.fma(weight, self.total.get() * shrink));
+        self.sum.set(share.sum.fma(like(weight), self.sum.get() * like(shrink)));
+    }
+}
+
+/// Where workgroups leave what chains come to, as the last argument.
+#[derive(Clone, Copy, Debug)]
+struct Partial<'k> {
+    arg: A<'k>,
+    chains: usize,
+    heads: usize,
+    dim: usize,
+    /// First of the largest scores and totals, behind all sums.
+    scores: usize,
+}
+
+impl<'k> Partial<'k> {
+    fn records(t: &Attend, bounds: Bounds) -> usize {
+        bounds.of(Sym::Tokens) * t.heads * chains(t)
+    }
+
+    fn elements(t: &Attend, bounds: Bounds) -> usize {
+        Self::records(t, bounds) * (t.dim + 2)
+    }
+
+    fn declare(kb: &'k Kb, t: &Attend, bounds: Bounds) -> Self {
+        let len = Length::Elements(Self::elements(t, bounds) as u64);
+        let arg = kb.arg("chains", Access::ReadWrite, KType::F32, len);
+        Self { arg, chains: chains(t), heads: t.heads, dim: t.dim, scores: Self::records(t, bounds) * t.dim }
+    }
+
+    fn record(&self, token: E<'k>, head: E<'k>, chain: E<'k>) -> E<'k> {
+        (token.times(self.heads) + head).times(self.chains) + chain
+    }
+
+    fn sum(&self, record: E<'k>, d: E<'k>) -> E<'k> {
+        record.times(self.dim) + d
+    }
+
+    fn scores(&self, record: E<'k>) -> [E<'k>; 2] {
+        [0, 1].map(|i| record.times(2).plus(self.scores + i))
+    }
+}
+
+/// The kernels.
+pub(super) fn build(t: &Attend, name: &str, bounds: Bounds) -> Vec<Built> {
+    match sharers(t) {
+        1 => vec![attend(t, name, bounds)],
+        _ => vec![attend(t, name, bounds), merge(t, &format!("{name}_merge"), bounds)],
+    }
+}
+
+/// One workgroup per token, share of the query heads of a KV head, and share of the chains.
+fn attend(t: &Attend, name: &str, bounds: Bounds) -> Built {
+    let (tokens, heads, sharers) = (bounds.of(Sym::Tokens), heads_of_group(t), sharers(t));
+    let shares = t.heads / heads;
     let kb = bounds.kernel(name, LANES as u32);
     let q = Packs::declare_heads(&kb, "q", t.q, tokens, t.heads, t.dim);
-    let table = PageTable::declare(&kb, bounds);
-    let keys = Pages::declare(&kb, Part::Keys, Access::Read, t.k_format, t.kv_heads, t.dim);
-    let values = Pages::declare(&kb, Part::Values, Access::Read, t.v_format, t.kv_heads, t.dim);
-    let y = Rows::declare(&kb, "y", t.y, tokens, t.heads * t.dim);
-    let scores = kb.shared(KType::F32, (group * LANES) as u32);
-    let weights = kb.shared(KType::F32, (group * LANES) as u32);
-
-    let (token, kv_head) = (kb.group(0), kb.group(1));
+    let history = History::declare(&kb, t, bounds);
+    let (target, partial) = match sharers {
+        1 => (Some(Rows::declare(&kb, "y", t.y, tokens, t.heads * t.dim)), None),
+        _ => (None, Some(Partial::declare(&kb, t, bounds))),
+    };
+    let (token, share, sharer) = (kb.group(0), kb.group(1), kb.group(2));
     let body = || {
-        let (position, lane) = (table.position(token), kb.lane());
-        let head = |h: usize| kv_head.times(group).plus(h);
-        let mine = |h: usize| lane.plus(h * LANES);
-        let first = match t.window {
-            0 => kb.u32(0),
-            window => position.plus(1).max(kb.dim(window)) - kb.dim(window),
-        };
-        let value_words = values.row().words();
-        let words: Vec<E<'_>> = (0..value_words.div_ceil(LANES)).map(|j| lane.plus(j * LANES)).collect();
-        let when_word = |word: E<'_>, body: &dyn Fn()| match value_words.is_multiple_of(LANES) {
-            true => body(),
-            false => kb.when(word.lt(kb.dim(value_words)), body),
-        };
-        let zeros = |n: usize| -> Vec<V<'_>> { (0..n).map(|_| kb.var(kb.f32(0.0))).collect() };
-        let largest: Vec<V<'_>> = (0..group).map(|_| kb.var(kb.f32(UNSEEN))).collect();
-        // Each lane's share of Σ e^score.
-        let total = zeros(group);
-        // sums[j][element of a word][head]
-        let sums: Vec<Vec<Vec<V<'_>>>> =
-            words.iter().map(|_| (0..values.row().per_word()).map(|_| zeros(group)).collect()).collect();
-
-        kb.range(first.over(PAGE_TOKENS), table.block(position).plus(1), 1, |block| {
-            let (page, start) = (table.page(token, block), block.times(PAGE_TOKENS));
-            let products = zeros(group);
-            kb.range(kb.u32(0), kb.dim(q.count()), 1, |pack| {
-                let key = keys.pack(keys.place(page, kv_head, lane), pack);
-                for (h, product) in products.iter().enumerate() {
-                    product.set(product.get() + dot(&q.head_pack(token, head(h), pack), &key));
-                }
-            });
-            let seen = (start + lane).le(position) & first.le(start + lane);
-            let own: Vec<E<'_>> = (products.iter().map(V::get))
-                .map(|product| seen.select(capped(&kb, product * kb.f32(t.scale), t.cap), kb.f32(UNSEEN)))
-                .collect();
-            for (h, score) in own.iter().enumerate() {
-                scores.set(mine(h), *score);
-            }
-            kb.barrier();
-            let before: Vec<E<'_>> = largest.iter().map(V::get).collect();
-            let now = fold(&kb, scores, &before, E::max);
-            for h in 0..group {
-                let (shrink, weight) = ((before[h] - now[h]).exp(), (own[h] - now[h]).exp());
-                largest[h].set(now[h]);
-                total[h].set(total[h].get() * shrink + weight);
-                sums.iter().flatten().for_each(|heads| heads[h].set(heads[h].get() * shrink));
-                weights.set(mine(h), weight);
-            }
-            kb.barrier();
-            // What lies in slots that are not seen may be anything: it is not even multiplied by 0.
-            let (from, to) = (first.max(start) - start, (position.plus(1) - start).min(kb.dim(PAGE_TOKENS)));
-            kb.range(from, to, 1, |slot| {
-                let shares: Vec<E<'_>> = (0..group).map(|h| weights.get(slot.plus(h * LANES))).collect();
-                for (word, sums) in words.iter().zip(&sums) {
-                    when_word(*word, &|| {
-                        for (value, heads) in values.word(values.place(page, kv_head, slot), *word).iter().zip(sums) {
-                            for (sum, share) in heads.iter().zip(&shares) {
-                                sum.set(sum.get() + *share * *value);
-                            }
-                        }
-                    });
-                }
-            });
-        });
-
-        for (h, total) in total.iter().enumerate() {
-            scores.set(mine(h), total.get());
+        let head = share.times(heads);
+        let query = |h, pack| q.head_pack(token, head + h, pack);
+        let chains = Chains::new(&kb, t, &history, (heads, q.count()), query);
+        let own = Own { kb: &kb, t, seen: history.of(token), kv_head: share.over(shares / t.kv_heads), sharer };
+        if let Some(y) = target {
+            own.whole(&chains, |d, h, value| y.store(token, (head + h).times(t.dim) + d, value));
         }
-        kb.barrier();
-        let total = fold(&kb, scores, &vec![kb.f32(0.0); group], |a, b| a + b);
-        for (word, sums) in words.iter().zip(&sums) {
-            when_word(*word, &|| {
-                for (i, heads) in sums.iter().enumerate() {
-                    let d = word.times(values.row().per_word()).plus(i);
-                    for (h, sum) in heads.iter().enumerate() {
-                        y.store(token, head(h).times(t.dim) + d, sum.get() / total[h]);
-                    }
-                }
-            });
+        if let Some(partial) = partial {
+            own.parts(&chains, &partial, |h, chain| partial.record(token, head + h, chain));
         }
     };
-    when_row(&kb, Sym::Tokens, token, || kb.when(kv_head.lt(kb.dim(t.kv_heads)), body));
-    let grid = [Groups::per_rows(1, Sym::Tokens, 1), Groups::fixed(t.kv_heads), single()];
-    Built { kernel: kb.finish(), grid }
+    when_row(&kb, Sym::Tokens, token, || {
+        kb.when(share.lt(kb.dim(shares)) & sharer.lt(kb.dim(sharers)), body);
+    });
+    let grid = [Groups::per_rows(1, Sym::Tokens, 1), Groups::fixed(shares), Groups::fixed(sharers)];
+    let result = if target.is_some() { Y } else { SCRATCH };
+    Built { kernel: kb.finish(), args: (0..Y).chain([result]).collect(), grid }
+}
+
+/// What a workgroup computes.
+struct Own<'a, 'k> {
+    kb: &'k Kb,
+    t: &'a Attend,
+    seen: Seen<'k>,
+    kv_head: E<'k>,
+    sharer: E<'k>,
+}
+
+impl<'k> Own<'_, 'k> {
+    /// Makes chain after chain.
+    fn each_chain(&self, chains: &Chains<'_, 'k>, done: impl Fn(&Chain<'_, 'k>, E<'k>)) {
+        let Self { kb, t, seen, kv_head, sharer } = self;
+        let ((from, to), most) = (spans(seen.first, seen.last), super::history::chains(t));
+        kb.range(*sharer, (to - from).min(kb.dim(most)), sharers(t) as u32, |index| {
+            let chain = chains.begin();
+            kb.range(from + index, to, most as u32, |span| chain.add(seen, *kv_head, span));
+            done(&chain, index);
+        });
+    }
+
+    /// Leaves what each chain comes to; `record` says where by head and chain.
+    fn parts(&self, chains: &Chains<'_, 'k>, partial: &Partial<'k>, record: impl Fn(E<'k>, E<'k>) -> E<'k>) {
+        self.each_chain(chains, |chain, index| {
+            chain.scores(|h, largest, total| {
+                let [at, then] = partial.scores(record(h, index));
+                partial.arg.store(at, largest);
+                partial.arg.store(then, total);
+            });
+            chain.sums.finish(chains.exchange, |_, out| {
+                let record = record(out.head, index);
+                out.each(|d, sum| partial.arg.store(partial.sum(record, d), sum));
+            });
+        });
+    }
+
+    /// Puts chains together; `store` takes index, head and value of a result.
+    fn whole(&self, chains: &Chains<'_, 'k>, store: impl Fn(E<'k>, E<'k>, E<'k>)) {
+        let kb = self.kb;
+        let zeros = kb.f32(0.0).splat(4);
+        let merged: Vec<Merged<'k>> = (0..chains.shape.outputs()).map(|_| Merged::new(kb, zeros)).collect();
+        let scores = kb.shared(KType::F32, 2 * heads_of_group(self.t) as u32);
+        self.each_chain(chains, |chain, _| {
+            chain.scores(|h, largest, total| {
+                scores.set(h.times(2), largest);
+                scores.set(h.times(2).plus(1), total);
+            });
+            // Behind its first barrier all lanes read the scores, before its last they have.
+            chain.sums.finish(chains.exchange, |i, out| {
+                let [largest, total] = [0, 1].map(|i| scores.get(out.head.times(2).plus(i)));
+                merged[i].add(&Share { largest, total, sum: out.sum });
+            });
+        });
+        chains.shape.places(kb, |i, out| {
+            let Merged { total, sum, .. } = merged[i];
+            out.with(sum.get() / total.get().splat(4)).each(|d, value| store(d, out.head, value));
+        });
+    }
+}
+
+/// Puts chains together: one workgroup per token and query head.
+fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
+    let most = chains(t);
+    let kb = bounds.kernel(name, t.dim.next_power_of_two().clamp(32, 256) as u32);
+    let positions = per_token(&kb, "positions", bounds);
+    let partial = Partial::declare(&kb, t, bounds);
+    let y = Rows::declare(&kb, "y", t.y, bounds.of(Sym::Tokens), t.heads * t.dim);
+    let (token, head) = (kb.group(0), kb.group(1));
+    let body = || {
+        let last = positions.load(token);
+        let (from, to) = spans(first(&kb, last, t.window), last);
+        let count = (to - from).min(kb.dim(most));
+        kb.for_lanes(t.dim, |d| {
+            let merged = Merged::new(&kb, kb.f32(0.0));
+            kb.range(kb.u32(0), count, MERGED as u32, |start| {
+                // All are read before one is used: what lies behind the last chain is read, too, and left alone.
+                let read = |i: usize| {
+                    let record = partial.record(token, head, start.plus(i).min(kb.dim(most - 1)));
+                    let [largest, total] = partial.scores(record).map(|at| partial.arg.load(at));
+                    Share { largest, total, sum: partial.arg.load(partial.sum(record, d)) }
+                };
+                let shares: Vec<Share<'_>> = (0..MERGED).map(read).collect();
+                for (i, share) in shares.iter().enumerate() {
+                    kb.when(start.plus(i).lt(count), || merged.add(share));
+                }
+            });
+            y.store(token, head.times(t.dim) + d, merged.sum.get() / merged.total.get());
+        });
+    };
+    when_row(&kb, Sym::Tokens, token, || kb.when(head.lt(kb.dim(t.heads)), body));
+    let grid = [Groups::per_rows(1, Sym::Tokens, 1), Groups::fixed(t.heads), single()];
+    Built { kernel: kb.finish(), args: vec![POSITIONS, SCRATCH, Y], grid }
 }

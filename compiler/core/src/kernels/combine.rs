@@ -24,5 +24,5 @@ pub(super) fn build(t: &Combine, name: &str, bounds: Bounds) -> Built {
             out.store(token, col, extras.map(&t.epilogue, &[sum], token, col));
         });
     });
-    Built { kernel: kb.finish(), grid: [Groups::per_rows(1, Sym::Tokens, 1), column_blocks(t.dim), single()] }
+    Built::whole(kb.finish(), [Groups::per_rows(1, Sym::Tokens, 1), column_blocks(t.dim), single()])
 }

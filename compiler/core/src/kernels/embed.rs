@@ -28,5 +28,5 @@ pub(super) fn build(t: &Embed, name: &str, bounds: Bounds) -> Built {
         });
     });
     let grid = [Groups::per_rows(1, t.rows, 1), column_blocks(cols), single()];
-    Built { kernel: kb.finish(), grid }
+    Built::whole(kb.finish(), grid)
 }

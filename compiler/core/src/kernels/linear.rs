@@ -177,5 +177,5 @@ pub(super) fn build(t: &Linear, name: &str, bounds: Bounds) -> Built {
         Groups::fixed(outputs.div_ceil(blocking.outputs_per_group())),
         single(),
     ];
-    Built { kernel: kb.finish(), grid }
+    Built::whole(kb.finish(), grid)
 }

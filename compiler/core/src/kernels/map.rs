@@ -17,5 +17,5 @@ pub(super) fn build(t: &Elementwise, name: &str, bounds: Bounds) -> Built {
     when_row(&kb, t.rows, row, || {
         for_columns(&kb, t.dim, |col| y.store(row, col, extras.map(&t.map, &[], row, col)));
     });
-    Built { kernel: kb.finish(), grid: [Groups::per_rows(1, t.rows, 1), column_blocks(t.dim), single()] }
+    Built::whole(kb.finish(), [Groups::per_rows(1, t.rows, 1), column_blocks(t.dim), single()])
 }

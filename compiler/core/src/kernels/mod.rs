@@ -14,6 +14,7 @@ mod attend;
 mod combine;
 mod embed;
 mod expert;
+mod history;
 mod linear;
 mod map;
 mod norm;
@@ -23,6 +24,9 @@ mod rope;
 mod round;
 mod route;
 mod rows;
+mod scores;
+mod span;
+mod sums;
 
 use swiftlm_ir::dim::{ShapeClass, Sym};
 use swiftlm_ir::kernel::builder::{E, Kb};
@@ -30,37 +34,54 @@ use swiftlm_ir::kernel::{Immediate, Kernel};
 use swiftlm_ir::plan::Groups;
 use swiftlm_ir::template::Template;
 
-/// A kernel and the grid it is launched with.
+/// A kernel of a launch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Built {
     /// The kernel.
     pub kernel: Kernel,
+    /// Which of the launch's arguments it takes: the template's in their order, then the scratch.
+    pub args: Vec<usize>,
     /// Workgroups per axis.
     pub grid: [Groups; 3],
+}
+
+impl Built {
+    /// A kernel that takes the template's arguments.
+    fn whole(kernel: Kernel, grid: [Groups; 3]) -> Self {
+        Self { args: (0..kernel.args.len()).collect(), kernel, grid }
+    }
 }
 
 /// Most entries of the page table per sequence that kernels are made for: 2^25 tokens.
 pub const MAX_TABLE_STRIDE: u32 = 1 << 20;
 
-/// The kernel of `template` for steps of at most `chunk` tokens of which at most `max_rows` want logits; a template of
-/// a class is bounded by its class, too.
-pub fn build(template: &Template, chunk: usize, max_rows: usize) -> Built {
-    let bounds = Bounds { tokens: chunk.max(1), rows: max_rows.max(1) };
+/// The kernels of `template`, which run one after another, for steps of at most `chunk` tokens of which at most `max_rows`
+/// want logits; a template of a class is bounded by its class, too.
+pub fn build(template: &Template, chunk: usize, max_rows: usize) -> Vec<Built> {
+    let bounds = Bounds::new(chunk, max_rows);
     let name = template.name();
-    match template {
+    vec![match template {
         Template::Embed(t) => embed::build(t, name, bounds),
         Template::RmsNorm(t) => norm::build(t, name, bounds),
         Template::Linear(t) => linear::build(t, name, bounds.of_class(t.rows, t.class)),
         Template::Rope(t) => rope::build(t, name, bounds),
         Template::Append(t) => append::build(t, name, bounds),
         Template::RopeAppend(t) => append::build_with_rope(t, name, bounds),
-        Template::Attend(t) => attend::build(t, name, bounds.of_class(Sym::Tokens, t.class)),
+        Template::Attend(t) => return attend::build(t, name, bounds.of_class(Sym::Tokens, t.class)),
         Template::Route(t) => route::build(t, name, bounds),
         Template::ExpertLinear(t) => expert::build(t, name, bounds.of_class(Sym::Tokens, t.class)),
         Template::Combine(t) => combine::build(t, name, bounds),
         Template::Rows(t) => rows::build(t, name, bounds),
         Template::ArgMax(t) => arg_max::build(t, name, bounds),
         Template::Map(t) => map::build(t, name, bounds),
+    }]
+}
+
+/// Bytes of the arena that the kernels of `template` leave one another something in, at the sizes of [`build`].
+pub fn scratch_bytes(template: &Template, chunk: usize) -> usize {
+    match template {
+        Template::Attend(t) => attend::scratch_bytes(t, Bounds::new(chunk, 1).of_class(Sym::Tokens, t.class)),
+        _ => 0,
     }
 }
 
@@ -72,6 +93,10 @@ struct Bounds {
 }
 
 impl Bounds {
+    fn new(chunk: usize, max_rows: usize) -> Self {
+        Self { tokens: chunk.max(1), rows: max_rows.max(1) }
+    }
+
     /// Narrowed to a class of the symbol's values.
     fn of_class(mut self, sym: Sym, class: ShapeClass) -> Self {
         let bound = class.max_rows(self.tokens);

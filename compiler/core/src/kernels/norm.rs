@@ -39,5 +39,5 @@ pub(super) fn build(t: &RmsNorm, name: &str, bounds: Bounds) -> Built {
         });
     });
     let grid = [Groups::per_rows(1, t.rows, 1), Groups::fixed(t.heads.div_ceil(runs)), single()];
-    Built { kernel: kb.finish(), grid }
+    Built::whole(kb.finish(), grid)
 }

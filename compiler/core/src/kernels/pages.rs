@@ -2,13 +2,13 @@
 
 use swiftlm_ir::kernel::builder::{A, E, Kb};
 use swiftlm_ir::kernel::{Access, DataBound, Immediate, KType, Length};
-use swiftlm_ir::quant::decode::{pack_width, word_of, word_values};
+use swiftlm_ir::quant::decode::{word_of, word_values};
 use swiftlm_ir::quant::encode::GroupExpr;
 use swiftlm_ir::quant::{Format, HeadRow};
 use swiftlm_ir::ty::PAGE_TOKENS;
 
 use super::Bounds;
-use super::operand::per_token;
+use super::operand::{SplatTo, per_token};
 
 /// The inputs that say where tokens are kept. What the host checks when it writes them: sequences are rows of the page
 /// table, positions lie within a row of it, and entries are pages.
@@ -63,9 +63,11 @@ pub(super) struct Pages<'k> {
     row: HeadRow,
     part: Part,
     heads: usize,
+    /// Words of an element of the argument: what is read in one go.
+    width: usize,
 }
 
-/// A head of a token in a page: the head's first word, and the slot.
+/// A head of a token in a page: the head's first element, and the slot; of keys that are read, four slots.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place<'k> {
     first: E<'k>,
@@ -73,12 +75,19 @@ pub(super) struct Place<'k> {
 }
 
 impl<'k> Pages<'k> {
-    /// Declares the next argument.
+    /// Declares the next argument. What is only read is read in vectors: of keys a word of four slots, of values
+    /// neighbours in a row, up to 8 elements of a head.
     pub(super) fn declare(kb: &'k Kb, part: Part, access: Access, format: Format, heads: usize, dim: usize) -> Self {
         let row = HeadRow { format, dim };
         let name = if part == Part::Keys { "key_pages" } else { "value_pages" };
-        let unit = (heads * row.page_bytes() / 4) as u64;
-        Self { kb, arg: kb.arg(name, access, KType::U32, Length::Units(unit)), row, part, heads }
+        let narrow = |width: &usize| row.words().is_multiple_of(*width) && width * row.per_word() <= 8;
+        let width = match (access, part) {
+            (Access::ReadWrite, _) => 1,
+            (Access::Read, Part::Keys) => 4,
+            (Access::Read, Part::Values) => [4, 2].into_iter().find(narrow).unwrap_or(1),
+        };
+        let (elem, unit) = ([KType::U32, KType::U32X2, KType::U32X4][width / 2], heads * row.page_bytes() / 4 / width);
+        Self { kb, arg: kb.arg(name, access, elem, Length::Units(unit as u64)), row, part, heads, width }
     }
 
     /// How a head is stored.
@@ -86,50 +95,73 @@ impl<'k> Pages<'k> {
         self.row
     }
 
-    /// Where a head of a token is.
+    /// Words that are read in one go.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Where a head of a token is; of keys that are read, the head of slots `4 · slot ..`.
     pub(super) fn place(&self, page: E<'k>, head: E<'k>, slot: E<'k>) -> Place<'k> {
-        let words = self.row.page_bytes() / 4;
-        let page = page.trust(DataBound::BelowUnits(self.arg.index)).times(self.heads * words);
-        Place { first: page + head.times(words), slot }
+        let elements = self.row.page_bytes() / 4 / self.width;
+        let page = page.trust(DataBound::BelowUnits(self.arg.index)).times(self.heads * elements);
+        Place { first: page + head.times(elements), slot }
     }
 
     fn at(&self, place: Place<'k>, word: E<'k>) -> E<'k> {
         match self.part {
-            Part::Keys => place.first + word.times(PAGE_TOKENS) + place.slot,
-            Part::Values => place.first + place.slot.times(self.row.words()) + word,
+            Part::Keys => place.first + word.times(PAGE_TOKENS / self.width) + place.slot,
+            Part::Values => place.first + place.slot.times(self.row.words() / self.width) + word,
         }
     }
 
     fn group_at(&self, place: Place<'k>, group: E<'k>) -> E<'k> {
-        place.first + group.times(PAGE_TOKENS).plus(self.row.words() * PAGE_TOKENS) + place.slot
+        let slots = PAGE_TOKENS / self.width;
+        place.first + group.times(slots).plus(self.row.words() * slots) + place.slot
     }
 
-    /// The elements of word `word` of a head.
-    pub(super) fn word(&self, place: Place<'k>, word: E<'k>) -> Vec<E<'k>> {
-        let bits = self.arg.load(self.at(place, word));
-        let a = match self.row.format {
-            Format::Float(float) => return word_values(self.kb, float, bits),
-            Format::Affine(a) => u32::from(a.bits),
-        };
-        let group = self.arg.load(self.group_at(place, word.over(self.row.group() / self.row.per_word())));
-        let (scale, bias, mask) = (group.half_low(), group.half_high(), self.kb.u32((1 << a) - 1));
-        let code = |i: u32| (bits >> self.kb.u32(i * a)) & mask;
-        (0..32 / a).map(|i| scale * code(i).to_f32() + bias).collect()
+    /// Word `word` of four slots, or words `width · word ..` of a row of values, as stored.
+    pub(super) fn load(&self, place: Place<'k>, word: E<'k>) -> E<'k> {
+        self.arg.load(self.at(place, word))
     }
 
-    /// Pack `pack` of a head: vectors of 4, or one element.
-    pub(super) fn pack(&self, place: Place<'k>, pack: E<'k>) -> Vec<E<'k>> {
-        let (n, per) = (pack_width(self.row.dim), self.row.per_word());
-        if n == 1 {
-            let values = self.word(place, pack.over(per));
-            return match values[..] {
-                [low, high] => vec![pack.modulo(2).equals(self.kb.u32(0)).select(low, high)],
-                _ => values,
-            };
+    /// The elements of what [`Self::load`] gave, without scale and bias of their group: of keys, for each element of a word
+    /// a vector over the slots.
+    pub(super) fn elements(&self, loaded: E<'k>) -> Vec<E<'k>> {
+        match self.part {
+            Part::Keys => self.decode(loaded),
+            Part::Values => (0..loaded.ty().width).flat_map(|i| self.decode(loaded.extract(i))).collect(),
         }
-        let first = pack.times(n / per);
-        let values: Vec<E<'k>> = (0..n / per).flat_map(|i| self.word(place, first.plus(i))).collect();
-        values.chunks_exact(4).map(|q| E::compose4([q[0], q[1], q[2], q[3]])).collect()
+    }
+
+    /// The elements of a word, or of each word of a vector.
+    fn decode(&self, bits: E<'k>) -> Vec<E<'k>> {
+        match (self.row.format, bits.ty().width) {
+            (Format::Float(float), 1) => word_values(self.kb, float, bits),
+            (Format::Float(float), _) => {
+                let slots = [0, 1, 2, 3].map(|i| word_values(self.kb, float, bits.extract(i)));
+                (0..self.row.per_word()).map(|i| E::compose4([0, 1, 2, 3].map(|slot| slots[slot][i]))).collect()
+            }
+            (Format::Affine(a), _) => {
+                let all = |n: u32| self.kb.u32(n).splat_to(bits);
+                let (mask, bits_each) = (all((1 << a.bits) - 1), u32::from(a.bits));
+                (0..32 / bits_each).map(|i| ((bits >> all(i * bits_each)) & mask).to_f32()).collect()
+            }
+        }
+    }
+
+    /// Scales and biases of a group of slots `4 · quad ..`, as vectors; plain floats have none.
+    pub(super) fn scales(&self, place: Place<'k>, quad: E<'k>, group: E<'k>) -> Option<[E<'k>; 2]> {
+        if self.row.groups() == 0 {
+            return None;
+        }
+        let place = Place { slot: quad.times(4 / self.width), ..place };
+        let first = self.group_at(place, group);
+        let words: Vec<E<'k>> = (0..4 / self.width)
+            .map(|i| self.arg.load(first.plus(i)))
+            .flat_map(|words| (0..words.ty().width).map(move |i| words.extract(i)))
+            .collect();
+        let of = |half: fn(E<'k>) -> E<'k>| E::compose4([0, 1, 2, 3].map(|i| half(words[i])));
+        Some([of(E::half_low), of(E::half_high)])
     }
 
     /// Writes word `word` of a head whose elements `value` gives. The first word of a group writes the group's, too.

@@ -129,5 +129,5 @@ pub(super) fn build(t: &Rope, name: &str, bounds: Bounds) -> Built {
         });
     });
     let grid = [Groups::per_rows(1, Sym::Tokens, 1), Groups::fixed(head_blocks(t.heads)), single()];
-    Built { kernel: kb.finish(), grid }
+    Built::whole(kb.finish(), grid)
 }

@@ -65,5 +65,5 @@ pub(super) fn build(t: &Route, name: &str, bounds: Bounds) -> Built {
         };
         kb.for_lanes(top_k, |rank| weights.store(token, rank, chosen.get(rank) / sum));
     });
-    Built { kernel: kb.finish(), grid: [Groups::per_rows(1, Sym::Tokens, 1), single(), single()] }
+    Built::whole(kb.finish(), [Groups::per_rows(1, Sym::Tokens, 1), single(), single()])
 }

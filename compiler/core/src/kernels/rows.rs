@@ -21,5 +21,5 @@ pub(super) fn build(t: &template::Rows, name: &str, bounds: Bounds) -> Built {
         let token = indices.load(row).trust(DataBound::BelowImmediate(swiftlm_ir::kernel::Immediate::Tokens));
         for_columns(&kb, t.dim, |col| y.store(row, col, x.load(token, col)));
     });
-    Built { kernel: kb.finish(), grid: [Groups::per_rows(1, Sym::Rows, 1), column_blocks(t.dim), single()] }
+    Built::whole(kb.finish(), [Groups::per_rows(1, Sym::Rows, 1), column_blocks(t.dim), single()])
 }

@@ -2,7 +2,7 @@
 
 use indexmap::IndexMap;
 use swiftlm_ir::kernel::{Kernel, KernelKey};
-use swiftlm_ir::plan::{Dispatch, Operand};
+use swiftlm_ir::plan::{Dispatch, Operand, Stage};
 
 use super::fuse::{Group, GroupArg};
 use super::memory::Placement;
@@ -30,19 +30,21 @@ impl Kernels {
 
 /// The launches of a function.
 pub fn run(groups: &[Group], placement: &Placement, kernels: &mut Kernels, options: &CompileOptions) -> Vec<Dispatch> {
-    groups
-        .iter()
-        .map(|group| {
-            let built = kernels::build(&group.template, options.chunk, options.max_rows);
-            Dispatch {
-                template: group.template.clone(),
-                kernel: kernels.index(built.kernel),
-                args: group.args.iter().map(|a| operand(a, placement)).collect(),
-                grid: built.grid,
-                loc: group.loc.clone(),
-            }
-        })
-        .collect()
+    let launch = |(at, group): (usize, &Group)| {
+        let mut stage = |built: kernels::Built| {
+            let kernels::Built { kernel, args, grid } = built;
+            Stage { kernel: kernels.index(kernel), args, grid }
+        };
+        let built = kernels::build(&group.template, options.chunk, options.max_rows);
+        let args = group.args.iter().map(|a| operand(a, placement)).chain(placement.scratch.get(&at).cloned());
+        Dispatch {
+            template: group.template.clone(),
+            args: args.collect(),
+            stages: built.into_iter().map(&mut stage).collect(),
+            loc: group.loc.clone(),
+        }
+    };
+    groups.iter().enumerate().map(launch).collect()
 }
 
 fn operand(arg: &GroupArg, placement: &Placement) -> Operand {

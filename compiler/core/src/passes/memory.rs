@@ -14,6 +14,7 @@ use swiftlm_ir::ty::Type;
 
 use super::fuse::{Group, GroupArg};
 use super::residency;
+use crate::kernels;
 use crate::pipeline::CompileOptions;
 
 /// Alignment of offsets: the largest that devices ask of a storage binding.
@@ -24,6 +25,8 @@ pub const ALIGN: usize = 256;
 pub struct Placement {
     /// Operand of each value that lies in memory.
     pub operands: BTreeMap<Value, Operand>,
+    /// What the kernels of a group leave one another, by the group's index.
+    pub scratch: BTreeMap<usize, Operand>,
     /// The flow's place, at the size of this function's result.
     pub flow: Option<Operand>,
     /// Where each result lies.
@@ -69,7 +72,6 @@ pub fn run(
         }
     }
     let lives = lives(g, groups, options)?;
-    let mut arena_bytes = flow_bytes;
     let mut placed: Vec<(Life, usize)> = vec![];
     for (v, life) in lives {
         if operands.contains_key(&v) {
@@ -77,15 +79,27 @@ pub fn run(
         }
         let offset = first_fit(&placed, life, flow_bytes);
         placed.push((life, offset));
-        arena_bytes = arena_bytes.max(offset + life.bytes);
         operands.insert(v, Operand::Arena { offset, bytes: life.bytes });
     }
+    let mut scratch = BTreeMap::new();
+    for (at, group) in groups.iter().enumerate() {
+        let bytes = kernels::scratch_bytes(&group.template, options.chunk);
+        if bytes > 0 {
+            let life = Life { first: at, last: at, bytes };
+            let offset = first_fit(&placed, life, flow_bytes);
+            placed.push((life, offset));
+            scratch.insert(at, Operand::Arena { offset, bytes });
+        }
+    }
+    let ends = placed.iter().map(|(life, offset)| offset + life.bytes);
+    let arena_bytes = ends.fold(flow_bytes, usize::max);
     let result = |(i, v): (usize, &Value)| match &flow_result {
         Some(flow) if i == 0 => Some(flow.clone()),
         _ => operands.get(v).cloned(),
     };
     let results = g.results.iter().enumerate().filter_map(result).collect();
-    Ok(Placement { flow: flow_result, results, operands, arena_bytes: arena_bytes.next_multiple_of(ALIGN) })
+    let arena_bytes = arena_bytes.next_multiple_of(ALIGN);
+    Ok(Placement { flow: flow_result, results, operands, scratch, arena_bytes })
 }
 
 /// Whether the first result is handed to the next call: hidden values `f32[T, …]`, not logits of `R` rows.

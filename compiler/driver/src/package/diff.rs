@@ -67,11 +67,12 @@ fn rules(manifest: &Manifest) -> BTreeMap<String, usize> {
     manifest.rules.iter().flat_map(|applied| applied.rules.iter().map(move |r| of(&applied.func, r))).collect()
 }
 
-/// How many launches of the plans use each kernel.
+/// How often the launches of the plans run each kernel.
 fn kernels(program: &Program) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
-    for dispatch in program.plans.iter().flatten().flat_map(|plan| &plan.dispatches) {
-        let kernel = &program.kernels[dispatch.kernel];
+    let launches = program.plans.iter().flatten().flat_map(|plan| &plan.dispatches);
+    for stage in launches.flat_map(|launch| &launch.stages) {
+        let kernel = &program.kernels[stage.kernel];
         *counts.entry(format!("{}#{}", kernel.name, kernel.key())).or_default() += 1;
     }
     counts

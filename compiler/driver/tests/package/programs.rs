@@ -54,8 +54,19 @@ fn weight(dispatch: &mut Dispatch) -> &mut Operand {
 
 /// Of everything that the verifier looks at, one change, with a word of the refusal.
 const CHANGES: &[(&str, Change)] = &[
-    ("kernel 9999", |p| launch(p, linear).kernel = 9999),
+    ("kernel 9999", |p| launch(p, linear).stages[0].kernel = 9999),
     ("arguments", |p| launch(p, linear).args.truncate(1)),
+    ("arguments for a kernel", |p| launch(p, linear).stages[0].args.truncate(1)),
+    ("argument 9999 does not exist", |p| launch(p, linear).stages[0].args[0] = 9999),
+    ("and 0 kernels", |p| launch(p, linear).stages.clear()),
+    ("does not lie in the arena", |p| {
+        let scratch = launch(p, |t| matches!(t, Template::Attend(_))).args.last_mut().expect("it has scratch");
+        *scratch = Operand::State { part: 0 };
+    }),
+    ("its kernel declares", |p| {
+        let scratch = launch(p, |t| matches!(t, Template::Attend(_))).args.last_mut().expect("it has scratch");
+        *scratch = Operand::Arena { offset: 0, bytes: 4 };
+    }),
     ("does not lie in the arena", |p| {
         let end = p.arena_bytes;
         launch(p, linear).args[0] = Operand::Arena { offset: end, bytes: 256 };
@@ -105,18 +116,18 @@ const CHANGES: &[(&str, Change)] = &[
         let Template::Linear(t) = &mut launch(p, linear).template else { return };
         t.epilogue.steps.clear();
     }),
-    ("cannot be launched", |p| launch(p, linear).grid[0] = Groups { times: 1, rows: Some((Sym::Tokens, 0)) }),
-    ("cannot be launched", |p| launch(p, linear).grid = [Groups::fixed(1 << 31); 3]),
+    ("cannot be launched", |p| launch(p, linear).stages[0].grid[0] = Groups { times: 1, rows: Some((Sym::Tokens, 0)) }),
+    ("cannot be launched", |p| launch(p, linear).stages[0].grid = [Groups::fixed(1 << 31); 3]),
     ("was made for T up to", |p| {
-        let kernel = launch(p, |t| matches!(t, Template::Rows(_))).kernel;
+        let kernel = launch(p, |t| matches!(t, Template::Rows(_))).stages[0].kernel;
         p.kernels[kernel].immediate_max[Immediate::Tokens as usize] = 1;
     }),
     ("was made for R up to", |p| {
-        let kernel = launch(p, linear).kernel;
+        let kernel = launch(p, linear).stages[0].kernel;
         p.kernels[kernel].immediate_max[Immediate::Rows as usize] = u32::MAX;
     }),
     ("which no host checks", |p| {
-        let kernel = launch(p, |t| matches!(t, Template::Rows(_))).kernel;
+        let kernel = launch(p, |t| matches!(t, Template::Rows(_))).stages[0].kernel;
         let trust = p.kernels[kernel].exprs.iter_mut().find_map(|e| match e {
             Expr::Trust(_, bound) => Some(bound),
             _ => None,
@@ -124,7 +135,7 @@ const CHANGES: &[(&str, Change)] = &[
         *trust.expect("rows are trusted") = DataBound::Below(1);
     }),
     ("a page table that it is not given", |p| {
-        let kernel = launch(p, linear).kernel;
+        let kernel = launch(p, linear).stages[0].kernel;
         let kernel = &mut p.kernels[kernel];
         kernel.exprs.push(Expr::Immediate(Immediate::TableStride));
         kernel.types.push(KType::U32);
@@ -222,7 +233,9 @@ fn runs(program: Program, checkpoint: &Checkpoint, tier: Tier) -> bool {
 pub(super) fn groups(program: &Program) -> u64 {
     let sizes = swiftlm_ir::plan::StepSizes { tokens: 1, rows: 1, table_stride: 2 };
     let all = program.plans.iter().flatten().flat_map(|plan| &plan.dispatches);
-    all.map(|d| d.grid.iter().map(|axis| u64::from(axis.count(&sizes))).product::<u64>()).fold(0, u64::saturating_add)
+    let stages = all.flat_map(|d| &d.stages);
+    let groups = stages.map(|s| s.grid.iter().map(|axis| u64::from(axis.count(&sizes))).product::<u64>());
+    groups.fold(0, u64::saturating_add)
 }
 
 /// The first seed, and how many are tried.

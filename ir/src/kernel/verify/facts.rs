@@ -30,12 +30,12 @@ impl Checker<'_> {
                 if let Some(what) = undefined {
                     self.errors.push(KernelError::Undefined { expr: e, what });
                 }
-                let (at_most, mut place) = Fact::relate(op, &fa, &fb);
+                let (below, at_most, mut place) = Fact::relate(op, &fa, &fb);
                 if op == Binary::Mul {
                     place = self.table_row(a, b).or_else(|| self.table_row(b, a)).or(place);
                 }
                 let range = Range::binary(op, fa.range, fb.range);
-                Fact { at_most, place, ..Fact::new(range, fa.uniform && fb.uniform) }
+                Fact { below, at_most, place, ..Fact::new(range, fa.uniform && fb.uniform) }
             }
             Expr::Binary(_, a, b) | Expr::Dot(a, b) => opaque(&[a, b]),
             Expr::Fma(a, b, c) => opaque(&[a, b, c]),

@@ -97,9 +97,11 @@ impl Fact {
         Self { range, uniform, below: None, at_most: None, place: None }
     }
 
-    /// What is known of `a op b` beyond its interval. No sum or product here wraps: a place that is found to lie within
-    /// its argument is less than the argument's length, and so is every step on the way to it.
-    pub(super) fn relate(op: Binary, a: &Self, b: &Self) -> (Option<Immediate>, Option<Place>) {
+    /// What is known of `a op b` beyond its interval: an immediate that it is less than, one that it is at most, and its
+    /// place. No sum or product here wraps: a place that is found to lie within its argument is less than the argument's
+    /// length, and so is every step on the way to it.
+    pub(super) fn relate(op: Binary, a: &Self, b: &Self) -> (Option<Immediate>, Option<Immediate>, Option<Place>) {
+        let below = if op == Binary::Min { a.below.or(b.below) } else { None };
         let at_most = match (op, b.range.constant()) {
             (Binary::Add, Some(0 | 1)) => a.below,
             _ => None,
@@ -109,7 +111,7 @@ impl Fact {
             Binary::Add => plus(a, b).or_else(|| plus(b, a)),
             _ => None,
         };
-        (at_most, place)
+        (below, at_most, place)
     }
 }
 

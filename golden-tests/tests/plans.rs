@@ -1,4 +1,4 @@
-//! Plans of every row: how many launches a layer and a step take, and what the rewrite rules are worth.
+//! Plans of every row: how many kernels a layer and a step launch, and what the rewrite rules are worth.
 
 use std::fmt::Write;
 
@@ -22,7 +22,7 @@ fn step(compiled: &Compiled, class: ShapeClass) -> usize {
     compiled.program.module.main.iter().map(|call| counts[call.func].1).sum()
 }
 
-/// Launches of a decode step, function by function. A dense layer takes at most 8.
+/// Kernels that a GPU launches for a decode step, function by function. A dense layer takes at most 9.
 #[test]
 fn launches() {
     let mut text = String::new();
@@ -36,7 +36,7 @@ fn launches() {
         // Siblings stored in different formats cannot merge.
         let mixed = name == "qwen2-mlx-mixed";
         let most = counts.iter().filter(|(func, _)| func.starts_with("layer")).map(|(_, n)| *n).max().unwrap_or(0);
-        let bar = if name.contains("moe") { 11 } else { 8 };
+        let bar = if name.contains("moe") { 12 } else { 9 };
         assert!(mixed || most <= bar, "{name}: {most} launches in a layer");
     }
     insta::assert_snapshot!(text);

@@ -65,7 +65,7 @@ pub enum Template {
     /// Arguments: qkv, q norm weight if `q_norm`, k norm weight if `k_norm`, table, positions, sequences, page table,
     /// q out, key pages, value pages.
     RopeAppend(RopeAppend),
-    /// Arguments: q, positions, sequences, page table, key pages, value pages, y.
+    /// Arguments: q, positions, sequences, page table, key pages, value pages, y; with few tokens scratch.
     Attend(Attend),
     /// Arguments: scores, ids out `u32[rows, top_k]`, weights out `f32[rows, top_k]`.
     Route(Route),
@@ -215,8 +215,7 @@ pub struct RopeAppend {
 
 /// Causal softmax attention of each token over its sequence's pages.
 ///
-/// Scores are reduced in blocks of [`PAGE_TOKENS`](crate::ty::PAGE_TOKENS) absolute positions, so a token's result does
-/// not depend on the batch around it.
+/// The order of every sum follows from a token's position, so its result does not depend on the batch around it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attend {
     /// Bound of the tokens for this schedule.

@@ -7,7 +7,7 @@
 #![allow(clippy::print_stdout, reason = "the table is what this program is for")]
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use swiftlm_compiler::kernels::{build, scratch_bytes};
 use swiftlm_device::{Device, Launch, RecordingId, Slice, Stage, Usage};
@@ -23,7 +23,8 @@ use swiftlm_ir::ty::{PAGE_TOKENS, StateType};
 
 /// Bytes that a sample reads at least.
 const STACK: usize = 512 << 20;
-const ROUNDS: usize = 15;
+const WARM_UP: Duration = Duration::from_millis(400);
+const ROUNDS: usize = 7;
 
 fn slice(device: &mut GpuDevice, contents: &[u8]) -> Slice {
     let buffer = device.alloc(contents.len(), Usage::ReadWrite, "bench").expect("the device has memory for it");
@@ -33,7 +34,13 @@ fn slice(device: &mut GpuDevice, contents: &[u8]) -> Slice {
 
 /// Best seconds of a submission, and of its kernels by the device's clock.
 fn time(device: &mut GpuDevice, recording: RecordingId, sizes: StepSizes, behind: Slice) -> (f64, f64) {
-    let best = |seconds: &mut dyn FnMut() -> f64| (0..=ROUNDS).map(|_| seconds()).fold(f64::MAX, f64::min);
+    // A device that has waited for the host runs at a fraction of its clock for a while.
+    let start = Instant::now();
+    while start.elapsed() < WARM_UP {
+        device.submit(&[recording], sizes).expect("the launches run");
+        device.read(Slice { bytes: 4, ..behind }, &mut [0; 4]).expect("the device is there");
+    }
+    let best = |seconds: &mut dyn FnMut() -> f64| (0..ROUNDS).map(|_| seconds()).fold(f64::MAX, f64::min);
     let whole = best(&mut || {
         let start = Instant::now();
         device.submit(&[recording], sizes).expect("the launches run");
@@ -42,6 +49,9 @@ fn time(device: &mut GpuDevice, recording: RecordingId, sizes: StepSizes, behind
     });
     let kernels = best(&mut || {
         let times = device.profile(recording, sizes).expect("the launches run");
+        if std::env::var("K_PRINT").is_ok() {
+            println!("{:?}", times.iter().map(|t| t.nanoseconds / 100).collect::<Vec<_>>());
+        }
         times.iter().map(|launch| launch.nanoseconds as f64 / 1e9).sum()
     });
     (whole, kernels)
@@ -104,7 +114,7 @@ fn case(
     }
     let state = StateType::Paged { window: 0, heads: kv_heads, dim, k: format, v: format };
     let bytes = state.bytes_per_token() * (depth + tokens);
-    let layers = (STACK / bytes).clamp(2, 64);
+    let layers = env("K_LAYERS").unwrap_or((STACK / bytes).clamp(2, 64));
     let ids = |ids: Vec<usize>| -> Vec<u8> { ids.iter().flat_map(|i| (*i as u32).to_le_bytes()).collect() };
     // Floats near 0.1 in every format, and codes and scales that are finite.
     let half = |n: usize| [0xcdu8, 0x2c, 0x66, 0x2d].iter().copied().cycle().take(n).collect::<Vec<u8>>();
@@ -113,18 +123,31 @@ fn case(
     let positions = slice(device, &ids((depth..depth + tokens).collect()));
     let sequences = slice(device, &ids(vec![0; tokens]));
     // Neighbours in a sequence are not neighbours in memory.
-    let table = slice(device, &ids((0..pages).map(|i| (i * 7 + 3) % pages).collect()));
+    let table = slice(device, &ids((0..pages).map(|i| (i * env("K_TABLE").unwrap_or(7) + 3) % pages).collect()));
     let y = slice(device, &vec![0; 4 * tokens * heads * dim]);
     let scratch = scratch_bytes(&template, tokens);
     let scratch = (scratch > 0).then(|| slice(device, &vec![0; scratch]));
     let template = Arc::new(template);
+    let one = env("K_ONE").map(|_| {
+        let all: usize = (state.page_bytes(0) + state.page_bytes(1)) * pages * layers;
+        slice(device, &half(all))
+    });
     let mut launches = vec![];
-    for _ in 0..layers {
+    for layer in 0..layers {
         let mut args = vec![q, positions, sequences, table];
-        args.extend([0, 1].map(|part| slice(device, &half(state.page_bytes(part) * pages))));
+        match one {
+            Some(one) => args.extend([0, 1].map(|part| {
+                let bytes = state.page_bytes(0) * pages;
+                Slice { offset: (2 * layer + part) * bytes, bytes, ..one }
+            })),
+            None => args.extend([0, 1].map(|part| slice(device, &half(state.page_bytes(part) * pages)))),
+        }
         args.push(y);
         args.extend(scratch);
-        let (template, stages) = (Arc::clone(&template), stages.clone());
+        let (template, mut stages) = (Arc::clone(&template), stages.clone());
+        if let Some(n) = env("K_STAGE") {
+            stages = vec![stages[n.min(stages.len() - 1)].clone()];
+        }
         launches.push(Launch { template, args, stages, loc: "bench".into() });
     }
     let recording = device.record(launches).expect("the arguments fit");
@@ -132,13 +155,68 @@ fn case(
     (whole / layers as f64 * 1e6, kernels / layers as f64 * 1e6, bytes)
 }
 
+fn env(n: &str) -> Option<usize> {
+    std::env::var(n).ok().map(|v| v.parse::<usize>().unwrap())
+}
+
+fn small(device: &mut GpuDevice, stack: usize, bytes: usize) {
+    const EACH: usize = 8;
+    const LANES: usize = 128;
+    let vectors = bytes / 16;
+    let kb = Kb::new("read", LANES as u32, [1, 1, 1]);
+    let from = kb.arg("from", Access::Read, KType::U32X4, Length::Elements(vectors as u64));
+    let to = kb.arg("to", Access::ReadWrite, KType::U32, Length::Elements(1));
+    let first = kb.group(0).min(kb.dim(vectors / EACH / LANES - 1)).times(EACH * LANES) + kb.lane();
+    let loaded: Vec<_> = (0..EACH).map(|i| from.load(first.plus(i * LANES))).collect();
+    let sum = loaded.into_iter().reduce(|a, b| a ^ b).expect("something is read");
+    let sum = (sum.extract(0) ^ sum.extract(1)) ^ (sum.extract(2) ^ sum.extract(3));
+    kb.when(sum.equals(kb.u32(1)), || to.store(kb.u32(0), sum));
+    let kernel = device.load(&kb.finish()).expect("the kernel is sound");
+    let rows = swiftlm_ir::dim::Sym::Tokens;
+    let template =
+        Arc::new(Template::Map(Elementwise { rows, dim: 1, map: Map::identity(), extras: vec![], y: View::dense(1) }));
+    let (all, to) = (slice(device, &vec![7; stack]), slice(device, &[0; 4]));
+    let grid = [Groups::fixed(vectors / EACH / LANES), Groups::fixed(1), Groups::fixed(1)];
+    let launches: Vec<Launch> = (0..stack / bytes)
+        .map(|i| {
+            Launch::of_kernel(
+                kernel,
+                Arc::clone(&template),
+                vec![Slice { offset: i * bytes, bytes, ..all }, to],
+                grid,
+                "bench",
+            )
+        })
+        .collect();
+    let n = launches.len() as f64;
+    let recording = device.record(launches).expect("the arguments fit");
+    let sizes = StepSizes { tokens: 1, rows: 1, table_stride: 1 };
+    let (whole, best) = time(device, recording, sizes, to);
+    println!(
+        "read of {bytes} of {stack}: {:.1} {:.1} us, {:.0} GB/s",
+        whole / n * 1e6,
+        best / n * 1e6,
+        bytes as f64 / best * n / 1e9
+    );
+}
+
 fn main() {
+    if env("K_SMALL").is_some() {
+        let mut device = GpuDevice::open(None).unwrap();
+        for (stack, bytes) in
+            [(1 << 24, 1 << 22), (1 << 28, 1 << 22), (1 << 28, 1 << 24), (1 << 29, 84 << 20), (84 << 20, 84 << 20)]
+        {
+            small(&mut device, stack, bytes);
+        }
+        return;
+    }
     let wanted = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
     let models = [("llama-3.2-1b", (32, 8, 64)), ("qwen3-4b", (32, 8, 128)), ("qwen2.5-0.5b", (14, 2, 64))];
     let formats = ["f16", "affine8_g64_f16", "affine4_g64_f16"];
-    let places = [(0, 1), (2048, 1), (8192, 1), (40_960, 1), (2048, 4), (2048, 8), (0, 64), (2048, 64), (0, 512), (2048, 512)];
+    let places =
+        [(0, 1), (2048, 1), (8192, 1), (40_960, 1), (2048, 4), (2048, 8), (0, 64), (2048, 64), (0, 512), (2048, 512)];
     let open = || GpuDevice::open(None).expect("there is a GPU");
-    let rate = read_rate(&mut open());
+    let rate = if env("K_FAST").is_some() { 3e12 } else { read_rate(&mut open()) };
     println!("read {:.0} GB/s", rate / 1e9);
     println!("{:<56} {:>10} {:>10} {:>10} {:>6}", "case", "launch us", "kernels us", "GB/s", "floor");
     for (model, heads) in models {

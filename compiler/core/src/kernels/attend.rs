@@ -13,7 +13,7 @@ use swiftlm_ir::template::Attend;
 use super::history::{History, Seen, chains, first, spans};
 use super::operand::{Packs, Rows, SplatTo, per_token};
 use super::span::{Chain, Chains, LANES, UNSEEN};
-use super::{Bounds, Built, single, when_row};
+use super::{Bounds, Built, when_row};
 
 /// Of the launch's arguments those that not every kernel takes.
 const POSITIONS: usize = 1;
@@ -21,8 +21,12 @@ const Y: usize = 6;
 const SCRATCH: usize = 7;
 /// Most query heads that a workgroup takes.
 const MOST_HEADS: usize = 8;
-/// Chains that are read in one go where they are put together.
-const MERGED: usize = 8;
+/// Chains that meet first, in their order, before what they come to meets.
+const TEAM: usize = 8;
+/// Elements of a head that a workgroup puts together.
+const ELEMENTS: usize = 32;
+/// Teams that a workgroup reads in one go.
+const TEAMS: usize = 8;
 
 /// Query heads of a workgroup: all that read a KV head, or an even share of them.
 fn heads_of_group(t: &Attend) -> usize {
@@ -68,14 +72,42 @@ impl<'k> Merged<'k> {
         Self { largest: kb.var(kb.f32(UNSEEN)), total: kb.var(kb.f32(0.0)), sum: kb.var(zero) }
     }
 
-    /// Adds a chain.
-    fn add(&self, share: &Share<'k>) {
+    /// What is there.
+    fn get(&self) -> Share<'k> {
+        Share { largest: self.largest.get(), total: self.total.get(), sum: self.sum.get() }
+    }
+
+    fn set(&self, Share { largest, total, sum }: Share<'k>) {
+        self.largest.set(largest);
+        self.total.set(total);
+        self.sum.set(sum);
+    }
+
+    /// What is there with another chain.
+    fn with(&self, share: &Share<'k>) -> Share<'k> {
         let (before, now) = (self.largest.get(), self.largest.get().max(share.largest));
         let (shrink, weight) = ((before - now).exp(), (share.largest - now).exp());
         let like = |x: E<'k>| x.splat_to(share.sum);
-        self.largest.set(now);
-        self.total.set(share.total.fma(weight, self.total.get() * shrink));
-        self.sum.set(share.sum.fma(like(weight), self.sum.get() * like(shrink)));
+        Share {
+            largest: now,
+            total: share.total.fma(weight, self.total.get() * shrink),
+            sum: share.sum.fma(like(weight), self.sum.get() * like(shrink)),
+        }
+    }
+
+    /// Adds a chain, or chains that have met.
+    fn add(&self, share: &Share<'k>) {
+        self.set(self.with(share));
+    }
+
+    /// Adds a chain where a condition holds. It is computed anywhere, so that reading it need not wait.
+    fn add_if(&self, cond: E<'k>, share: &Share<'k>) {
+        let (with, without) = (self.with(share), self.get());
+        self.set(Share {
+            largest: cond.select(with.largest, without.largest),
+            total: cond.select(with.total, without.total),
+            sum: cond.select(with.sum, without.sum),
+        });
     }
 }
 
@@ -198,9 +230,10 @@ impl<'k> Own<'_, 'k> {
     fn whole(&self, chains: &Chains<'_, 'k>, store: impl Fn(E<'k>, E<'k>, E<'k>)) {
         let kb = self.kb;
         let zeros = kb.f32(0.0).splat(4);
-        let merged: Vec<Merged<'k>> = (0..chains.shape.outputs()).map(|_| Merged::new(kb, zeros)).collect();
+        let merged = || (0..chains.shape.outputs()).map(|_| Merged::new(kb, zeros)).collect::<Vec<_>>();
+        let (team, all) = (merged(), merged());
         let scores = kb.shared(KType::F32, 2 * heads_of_group(self.t) as u32);
-        self.each_chain(chains, |chain, _| {
+        self.each_chain(chains, |chain, index| {
             chain.scores(|h, largest, total| {
                 scores.set(h.times(2), largest);
                 scores.set(h.times(2).plus(1), total);
@@ -208,46 +241,70 @@ impl<'k> Own<'_, 'k> {
             // Behind its first barrier all lanes read the scores, before its last they have.
             chain.sums.finish(chains.exchange, |i, out| {
                 let [largest, total] = [0, 1].map(|i| scores.get(out.head.times(2).plus(i)));
-                merged[i].add(&Share { largest, total, sum: out.sum });
+                team[i].add(&Share { largest, total, sum: out.sum });
+            });
+            kb.when(index.modulo(TEAM).equals(kb.dim(TEAM - 1)), || {
+                for (team, all) in team.iter().zip(&all) {
+                    all.add(&team.get());
+                    team.set(Share { largest: kb.f32(UNSEEN), total: kb.f32(0.0), sum: zeros });
+                }
             });
         });
         chains.shape.places(kb, |i, out| {
-            let Merged { total, sum, .. } = merged[i];
-            out.with(sum.get() / total.get().splat(4)).each(|d, value| store(d, out.head, value));
+            // Of a team that is not full, or of none: what comes to nothing changes nothing.
+            let Share { total, sum, .. } = all[i].with(&team[i].get());
+            out.with(sum / total.splat(4)).each(|d, value| store(d, out.head, value));
         });
     }
 }
 
-/// Puts chains together: one workgroup per token and query head.
+/// Puts chains together: one workgroup per token, query head and some elements. A run of lanes takes a team of chains;
+/// then one run puts teams together.
 fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
-    let most = chains(t);
-    let kb = bounds.kernel(name, t.dim.next_power_of_two().clamp(32, 256) as u32);
+    let (most, slices) = (chains(t), t.dim.div_ceil(ELEMENTS));
+    let teams = most.div_ceil(TEAM);
+    let kb = bounds.kernel(name, (ELEMENTS * TEAMS) as u32);
     let positions = per_token(&kb, "positions", bounds);
     let partial = Partial::declare(&kb, t, bounds);
     let y = Rows::declare(&kb, "y", t.y, bounds.of(Sym::Tokens), t.heads * t.dim);
-    let (token, head) = (kb.group(0), kb.group(1));
+    let [largest, total, sum] = [0, 1, 2].map(|_| kb.shared(KType::F32, (teams * ELEMENTS) as u32));
+    let (token, head, slice) = (kb.group(0), kb.group(1), kb.group(2));
     let body = || {
+        let (run, lane) = (kb.lane().over(ELEMENTS), kb.lane().modulo(ELEMENTS));
+        let d = slice.times(ELEMENTS) + lane;
         let last = positions.load(token);
         let (from, to) = spans(first(&kb, last, t.window), last);
         let count = (to - from).min(kb.dim(most));
-        kb.for_lanes(t.dim, |d| {
+        let count_of_teams = count.plus(TEAM - 1).over(TEAM);
+        kb.range(run, count_of_teams, TEAMS as u32, |team| {
+            // All are read before one is used: what lies behind the last chain is read, too, and left alone.
+            let index = |i: usize| team.times(TEAM).plus(i);
+            let read = |i: usize| {
+                let record = partial.record(token, head, index(i).min(kb.dim(most - 1)));
+                let [largest, total] = partial.scores(record).map(|at| partial.arg.load(at));
+                Share { largest, total, sum: partial.arg.load(partial.sum(record, d.min(kb.dim(t.dim - 1)))) }
+            };
+            let shares: Vec<Share<'_>> = (0..TEAM).map(read).collect();
             let merged = Merged::new(&kb, kb.f32(0.0));
-            kb.range(kb.u32(0), count, MERGED as u32, |start| {
-                // All are read before one is used: what lies behind the last chain is read, too, and left alone.
-                let read = |i: usize| {
-                    let record = partial.record(token, head, start.plus(i).min(kb.dim(most - 1)));
-                    let [largest, total] = partial.scores(record).map(|at| partial.arg.load(at));
-                    Share { largest, total, sum: partial.arg.load(partial.sum(record, d)) }
-                };
-                let shares: Vec<Share<'_>> = (0..MERGED).map(read).collect();
-                for (i, share) in shares.iter().enumerate() {
-                    kb.when(start.plus(i).lt(count), || merged.add(share));
-                }
+            shares.iter().enumerate().for_each(|(i, share)| merged.add_if(index(i).lt(count), share));
+            let (at, share) = (team.times(ELEMENTS) + lane, merged.get());
+            largest.set(at, share.largest);
+            total.set(at, share.total);
+            sum.set(at, share.sum);
+        });
+        kb.barrier();
+        kb.when(run.equals(kb.u32(0)) & d.lt(kb.dim(t.dim)), || {
+            let merged = Merged::new(&kb, kb.f32(0.0));
+            kb.range(kb.u32(0), count_of_teams, 1, |team| {
+                let at = team.times(ELEMENTS) + lane;
+                merged.add(&Share { largest: largest.get(at), total: total.get(at), sum: sum.get(at) });
             });
             y.store(token, head.times(t.dim) + d, merged.sum.get() / merged.total.get());
         });
     };
-    when_row(&kb, Sym::Tokens, token, || kb.when(head.lt(kb.dim(t.heads)), body));
-    let grid = [Groups::per_rows(1, Sym::Tokens, 1), Groups::fixed(t.heads), single()];
+    when_row(&kb, Sym::Tokens, token, || {
+        kb.when(head.lt(kb.dim(t.heads)) & slice.lt(kb.dim(slices)), body);
+    });
+    let grid = [Groups::per_rows(1, Sym::Tokens, 1), Groups::fixed(t.heads), Groups::fixed(slices)];
     Built { kernel: kb.finish(), args: vec![POSITIONS, SCRATCH, Y], grid }
 }

@@ -86,12 +86,13 @@ impl<'k> History<'k> {
 impl<'k> Seen<'k> {
     /// A position, or the nearest that is seen.
     pub(super) fn nearest(&self, position: E<'k>) -> E<'k> {
-        position.max(self.first).min(self.last)
+        if self.history.window == 0 { position.min(self.last) } else { position.max(self.first).min(self.last) }
     }
 
     /// Whether a position is seen.
     pub(super) fn contains(&self, position: E<'k>) -> E<'k> {
-        self.first.le(position) & position.le(self.last)
+        // What lies before the first wraps to what is far behind the last.
+        (position - self.first).le(self.last - self.first)
     }
 
     /// The block of a position that is seen.

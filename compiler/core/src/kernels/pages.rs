@@ -48,6 +48,11 @@ impl<'k> PageTable<'k> {
     }
 }
 
+/// Scales and biases of four slots from the words that hold them.
+pub(super) fn scales<'k>(groups: [E<'k>; 4]) -> [E<'k>; 2] {
+    [E::compose4(groups.map(E::half_low)), E::compose4(groups.map(E::half_high))]
+}
+
 /// Which half of a state pages hold: [`HeadRow`] says how each lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
@@ -149,19 +154,15 @@ impl<'k> Pages<'k> {
         }
     }
 
-    /// Scales and biases of a group of slots `4 · quad ..`, as vectors; plain floats have none.
-    pub(super) fn scales(&self, place: Place<'k>, quad: E<'k>, group: E<'k>) -> Option<[E<'k>; 2]> {
-        if self.row.groups() == 0 {
-            return None;
-        }
+    /// Words that hold scale and bias of a group, of slots `4 · quad ..`.
+    pub(super) fn groups(&self, place: Place<'k>, quad: E<'k>, group: E<'k>) -> [E<'k>; 4] {
         let place = Place { slot: quad.times(4 / self.width), ..place };
         let first = self.group_at(place, group);
         let words: Vec<E<'k>> = (0..4 / self.width)
             .map(|i| self.arg.load(first.plus(i)))
             .flat_map(|words| (0..words.ty().width).map(move |i| words.extract(i)))
             .collect();
-        let of = |half: fn(E<'k>) -> E<'k>| E::compose4([0, 1, 2, 3].map(|i| half(words[i])));
-        Some([of(E::half_low), of(E::half_high)])
+        [0, 1, 2, 3].map(|i| words[i])
     }
 
     /// Writes word `word` of a head whose elements `value` gives. The first word of a group writes the group's, too.

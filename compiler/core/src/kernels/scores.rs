@@ -4,7 +4,7 @@ use swiftlm_ir::kernel::KType;
 use swiftlm_ir::kernel::builder::{E, Kb, S};
 
 use super::history::{QUAD, Seen, quad_of_block};
-use super::pages::Pages;
+use super::pages::{Pages, scales};
 use super::span::{LANES, QUADS, RUNS};
 
 /// Query heads that one workgroup takes, and what is known of them before any key is read.
@@ -133,9 +133,9 @@ impl<'k> Queries<'k> {
         let zeros = kb.f32(0.0).splat(4);
         let mut total = vec![zeros; self.heads];
         for (piece, units) in self.pieces().into_iter().enumerate() {
-            let scales = self.group.and_then(|group| {
+            let scales = self.group.map(|group| {
                 let first = part.times(self.units * self.unit).plus(units[0] * self.unit).min(kb.dim(self.dim - 1));
-                block.keys.scales(place, quad_of_block(position), first.over(group))
+                scales(block.keys.groups(place, quad_of_block(position), first.over(group)))
             });
             // All words are read before one is used.
             let words = units.iter().flat_map(|unit| (0..self.unit_words).map(move |i| (*unit, i)));

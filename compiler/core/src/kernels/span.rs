@@ -80,13 +80,15 @@ impl<'k> Chain<'_, 'k> {
     pub(super) fn add(&self, seen: &Seen<'k>, kv_head: E<'k>, span: E<'k>) {
         let Chains { kb, queries, heads, .. } = self.chains;
         let start = span.times(SPAN);
+        // Asked for before anything waits, so that memory is waited for once.
+        let first = self.sums.read_first(seen, kv_head, start);
         let products = queries.products(seen, kv_head, start);
         for (round, products) in products.chunks(RUNS).enumerate() {
             self.weigh(seen, start, round, products);
         }
         let shrinks: Vec<E<'k>> = (0..*heads).map(|h| self.chains.shrinks.get(kb.dim(h))).collect();
         self.sums.shrink(&shrinks);
-        self.sums.add(seen, kv_head, start, self.chains.weights);
+        self.sums.add(seen, kv_head, start, &first, self.chains.weights);
     }
 
     /// Weights of some heads from the parts of their products, one head for each run of lanes.

@@ -3,7 +3,7 @@
 use swiftlm_ir::kernel::builder::{E, Kb, S, V};
 
 use super::history::{QUAD, Seen, quad_of_block};
-use super::pages::Pages;
+use super::pages::{Pages, scales};
 use super::span::{LANES, QUADS};
 
 /// Fours of rows that a lane reads in one go.
@@ -36,6 +36,18 @@ pub(super) struct Sums<'k> {
     sums: Vec<Vec<Vec<V<'k>>>>,
     /// What biases add to every element, by chunk and head.
     biases: Vec<Vec<V<'k>>>,
+}
+
+/// A chunk of four rows that was read.
+pub(super) struct Rows<'k> {
+    /// Which four of the span, and whether there is one, if that is not certain.
+    quad: E<'k>,
+    exists: Option<E<'k>>,
+    position: E<'k>,
+    pages: Pages<'k>,
+    words: [E<'k>; 4],
+    /// Scales and biases as stored; of slots that are not seen they may be anything.
+    groups: Option<[E<'k>; 4]>,
 }
 
 /// A vector of the sum of a head that a lane holds at the end.
@@ -124,9 +136,31 @@ impl Shape {
         }
     }
 
+    /// The first four rows of the lane in a batch; lanes behind the last have none.
+    fn row<'k>(&self, kb: &'k Kb) -> E<'k> {
+        kb.lane().over(self.chunks.min(LANES))
+    }
+
+    /// Fours of rows that a lane reads in one go.
+    fn read_at_once(&self) -> usize {
+        READ_AT_ONCE.min(QUADS.div_ceil(self.rows))
+    }
+
+    /// Fours of rows of a batch.
+    fn batch(&self) -> usize {
+        self.rows * self.read_at_once()
+    }
+
+    /// The batches of the span that begins at `start` of which something is seen.
+    fn batches<'k>(&self, kb: &'k Kb, seen: &Seen<'k>, start: E<'k>) -> (E<'k>, E<'k>) {
+        let (batch, last) = (self.batch() * QUAD, QUADS.div_ceil(self.batch()) - 1);
+        let from = (seen.first.max(start) - start).over(batch).min(kb.dim(last));
+        (from, (seen.last - start).over(batch).min(kb.dim(last)).plus(1))
+    }
+
     /// Runs `body` in lanes that have rows.
     fn when_rows<'k>(&self, kb: &'k Kb, body: impl FnOnce(E<'k>)) {
-        let row = kb.lane().over(self.chunks.min(LANES));
+        let row = self.row(kb);
         if self.rows * self.chunks < LANES { kb.when(row.lt(kb.dim(self.rows)), || body(row)) } else { body(row) }
     }
 }
@@ -162,77 +196,85 @@ impl<'k> Sums<'k> {
         }
     }
 
-    /// Adds the rows of the span that begins at `start`; `weights` are by head and four of slots.
-    pub(super) fn add(&self, seen: &Seen<'k>, kv_head: E<'k>, start: E<'k>, weights: S<'k>) {
-        let (kb, rows) = (self.kb, self.shape.rows);
-        let at_once = READ_AT_ONCE.min(QUADS.div_ceil(rows));
-        let batch = rows * at_once;
-        let batches = QUADS.div_ceil(batch);
-        // Batches of which nothing is seen are left out.
-        let from = (seen.first.max(start) - start).over(batch * QUAD);
-        let to = (seen.last - start).over(batch * QUAD).min(kb.dim(batches - 1)).plus(1);
-        self.shape.when_rows(kb, |row| {
-            kb.range(from, to, 1, |i| {
-                let quads = (0..at_once).map(|j| row + i.times(batch).plus(j * rows));
-                if batches * batch == QUADS {
-                    return self.add_rows(seen, kv_head, start, &quads.collect::<Vec<_>>(), weights);
-                }
-                for quad in quads {
-                    kb.when(quad.lt(kb.dim(QUADS)), || self.add_rows(seen, kv_head, start, &[quad], weights));
-                }
-            });
-        });
+    /// Reads the first rows of the span that begins at `start`, to be added once their weights are known.
+    pub(super) fn read_first(&self, seen: &Seen<'k>, kv_head: E<'k>, start: E<'k>) -> Vec<Vec<Rows<'k>>> {
+        self.read(seen, kv_head, start, self.shape.batches(self.kb, seen, start).0)
     }
 
-    /// Adds rows of some fours of slots.
-    fn add_rows(&self, seen: &Seen<'k>, kv_head: E<'k>, start: E<'k>, quads: &[E<'k>], weights: S<'k>) {
-        let kb = self.kb;
-        for (index, (sums, biases)) in self.sums.iter().zip(&self.biases).enumerate() {
+    /// Adds the rows of the span, of which `first` were read; `weights` are by head and four of slots.
+    pub(super) fn add(&self, seen: &Seen<'k>, kv_head: E<'k>, start: E<'k>, first: &[Vec<Rows<'k>>], weights: S<'k>) {
+        self.take(seen, first, weights);
+        let (from, to) = self.shape.batches(self.kb, seen, start);
+        if self.shape.batch() < QUADS {
+            self.kb.range(from.plus(1), to, 1, |batch| {
+                self.take(seen, &self.read(seen, kv_head, start, batch), weights);
+            });
+        }
+    }
+
+    /// Reads a batch of rows, by chunk of the lane.
+    fn read(&self, seen: &Seen<'k>, kv_head: E<'k>, start: E<'k>, batch: E<'k>) -> Vec<Vec<Rows<'k>>> {
+        let (kb, shape) = (self.kb, &self.shape);
+        let row = shape.row(kb).min(kb.dim(shape.rows - 1));
+        let chunk_rows = |index: usize| {
             let chunk = self.chunk(index);
-            // All rows are read before one is used.
-            let read: Vec<_> =
-                quads.iter().map(|quad| self.read(seen, kv_head, start + quad.times(QUAD), chunk)).collect();
-            for (quad, (rows, scales)) in quads.iter().zip(read) {
-                let weights: Vec<E<'k>> = (0..self.shape.heads).map(|h| weights.get(quad.plus(h * QUADS))).collect();
-                let scaled: Vec<E<'k>> = match scales {
-                    None => weights,
-                    Some([scale, bias]) => {
-                        weights.iter().zip(biases).for_each(|(w, sum)| sum.set(sum.get() + w.dot(bias)));
-                        weights.iter().map(|w| *w * scale).collect()
-                    }
-                };
-                for (slot, elements) in rows.into_iter().enumerate() {
-                    let elements = vectors(kb, &elements);
-                    for (sums, weights) in sums.iter().zip(&scaled) {
-                        let weight = weights.extract(slot as u8).splat(4);
-                        elements.iter().zip(sums).for_each(|(e, sum)| sum.set(e.fma(weight, sum.get())));
-                    }
+            let of = |i: usize| {
+                let quad = row + batch.times(shape.batch()).plus(i * shape.rows);
+                let exists = (!QUADS.is_multiple_of(shape.batch())).then(|| quad.lt(kb.dim(QUADS)));
+                let quad = if exists.is_some() { quad.min(kb.dim(QUADS - 1)) } else { quad };
+                let position = start + quad.times(QUAD);
+                let nearest = seen.nearest(position);
+                let block = seen.block(nearest);
+                // A slot that is not seen may hold anything: in its stead one that is seen is read, with a weight of 0.
+                let places = [0, 1, 2, 3].map(|i| block.row(kv_head, seen.nearest(position.plus(i))));
+                let group = |elements: usize| chunk.times(shape.chunk).over(elements);
+                let groups = |elements| block.values.groups(places[0], quad_of_block(nearest), group(elements));
+                Rows {
+                    quad,
+                    exists,
+                    position,
+                    pages: block.values,
+                    words: places.map(|place| block.values.load(place, chunk)),
+                    groups: shape.group.map(groups),
+                }
+            };
+            (0..shape.read_at_once()).map(of).collect()
+        };
+        (0..shape.each).map(chunk_rows).collect()
+    }
+
+    /// Adds rows that were read.
+    fn take(&self, seen: &Seen<'k>, read: &[Vec<Rows<'k>>], weights: S<'k>) {
+        for ((rows, sums), biases) in read.iter().zip(&self.sums).zip(&self.biases) {
+            for rows in rows {
+                let body = || self.take_four(seen, rows, sums, biases, weights);
+                match rows.exists {
+                    Some(exists) => self.kb.when(exists, body),
+                    None => body(),
                 }
             }
         }
     }
 
-    /// A chunk of four rows, and their scales and biases. A slot that is not seen may hold anything: in its stead one that
-    /// is seen is read, whose weight is 0.
-    fn read(
-        &self,
-        seen: &Seen<'k>,
-        kv_head: E<'k>,
-        first: E<'k>,
-        chunk: E<'k>,
-    ) -> ([Vec<E<'k>>; 4], Option<[E<'k>; 2]>) {
-        let nearest = seen.nearest(first);
-        let block = seen.block(nearest);
-        let places = [0, 1, 2, 3].map(|i| block.row(kv_head, seen.nearest(first.plus(i))));
-        let loaded = places.map(|place| block.values.load(place, chunk));
-        let scales = self.shape.group.and_then(|group| {
-            let both =
-                block.values.scales(places[0], quad_of_block(nearest), chunk.times(self.shape.chunk).over(group))?;
-            let seen = [0, 1, 2, 3].map(|i| seen.contains(first.plus(i)));
-            let zero = self.kb.f32(0.0);
-            Some(both.map(|all| E::compose4([0, 1, 2, 3].map(|i| seen[i].select(all.extract(i as u8), zero)))))
-        });
-        (loaded.map(|bits| block.values.elements(bits)), scales)
+    fn take_four(&self, seen: &Seen<'k>, rows: &Rows<'k>, sums: &[Vec<V<'k>>], biases: &[V<'k>], weights: S<'k>) {
+        let kb = self.kb;
+        let weights: Vec<E<'k>> = (0..self.shape.heads).map(|h| weights.get(rows.quad.plus(h * QUADS))).collect();
+        let scaled: Vec<E<'k>> = match rows.groups {
+            None => weights,
+            Some(groups) => {
+                let slot = |i: usize| seen.contains(rows.position.plus(i)).select(groups[i], kb.u32(0));
+                let [scale, bias] = scales([0, 1, 2, 3].map(slot));
+                weights.iter().zip(biases).for_each(|(w, sum)| sum.set(sum.get() + w.dot(bias)));
+                weights.iter().map(|w| *w * scale).collect()
+            }
+        };
+        for (slot, words) in rows.words.into_iter().enumerate() {
+            let elements = vectors(kb, &rows.pages.elements(words));
+            for (sums, weights) in sums.iter().zip(&scaled) {
+                let weight = weights.extract(slot as u8).splat(4);
+                elements.iter().zip(sums).for_each(|(e, sum)| sum.set(e.fma(weight, sum.get())));
+            }
+        }
     }
 
     /// Adds up what lanes have in shared vectors, and gives each vector of a head to one lane. All lanes are here.

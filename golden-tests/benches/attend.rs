@@ -79,7 +79,7 @@ fn read_rate(device: &mut GpuDevice) -> f64 {
     let grid = [Groups::fixed(vectors / EACH / LANES), Groups::fixed(1), Groups::fixed(1)];
     let launches = (0..4).map(|_| Launch::of_kernel(kernel, Arc::clone(&template), args.clone(), grid, "bench"));
     let recording = device.record(launches.collect()).expect("the arguments fit");
-    let sizes = StepSizes { tokens: 1, rows: 1, table_stride: 1 };
+    let sizes = StepSizes { tokens: 1, rows: 1, table_stride: 1, last_position: 0 };
     let (_, best) = time(device, recording, sizes, args[1]);
     4.0 * STACK as f64 / best
 }
@@ -92,7 +92,8 @@ fn case(
     (depth, tokens): (usize, usize),
 ) -> (f64, f64, usize) {
     let pages = (depth + tokens).div_ceil(PAGE_TOKENS);
-    let sizes = StepSizes { tokens: tokens as u32, rows: 1, table_stride: pages as u32 };
+    let last_position = (depth + tokens - 1) as u32;
+    let sizes = StepSizes { tokens: tokens as u32, rows: 1, table_stride: pages as u32, last_position };
     let view = View::dense(heads * dim);
     let template = Template::Attend(Attend {
         class: ShapeClass::of(tokens),
@@ -116,8 +117,8 @@ fn case(
     let bytes = state.bytes_per_token() * (depth + tokens);
     let layers = env("K_LAYERS").unwrap_or((STACK / bytes).clamp(2, 64));
     let ids = |ids: Vec<usize>| -> Vec<u8> { ids.iter().flat_map(|i| (*i as u32).to_le_bytes()).collect() };
-    // Floats near 0.1 in every format, and codes and scales that are finite.
-    let half = |n: usize| [0xcdu8, 0x2c, 0x66, 0x2d].iter().copied().cycle().take(n).collect::<Vec<u8>>();
+    // Small floats in every format, and codes and scales that are finite.
+    let half = |n: usize| vec![0x2c; n];
     let q: Vec<u8> = (0..tokens * heads * dim).flat_map(|i| ((i % 13) as f32 * 0.1 - 0.6).to_le_bytes()).collect();
     let q = slice(device, &q);
     let positions = slice(device, &ids((depth..depth + tokens).collect()));
@@ -190,7 +191,7 @@ fn small(device: &mut GpuDevice, stack: usize, bytes: usize) {
         .collect();
     let n = launches.len() as f64;
     let recording = device.record(launches).expect("the arguments fit");
-    let sizes = StepSizes { tokens: 1, rows: 1, table_stride: 1 };
+    let sizes = StepSizes { tokens: 1, rows: 1, table_stride: 1, last_position: 0 };
     let (whole, best) = time(device, recording, sizes, to);
     println!(
         "read of {bytes} of {stack}: {:.1} {:.1} us, {:.0} GB/s",

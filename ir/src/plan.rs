@@ -61,12 +61,23 @@ pub struct Groups {
     pub times: u32,
     /// Rows that one group handles: the count is `times · ceil(rows / per)`; `None` for a constant.
     pub rows: Option<(Sym, u32)>,
+    /// What less there is to do where histories are short.
+    pub reach: Option<Reach>,
+}
+
+/// How workgroups depend on the positions of the longest history of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Reach {
+    /// At most one group for each so many positions.
+    Each(u32),
+    /// None where there are no more positions than this.
+    Beyond(u32),
 }
 
 impl Groups {
     /// A constant count.
     pub fn fixed(times: usize) -> Self {
-        Self { times: u32::try_from(times).unwrap_or(u32::MAX), rows: None }
+        Self { times: u32::try_from(times).unwrap_or(u32::MAX), rows: None, reach: None }
     }
 
     /// `times · ceil(rows / per)` groups.
@@ -74,13 +85,29 @@ impl Groups {
         Self { rows: Some((rows, per)), ..Self::fixed(times) }
     }
 
+    /// As many, or fewer where histories are short.
+    pub fn reaching(self, reach: Reach) -> Self {
+        Self { reach: Some(reach), ..self }
+    }
+
     /// The count for a step.
     pub fn count(&self, sizes: &StepSizes) -> u32 {
-        self.times * self.rows.map_or(1, |(sym, per)| sizes.get(sym).div_ceil(per))
+        let all = self.times * self.rows.map_or(1, |(sym, per)| sizes.get(sym).div_ceil(per));
+        match self.reach {
+            None => all,
+            Some(Reach::Each(per)) => all.min(sizes.last_position / per + 1),
+            Some(Reach::Beyond(positions)) => {
+                if sizes.last_position >= positions {
+                    all
+                } else {
+                    0
+                }
+            }
+        }
     }
 }
 
-/// The sizes of one step, given to every kernel as immediates in this order.
+/// The sizes of one step. All but the last are given to every kernel as immediates in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct StepSizes {
@@ -90,6 +117,8 @@ pub struct StepSizes {
     pub rows: u32,
     /// Entries of the page table per sequence.
     pub table_stride: u32,
+    /// Largest position of a token, which grids follow and kernels do not rely on.
+    pub last_position: u32,
 }
 
 impl StepSizes {

@@ -10,7 +10,7 @@ use swiftlm_ir::kernel::builder::Kb;
 use swiftlm_ir::kernel::{Access, Immediate, KType, Kernel, Length};
 use swiftlm_ir::plan::{Groups, StepSizes};
 
-const FIXED: Groups = Groups { times: 1, rows: None };
+const FIXED: Groups = Groups { times: 1, rows: None, reach: None };
 
 /// `y[group · 64 + lane] += tokens + by`.
 fn increment(by: u32) -> Kernel {

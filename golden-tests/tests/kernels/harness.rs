@@ -230,9 +230,10 @@ pub(crate) fn map64(map: &Map, inputs: &[f64]) -> f64 {
     .expect("the epilogue has a step")
 }
 
-/// Steps of so many tokens and rows; page table rows of `table_stride` entries.
+/// Steps of so many tokens and rows; page table rows of `table_stride` entries, up to the last of which histories reach.
 pub(crate) fn sizes(tokens: usize, rows: usize, table_stride: usize) -> StepSizes {
-    StepSizes { tokens: tokens as u32, rows: rows as u32, table_stride: table_stride as u32 }
+    let last_position = (table_stride * PAGE_TOKENS - 1) as u32;
+    StepSizes { tokens: tokens as u32, rows: rows as u32, table_stride: table_stride as u32, last_position }
 }
 
 /// Verifies a kernel and runs it. Arguments are as long as declared, so that the interpreter sees any access beyond.

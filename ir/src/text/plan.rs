@@ -6,7 +6,7 @@ use super::group::join;
 use super::print::at;
 use crate::graph::Graph;
 use crate::map::{Map, MapStep};
-use crate::plan::{Dispatch, Fetch, FuncPlan, Groups, Input, Operand, Program, Stage};
+use crate::plan::{Dispatch, Fetch, FuncPlan, Groups, Input, Operand, Program, Reach, Stage};
 use crate::template::Template;
 
 /// Characters of an elementwise program's text.
@@ -116,19 +116,26 @@ fn operand(graph: Option<&Graph>, o: &Operand) -> String {
 
 /// `grid(24, T)`: axes of one group at the end are left out.
 fn grid(axes: &[Groups; 3]) -> String {
-    let one = Groups { times: 1, rows: None };
+    let one = Groups::fixed(1);
     let used = axes.iter().rposition(|g| *g != one).map_or(1, |i| i + 1);
     let texts: Vec<String> = axes[..used].iter().map(groups).collect();
     format!("grid({})", texts.join(", "))
 }
 
+/// `N` is the number of positions of the longest history.
 fn groups(g: &Groups) -> String {
-    let rows = match g.rows {
-        None => return g.times.to_string(),
-        Some((sym, 1)) => sym.name().to_owned(),
-        Some((sym, per)) => format!("ceil({}/{per})", sym.name()),
+    let all = match g.rows {
+        None => g.times.to_string(),
+        Some((sym, per)) => {
+            let rows = if per == 1 { sym.name().to_owned() } else { format!("ceil({}/{per})", sym.name()) };
+            if g.times == 1 { rows } else { format!("{}·{rows}", g.times) }
+        }
     };
-    if g.times == 1 { rows } else { format!("{}·{rows}", g.times) }
+    match g.reach {
+        None => all,
+        Some(Reach::Each(per)) => format!("min({all}, ceil(N/{per}))"),
+        Some(Reach::Beyond(positions)) => format!("{all} if N > {positions}"),
+    }
 }
 
 /// What a template does beyond its name.

@@ -5,7 +5,7 @@ use super::template::{Role, roles};
 use crate::dim::Sym;
 use crate::graph::{Graph, ParamKind, WeightType};
 use crate::kernel::{Access, Binary, DataBound, Ex, Expr, Immediate, KArg, Kernel, Length};
-use crate::plan::{Dispatch, Groups, Input, Operand, Program, Stage};
+use crate::plan::{Dispatch, Groups, Input, Operand, Program, Reach, Stage};
 use crate::ty::{PAGE_TOKENS, StateType, Type};
 
 /// What offsets in the arena are multiples of.
@@ -169,6 +169,7 @@ fn state(graph: &Graph) -> Option<&StateType> {
 
 fn grid(axes: &[Groups; 3], bounds: Bounds) -> Result<(), String> {
     let count = |g: &Groups| match g.rows {
+        _ if g.reach == Some(Reach::Each(0)) => None,
         None => Some(u64::from(g.times)),
         Some((_, 0)) => None,
         Some((sym, per)) => Some(u64::from(g.times) * bounds.of(sym).div_ceil(per as usize) as u64),

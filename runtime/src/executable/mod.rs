@@ -235,6 +235,7 @@ impl Executable {
             tokens: batch.ids.len() as u32,
             rows: batch.rows.len() as u32,
             table_stride: self.table_stride as u32,
+            last_position: batch.positions.iter().copied().max().unwrap_or(0),
         })
     }
 

@@ -11,6 +11,7 @@ use swiftlm_ir::kernel::Kernel;
 use swiftlm_ir::plan::{Groups, StepSizes};
 use swiftlm_ir::quant::{Affine, Float, Format};
 use swiftlm_ir::template::Template;
+use swiftlm_ir::ty::PAGE_TOKENS;
 
 /// Numbers from a seed: xorshift.
 #[derive(Clone)]
@@ -152,7 +153,8 @@ pub(crate) fn formats() -> Vec<Format> {
 }
 
 pub(crate) fn sizes(tokens: usize, rows: usize, table_stride: usize) -> StepSizes {
-    StepSizes { tokens: tokens as u32, rows: rows as u32, table_stride: table_stride as u32 }
+    let last_position = (table_stride * PAGE_TOKENS - 1) as u32;
+    StepSizes { tokens: tokens as u32, rows: rows as u32, table_stride: table_stride as u32, last_position }
 }
 
 /// The argument that is a weight matrix, with its type.

@@ -7,13 +7,18 @@
 use swiftlm_ir::dim::{ShapeClass, Sym};
 use swiftlm_ir::kernel::builder::{A, E, Kb, V};
 use swiftlm_ir::kernel::{Access, KType, Length};
-use swiftlm_ir::plan::Groups;
+use swiftlm_ir::plan::{Groups, Reach};
 use swiftlm_ir::template::Attend;
 
-use super::history::{History, Seen, chains, first, spans};
+use super::history::{History, SPAN, Seen, chains, first, spans};
 use super::operand::{Packs, Rows, SplatTo, per_token};
 use super::span::{Chain, Chains, LANES, UNSEEN};
 use super::{Bounds, Built, when_row};
+
+/// Whether all that is seen lies in one span.
+fn alone<'k>(first: E<'k>, last: E<'k>) -> E<'k> {
+    first.over(SPAN).equals(last.over(SPAN))
+}
 
 /// Of the launch's arguments those that not every kernel takes.
 const POSITIONS: usize = 1;
@@ -165,29 +170,26 @@ fn attend(t: &Attend, name: &str, bounds: Bounds) -> Built {
     let kb = bounds.kernel(name, LANES as u32);
     let q = Packs::declare_heads(&kb, "q", t.q, tokens, t.heads, t.dim);
     let history = History::declare(&kb, t, bounds);
-    let (target, partial) = match sharers {
-        1 => (Some(Rows::declare(&kb, "y", t.y, tokens, t.heads * t.dim)), None),
-        _ => (None, Some(Partial::declare(&kb, t, bounds))),
-    };
+    let y = Rows::declare(&kb, "y", t.y, tokens, t.heads * t.dim);
+    let partial = (sharers > 1).then(|| Partial::declare(&kb, t, bounds));
     let (token, share, sharer) = (kb.group(0), kb.group(1), kb.group(2));
     let body = || {
         let head = share.times(heads);
         let query = |h, pack| q.head_pack(token, head + h, pack);
         let chains = Chains::new(&kb, t, &history, (heads, q.count()), query);
         let own = Own { kb: &kb, t, seen: history.of(token), kv_head: share.over(shares / t.kv_heads), sharer };
-        if let Some(y) = target {
-            own.whole(&chains, |d, h, value| y.store(token, (head + h).times(t.dim) + d, value));
-        }
-        if let Some(partial) = partial {
-            own.parts(&chains, &partial, |h, chain| partial.record(token, head + h, chain));
+        let store = |h: E<'_>, d, value| y.store(token, (head + h).times(t.dim) + d, value);
+        match partial {
+            None => own.whole(&chains, store),
+            Some(partial) => own.parts(&chains, &partial, |h, chain| partial.record(token, head + h, chain), store),
         }
     };
     when_row(&kb, Sym::Tokens, token, || {
         kb.when(share.lt(kb.dim(shares)) & sharer.lt(kb.dim(sharers)), body);
     });
-    let grid = [Groups::per_rows(1, Sym::Tokens, 1), Groups::fixed(shares), Groups::fixed(sharers)];
-    let result = if target.is_some() { Y } else { SCRATCH };
-    Built { kernel: kb.finish(), args: (0..Y).chain([result]).collect(), grid }
+    let sharers = Groups::fixed(sharers).reaching(Reach::Each(SPAN as u32));
+    let grid = [Groups::per_rows(1, Sym::Tokens, 1), Groups::fixed(shares), sharers];
+    Built::whole(kb.finish(), grid)
 }
 
 /// What a workgroup computes.
@@ -211,22 +213,39 @@ impl<'k> Own<'_, 'k> {
         });
     }
 
-    /// Leaves what each chain comes to; `record` says where by head and chain.
-    fn parts(&self, chains: &Chains<'_, 'k>, partial: &Partial<'k>, record: impl Fn(E<'k>, E<'k>) -> E<'k>) {
+    /// Leaves what each chain comes to, `record` says where by head and chain; a chain that is alone is a result.
+    fn parts(
+        &self,
+        chains: &Chains<'_, 'k>,
+        partial: &Partial<'k>,
+        record: impl Fn(E<'k>, E<'k>) -> E<'k>,
+        store: impl Fn(E<'k>, E<'k>, E<'k>),
+    ) {
+        let kb = self.kb;
+        let totals = kb.shared(KType::F32, heads_of_group(self.t) as u32);
+        let alone = alone(self.seen.first, self.seen.last);
         self.each_chain(chains, |chain, index| {
             chain.scores(|h, largest, total| {
                 let [at, then] = partial.scores(record(h, index));
                 partial.arg.store(at, largest);
                 partial.arg.store(then, total);
+                totals.set(h, total);
             });
             chain.sums.finish(chains.exchange, |_, out| {
-                let record = record(out.head, index);
-                out.each(|d, sum| partial.arg.store(partial.sum(record, d), sum));
+                let total = totals.get(out.head).splat(4);
+                kb.when_else(
+                    alone,
+                    || out.with(out.sum / total).each(|d, value| store(out.head, d, value)),
+                    || {
+                        let record = record(out.head, index);
+                        out.each(|d, sum| partial.arg.store(partial.sum(record, d), sum));
+                    },
+                );
             });
         });
     }
 
-    /// Puts chains together; `store` takes index, head and value of a result.
+    /// Puts chains together; `store` takes head, index and value of a result.
     fn whole(&self, chains: &Chains<'_, 'k>, store: impl Fn(E<'k>, E<'k>, E<'k>)) {
         let kb = self.kb;
         let zeros = kb.f32(0.0).splat(4);
@@ -253,7 +272,7 @@ impl<'k> Own<'_, 'k> {
         chains.shape.places(kb, |i, out| {
             // Of a team that is not full, or of none: what comes to nothing changes nothing.
             let Share { total, sum, .. } = all[i].with(&team[i].get());
-            out.with(sum / total.splat(4)).each(|d, value| store(d, out.head, value));
+            out.with(sum / total.splat(4)).each(|d, value| store(out.head, d, value));
         });
     }
 }
@@ -269,10 +288,9 @@ fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
     let y = Rows::declare(&kb, "y", t.y, bounds.of(Sym::Tokens), t.heads * t.dim);
     let [largest, total, sum] = [0, 1, 2].map(|_| kb.shared(KType::F32, (teams * ELEMENTS) as u32));
     let (token, head, slice) = (kb.group(0), kb.group(1), kb.group(2));
-    let body = || {
+    let body = |last| {
         let (run, lane) = (kb.lane().over(ELEMENTS), kb.lane().modulo(ELEMENTS));
         let d = slice.times(ELEMENTS) + lane;
-        let last = positions.load(token);
         let (from, to) = spans(first(&kb, last, t.window), last);
         let count = (to - from).min(kb.dim(most));
         let count_of_teams = count.plus(TEAM - 1).over(TEAM);
@@ -303,8 +321,12 @@ fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
         });
     };
     when_row(&kb, Sym::Tokens, token, || {
-        kb.when(head.lt(kb.dim(t.heads)) & slice.lt(kb.dim(slices)), body);
+        let last = positions.load(token);
+        // The only chain of a token was put out where it was made.
+        let several = !alone(first(&kb, last, t.window), last);
+        kb.when(head.lt(kb.dim(t.heads)) & slice.lt(kb.dim(slices)) & several, || body(last));
     });
-    let grid = [Groups::per_rows(1, Sym::Tokens, 1), Groups::fixed(t.heads), Groups::fixed(slices)];
+    let slices = Groups::fixed(slices).reaching(Reach::Beyond(SPAN as u32));
+    let grid = [Groups::per_rows(1, Sym::Tokens, 1), Groups::fixed(t.heads), slices];
     Built { kernel: kb.finish(), args: vec![POSITIONS, SCRATCH, Y], grid }
 }

@@ -9,7 +9,7 @@ use swiftlm_driver::compile::{Options, compile};
 use swiftlm_driver::package::program::{decode, encode};
 use swiftlm_ir::dim::Sym;
 use swiftlm_ir::kernel::{DataBound, Expr, Immediate, KType, SharedArray};
-use swiftlm_ir::plan::{Dispatch, Groups, Input, Operand, Program};
+use swiftlm_ir::plan::{Dispatch, Groups, Input, Operand, Program, Reach};
 use swiftlm_ir::template::Template;
 use swiftlm_ir::verify::verify_program;
 use swiftlm_runtime::{Executable, ExecutableOptions};
@@ -116,7 +116,11 @@ const CHANGES: &[(&str, Change)] = &[
         let Template::Linear(t) = &mut launch(p, linear).template else { return };
         t.epilogue.steps.clear();
     }),
-    ("cannot be launched", |p| launch(p, linear).stages[0].grid[0] = Groups { times: 1, rows: Some((Sym::Tokens, 0)) }),
+    ("cannot be launched", |p| launch(p, linear).stages[0].grid[0] = Groups::per_rows(1, Sym::Tokens, 0)),
+    ("cannot be launched", |p| {
+        let grid = &mut launch(p, linear).stages[0].grid;
+        grid[0] = grid[0].reaching(Reach::Each(0));
+    }),
     ("cannot be launched", |p| launch(p, linear).stages[0].grid = [Groups::fixed(1 << 31); 3]),
     ("was made for T up to", |p| {
         let kernel = launch(p, |t| matches!(t, Template::Rows(_))).stages[0].kernel;
@@ -231,7 +235,7 @@ fn runs(program: Program, checkpoint: &Checkpoint, tier: Tier) -> bool {
 
 /// Workgroups of the launches of a step of one token: what a spoiled grid could make endless.
 pub(super) fn groups(program: &Program) -> u64 {
-    let sizes = swiftlm_ir::plan::StepSizes { tokens: 1, rows: 1, table_stride: 2 };
+    let sizes = swiftlm_ir::plan::StepSizes { tokens: 1, rows: 1, table_stride: 2, last_position: 63 };
     let all = program.plans.iter().flatten().flat_map(|plan| &plan.dispatches);
     let stages = all.flat_map(|d| &d.stages);
     let groups = stages.map(|s| s.grid.iter().map(|axis| u64::from(axis.count(&sizes))).product::<u64>());

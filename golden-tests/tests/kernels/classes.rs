@@ -7,7 +7,7 @@ use swiftlm_ir::rounding::Rounding;
 use swiftlm_ir::template::{Attend, Extra, Linear, Norm, RmsNorm, Template, View};
 use swiftlm_ir::ty::PAGE_TOKENS;
 
-use crate::harness::{Random, Rows, Weight, bytes, floats, run, sizes, to_pages};
+use crate::harness::{Random, Rows, Weight, bytes, dot, floats, run, sizes, to_pages};
 
 const CHUNK: usize = 70;
 
@@ -121,34 +121,43 @@ fn a_fused_norm_is_the_norm_and_then_the_product() {
     }
 }
 
+/// Heads, pages of a sequence, and positions that a query sees.
+struct Shape {
+    heads: usize,
+    kv_heads: usize,
+    dim: usize,
+    stride: usize,
+    window: usize,
+}
+
 #[test]
 fn attention_of_a_token_does_not_depend_on_the_step() {
+    attention(&Shape { heads: 4, kv_heads: 2, dim: 16, stride: 4, window: 50 });
+}
+
+/// Histories of more spans than there are chains, and windows of several.
+#[test]
+fn long_histories_do_not_depend_on_the_step() {
+    attention(&Shape { heads: 32, kv_heads: 32, dim: 4, stride: 160, window: 0 });
+    attention(&Shape { heads: 2, kv_heads: 1, dim: 8, stride: 40, window: 1000 });
+}
+
+fn attention(shape: &Shape) {
     let mut random = Random(33);
-    let (heads, kv_heads, dim, pages, stride) = (4, 2, 16, 8, 4);
+    let Shape { heads, kv_heads, dim, stride, window } = *shape;
+    let pages = 2 * stride;
     let q = Rows::random(&mut random, View::dense(heads * dim), CHUNK, heads * dim);
     let [k, v] =
         [Format::F16, Format::F32].map(|f| Weight::random(&mut random, f, pages * kv_heads * PAGE_TOKENS, dim));
-    let table: Vec<u32> = [3, 1, 7, 0, 2, 6, 4, 5].to_vec();
+    let table: Vec<u32> = (0..pages).map(|i| ((i * 11 + 3) % pages) as u32).collect();
     let positions: Vec<u32> = (0..CHUNK).map(|_| random.below(stride * PAGE_TOKENS) as u32).collect();
     let sequences: Vec<u32> = (0..CHUNK).map(|_| random.below(2) as u32).collect();
     let attend = |first: usize, count: usize| {
         let class = ShapeClass::of(count);
         let bound = class.max_rows(CHUNK).min(CHUNK);
         let view = View::dense(heads * dim);
-        let formats = (Format::F16, Format::F32);
-        let t = Attend {
-            class,
-            heads,
-            kv_heads,
-            dim,
-            scale: 0.7,
-            window: 50,
-            cap: 0.0,
-            k_format: formats.0,
-            v_format: formats.1,
-            q: view,
-            y: view,
-        };
+        let (scale, (k_format, v_format)) = (0.7, (Format::F16, Format::F32));
+        let t = Attend { class, heads, kv_heads, dim, scale, window, cap: 0.0, k_format, v_format, q: view, y: view };
         let ids = |all: &[u32]| {
             let mut part = all[first..first + count].to_vec();
             part.resize(bound, 0);
@@ -166,15 +175,30 @@ fn attention_of_a_token_does_not_depend_on_the_step() {
             to_pages(&v, false),
             y,
         ];
-        let y = floats(&run(&Template::Attend(t), CHUNK, args, sizes(count, 1, stride))[6]);
-        bits(&y[..count * q.width])
+        floats(&run(&Template::Attend(t), CHUNK, args, sizes(count, 1, stride))[6])[..count * q.width].to_vec()
     };
     let all = attend(0, CHUNK);
     for (first, count) in [(0, 1), (69, 1), (7, 3), (20, 33)] {
         assert_eq!(
-            attend(first, count),
-            all[first * q.width..(first + count) * q.width],
+            bits(&attend(first, count)),
+            bits(&all[first * q.width..(first + count) * q.width]),
             "{count} tokens from {first}"
         );
+    }
+    // And it is attention.
+    for (token, got) in all.chunks_exact(q.width).enumerate().take(3) {
+        let last = positions[token] as usize;
+        let seen = if window == 0 { 0 } else { (last + 1).saturating_sub(window) }..last + 1;
+        for (col, got) in got.iter().enumerate() {
+            let (head, kv_head) = (col / dim, col / dim / (heads / kv_heads));
+            let row = |p: usize| {
+                let page = table[sequences[token] as usize * stride + p / PAGE_TOKENS] as usize;
+                (page * kv_heads + kv_head) * PAGE_TOKENS + p % PAGE_TOKENS
+            };
+            let weight = |p: usize| (0.7 * dot(dim, |d| q.at(token, head * dim + d), |d| k.at(row(p), d))).exp();
+            let total: f64 = seen.clone().map(weight).sum();
+            let want = seen.clone().map(|p| weight(p) * v.at(row(p), col % dim)).sum::<f64>() / total;
+            assert!((f64::from(*got) - want).abs() <= 1e-5, "token {token}, {col}: got {got}, want {want}");
+        }
     }
 }

@@ -48,11 +48,6 @@ impl<'k> PageTable<'k> {
     }
 }
 
-/// Scales and biases of four slots from the words that hold them.
-pub(super) fn scales<'k>(groups: [E<'k>; 4]) -> [E<'k>; 2] {
-    [E::compose4(groups.map(E::half_low)), E::compose4(groups.map(E::half_high))]
-}
-
 /// Which half of a state pages hold: [`HeadRow`] says how each lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
@@ -129,8 +124,8 @@ impl<'k> Pages<'k> {
         self.arg.load(self.at(place, word))
     }
 
-    /// The elements of what [`Self::load`] gave, without scale and bias of their group: of keys, for each element of a word
-    /// a vector over the slots.
+    /// The elements of what [`Self::load`] gave, which [`Self::scales`] are for: of keys, for each element of a word a
+    /// vector over the slots.
     pub(super) fn elements(&self, loaded: E<'k>) -> Vec<E<'k>> {
         match self.part {
             Part::Keys => self.decode(loaded),
@@ -139,19 +134,32 @@ impl<'k> Pages<'k> {
     }
 
     /// The elements of a word, or of each word of a vector.
-    fn decode(&self, bits: E<'k>) -> Vec<E<'k>> {
-        match (self.row.format, bits.ty().width) {
-            (Format::Float(float), 1) => word_values(self.kb, float, bits),
+    fn decode(&self, words: E<'k>) -> Vec<E<'k>> {
+        match (self.row.format, words.ty().width) {
+            (Format::Float(float), 1) => word_values(self.kb, float, words),
             (Format::Float(float), _) => {
-                let slots = [0, 1, 2, 3].map(|i| word_values(self.kb, float, bits.extract(i)));
+                let slots = [0, 1, 2, 3].map(|i| word_values(self.kb, float, words.extract(i)));
                 (0..self.row.per_word()).map(|i| E::compose4([0, 1, 2, 3].map(|slot| slots[slot][i]))).collect()
             }
             (Format::Affine(a), _) => {
-                let all = |n: u32| self.kb.u32(n).splat_to(bits);
-                let (mask, bits_each) = (all((1 << a.bits) - 1), u32::from(a.bits));
-                (0..32 / bits_each).map(|i| ((bits >> all(i * bits_each)) & mask).to_f32()).collect()
+                // Two codes at a time become the upper mantissa of two halves of exponent `bits`: 2^bits + code.
+                let (bits, all) = (u32::from(a.bits), |n: u32| self.kb.u32(n).splat_to(words));
+                let (to, both) = (10 - bits, |half: u32| all(half << 16 | half));
+                let (mask, exponent) = (both(((1 << bits) - 1) << to), both((15 + bits) << 10));
+                let pairs: Vec<E<'k>> = (0..16 / bits)
+                    .map(|i| if i * bits < to { words << all(to - i * bits) } else { words >> all(i * bits - to) })
+                    .map(|moved| (moved & mask) | exponent)
+                    .collect();
+                pairs.iter().map(|p| p.half_low()).chain(pairs.iter().map(|p| p.half_high())).collect()
             }
         }
+    }
+
+    /// Scales and biases of [`Self::elements`] of four slots, from the words that hold them.
+    pub(super) fn scales(&self, groups: [E<'k>; 4]) -> [E<'k>; 2] {
+        let [scale, bias] = [E::half_low, E::half_high].map(|half| E::compose4(groups.map(half)));
+        let more = -((1u32 << self.row.bits()) as f32);
+        [scale, scale.fma(self.kb.f32(more).splat(4), bias)]
     }
 
     /// Words that hold scale and bias of a group, of slots `4 · quad ..`.

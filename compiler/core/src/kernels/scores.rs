@@ -4,7 +4,7 @@ use swiftlm_ir::kernel::KType;
 use swiftlm_ir::kernel::builder::{E, Kb, S};
 
 use super::history::{QUAD, Seen, quad_of_block};
-use super::pages::{Pages, scales};
+use super::pages::Pages;
 use super::span::{LANES, QUADS, RUNS};
 
 /// Query heads that one workgroup takes, and what is known of them before any key is read.
@@ -135,7 +135,7 @@ impl<'k> Queries<'k> {
         for (piece, units) in self.pieces().into_iter().enumerate() {
             let scales = self.group.map(|group| {
                 let first = part.times(self.units * self.unit).plus(units[0] * self.unit).min(kb.dim(self.dim - 1));
-                scales(block.keys.groups(place, quad_of_block(position), first.over(group)))
+                block.keys.scales(block.keys.groups(place, quad_of_block(position), first.over(group)))
             });
             // All words are read before one is used.
             let words = units.iter().flat_map(|unit| (0..self.unit_words).map(move |i| (*unit, i)));

@@ -3,7 +3,7 @@
 use swiftlm_ir::kernel::builder::{E, Kb, S, V};
 
 use super::history::{QUAD, Seen, quad_of_block};
-use super::pages::{Pages, scales};
+use super::pages::Pages;
 use super::span::{LANES, QUADS};
 
 /// Fours of rows that a lane reads in one go.
@@ -263,7 +263,7 @@ impl<'k> Sums<'k> {
             None => weights,
             Some(groups) => {
                 let slot = |i: usize| seen.contains(rows.position.plus(i)).select(groups[i], kb.u32(0));
-                let [scale, bias] = scales([0, 1, 2, 3].map(slot));
+                let [scale, bias] = rows.pages.scales([0, 1, 2, 3].map(slot));
                 weights.iter().zip(biases).for_each(|(w, sum)| sum.set(sum.get() + w.dot(bias)));
                 weights.iter().map(|w| *w * scale).collect()
             }

@@ -21,7 +21,7 @@ use swiftlm_ir::quant::Format;
 use swiftlm_ir::template::{Attend, Elementwise, Template, View};
 use swiftlm_ir::ty::{PAGE_TOKENS, StateType};
 
-/// Bytes that a sample reads at least.
+/// Bytes that a case reads, or those of 64 layers.
 const STACK: usize = 512 << 20;
 const WARM_UP: Duration = Duration::from_millis(400);
 const ROUNDS: usize = 7;
@@ -49,9 +49,6 @@ fn time(device: &mut GpuDevice, recording: RecordingId, sizes: StepSizes, behind
     });
     let kernels = best(&mut || {
         let times = device.profile(recording, sizes).expect("the launches run");
-        if std::env::var("K_PRINT").is_ok() {
-            println!("{:?}", times.iter().map(|t| t.nanoseconds / 100).collect::<Vec<_>>());
-        }
         times.iter().map(|launch| launch.nanoseconds as f64 / 1e9).sum()
     });
     (whole, kernels)
@@ -115,40 +112,27 @@ fn case(
     }
     let state = StateType::Paged { window: 0, heads: kv_heads, dim, k: format, v: format };
     let bytes = state.bytes_per_token() * (depth + tokens);
-    let layers = env("K_LAYERS").unwrap_or((STACK / bytes).clamp(2, 64));
+    let layers = (STACK / bytes).clamp(2, 64);
     let ids = |ids: Vec<usize>| -> Vec<u8> { ids.iter().flat_map(|i| (*i as u32).to_le_bytes()).collect() };
     // Small floats in every format, and codes and scales that are finite.
-    let half = |n: usize| vec![0x2c; n];
+    let small = |n: usize| vec![0x2c; n];
     let q: Vec<u8> = (0..tokens * heads * dim).flat_map(|i| ((i % 13) as f32 * 0.1 - 0.6).to_le_bytes()).collect();
     let q = slice(device, &q);
     let positions = slice(device, &ids((depth..depth + tokens).collect()));
     let sequences = slice(device, &ids(vec![0; tokens]));
     // Neighbours in a sequence are not neighbours in memory.
-    let table = slice(device, &ids((0..pages).map(|i| (i * env("K_TABLE").unwrap_or(7) + 3) % pages).collect()));
+    let table = slice(device, &ids((0..pages).map(|i| (i * 7 + 3) % pages).collect()));
     let y = slice(device, &vec![0; 4 * tokens * heads * dim]);
     let scratch = scratch_bytes(&template, tokens);
     let scratch = (scratch > 0).then(|| slice(device, &vec![0; scratch]));
     let template = Arc::new(template);
-    let one = env("K_ONE").map(|_| {
-        let all: usize = (state.page_bytes(0) + state.page_bytes(1)) * pages * layers;
-        slice(device, &half(all))
-    });
     let mut launches = vec![];
-    for layer in 0..layers {
+    for _ in 0..layers {
         let mut args = vec![q, positions, sequences, table];
-        match one {
-            Some(one) => args.extend([0, 1].map(|part| {
-                let bytes = state.page_bytes(0) * pages;
-                Slice { offset: (2 * layer + part) * bytes, bytes, ..one }
-            })),
-            None => args.extend([0, 1].map(|part| slice(device, &half(state.page_bytes(part) * pages)))),
-        }
+        args.extend([0, 1].map(|part| slice(device, &small(state.page_bytes(part) * pages))));
         args.push(y);
         args.extend(scratch);
-        let (template, mut stages) = (Arc::clone(&template), stages.clone());
-        if let Some(n) = env("K_STAGE") {
-            stages = vec![stages[n.min(stages.len() - 1)].clone()];
-        }
+        let (template, stages) = (Arc::clone(&template), stages.clone());
         launches.push(Launch { template, args, stages, loc: "bench".into() });
     }
     let recording = device.record(launches).expect("the arguments fit");
@@ -156,68 +140,14 @@ fn case(
     (whole / layers as f64 * 1e6, kernels / layers as f64 * 1e6, bytes)
 }
 
-fn env(n: &str) -> Option<usize> {
-    std::env::var(n).ok().map(|v| v.parse::<usize>().unwrap())
-}
-
-fn small(device: &mut GpuDevice, stack: usize, bytes: usize) {
-    const EACH: usize = 8;
-    const LANES: usize = 128;
-    let vectors = bytes / 16;
-    let kb = Kb::new("read", LANES as u32, [1, 1, 1]);
-    let from = kb.arg("from", Access::Read, KType::U32X4, Length::Elements(vectors as u64));
-    let to = kb.arg("to", Access::ReadWrite, KType::U32, Length::Elements(1));
-    let first = kb.group(0).min(kb.dim(vectors / EACH / LANES - 1)).times(EACH * LANES) + kb.lane();
-    let loaded: Vec<_> = (0..EACH).map(|i| from.load(first.plus(i * LANES))).collect();
-    let sum = loaded.into_iter().reduce(|a, b| a ^ b).expect("something is read");
-    let sum = (sum.extract(0) ^ sum.extract(1)) ^ (sum.extract(2) ^ sum.extract(3));
-    kb.when(sum.equals(kb.u32(1)), || to.store(kb.u32(0), sum));
-    let kernel = device.load(&kb.finish()).expect("the kernel is sound");
-    let rows = swiftlm_ir::dim::Sym::Tokens;
-    let template =
-        Arc::new(Template::Map(Elementwise { rows, dim: 1, map: Map::identity(), extras: vec![], y: View::dense(1) }));
-    let (all, to) = (slice(device, &vec![7; stack]), slice(device, &[0; 4]));
-    let grid = [Groups::fixed(vectors / EACH / LANES), Groups::fixed(1), Groups::fixed(1)];
-    let launches: Vec<Launch> = (0..stack / bytes)
-        .map(|i| {
-            Launch::of_kernel(
-                kernel,
-                Arc::clone(&template),
-                vec![Slice { offset: i * bytes, bytes, ..all }, to],
-                grid,
-                "bench",
-            )
-        })
-        .collect();
-    let n = launches.len() as f64;
-    let recording = device.record(launches).expect("the arguments fit");
-    let sizes = StepSizes { tokens: 1, rows: 1, table_stride: 1, last_position: 0 };
-    let (whole, best) = time(device, recording, sizes, to);
-    println!(
-        "read of {bytes} of {stack}: {:.1} {:.1} us, {:.0} GB/s",
-        whole / n * 1e6,
-        best / n * 1e6,
-        bytes as f64 / best * n / 1e9
-    );
-}
-
 fn main() {
-    if env("K_SMALL").is_some() {
-        let mut device = GpuDevice::open(None).unwrap();
-        for (stack, bytes) in
-            [(1 << 24, 1 << 22), (1 << 28, 1 << 22), (1 << 28, 1 << 24), (1 << 29, 84 << 20), (84 << 20, 84 << 20)]
-        {
-            small(&mut device, stack, bytes);
-        }
-        return;
-    }
     let wanted = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
     let models = [("llama-3.2-1b", (32, 8, 64)), ("qwen3-4b", (32, 8, 128)), ("qwen2.5-0.5b", (14, 2, 64))];
     let formats = ["f16", "affine8_g64_f16", "affine4_g64_f16"];
     let places =
         [(0, 1), (2048, 1), (8192, 1), (40_960, 1), (2048, 4), (2048, 8), (0, 64), (2048, 64), (0, 512), (2048, 512)];
     let open = || GpuDevice::open(None).expect("there is a GPU");
-    let rate = if env("K_FAST").is_some() { 3e12 } else { read_rate(&mut open()) };
+    let rate = read_rate(&mut open());
     println!("read {:.0} GB/s", rate / 1e9);
     println!("{:<56} {:>10} {:>10} {:>10} {:>6}", "case", "launch us", "kernels us", "GB/s", "floor");
     for (model, heads) in models {

@@ -268,11 +268,11 @@ impl<'k> Sums<'k> {
                 weights.iter().map(|w| *w * scale).collect()
             }
         };
-        for (slot, words) in rows.words.into_iter().enumerate() {
-            let elements = vectors(kb, &rows.pages.elements(words));
-            for (sums, weights) in sums.iter().zip(&scaled) {
-                let weight = weights.extract(slot as u8).splat(4);
-                elements.iter().zip(sums).for_each(|(e, sum)| sum.set(e.fma(weight, sum.get())));
+        let elements = rows.words.map(|words| vectors(kb, &rows.pages.elements(words)));
+        for (sums, weights) in sums.iter().zip(&scaled) {
+            for (j, sum) in sums.iter().enumerate() {
+                let slot = |sum, i: usize| elements[i][j].fma(weights.extract(i as u8).splat(4), sum);
+                sum.set((0..QUAD).fold(sum.get(), slot));
             }
         }
     }

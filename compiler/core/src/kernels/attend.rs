@@ -5,20 +5,16 @@
 //! order.
 
 use swiftlm_ir::dim::{ShapeClass, Sym};
-use swiftlm_ir::kernel::builder::{A, E, Kb, V};
-use swiftlm_ir::kernel::{Access, KType, Length};
+use swiftlm_ir::kernel::KType;
+use swiftlm_ir::kernel::builder::{E, Kb};
 use swiftlm_ir::plan::{Groups, Reach};
 use swiftlm_ir::template::Attend;
 
 use super::history::{History, SPAN, Seen, chains, first, spans};
-use super::operand::{Packs, Rows, SplatTo, per_token};
-use super::span::{Chain, Chains, LANES, UNSEEN};
+use super::operand::{Packs, Rows, per_token};
+use super::share::{Merged, Partial, Share};
+use super::span::{Chain, Chains, LANES};
 use super::{Bounds, Built, when_row};
-
-/// Whether all that is seen lies in one span.
-fn alone<'k>(first: E<'k>, last: E<'k>) -> E<'k> {
-    first.over(SPAN).equals(last.over(SPAN))
-}
 
 /// Of the launch's arguments those that not every kernel takes.
 const POSITIONS: usize = 1;
@@ -32,6 +28,11 @@ const TEAM: usize = 8;
 const ELEMENTS: usize = 32;
 /// Teams that a workgroup reads in one go.
 const TEAMS: usize = 8;
+
+/// Whether all that is seen lies in one span.
+fn alone<'k>(first: E<'k>, last: E<'k>) -> E<'k> {
+    first.over(SPAN).equals(last.over(SPAN))
+}
 
 /// Query heads of a workgroup: all that read a KV head, or an even share of them.
 fn heads_of_group(t: &Attend) -> usize {
@@ -51,108 +52,6 @@ fn sharers(t: &Attend) -> usize {
 /// Bytes of what chains come to, where workgroups share them.
 pub(super) fn scratch_bytes(t: &Attend, bounds: Bounds) -> usize {
     if sharers(t) == 1 { 0 } else { 4 * Partial::elements(t, bounds) }
-}
-
-/// What a chain comes to for one query head and one element, or what chains put together come to.
-#[derive(Clone, Copy, Debug)]
-struct Share<'k> {
-    /// Largest score.
-    largest: E<'k>,
-    /// Σ e^(score - largest).
-    total: E<'k>,
-    /// Σ e^(score - largest) · value.
-    sum: E<'k>,
-}
-
-/// [`Share`] in variables.
-#[derive(Clone, Copy, Debug)]
-struct Merged<'k> {
-    largest: V<'k>,
-    total: V<'k>,
-    sum: V<'k>,
-}
-
-impl<'k> Merged<'k> {
-    fn new(kb: &'k Kb, zero: E<'k>) -> Self {
-        Self { largest: kb.var(kb.f32(UNSEEN)), total: kb.var(kb.f32(0.0)), sum: kb.var(zero) }
-    }
-
-    /// What is there.
-    fn get(&self) -> Share<'k> {
-        Share { largest: self.largest.get(), total: self.total.get(), sum: self.sum.get() }
-    }
-
-    fn set(&self, Share { largest, total, sum }: Share<'k>) {
-        self.largest.set(largest);
-        self.total.set(total);
-        self.sum.set(sum);
-    }
-
-    /// What is there with another chain.
-    fn with(&self, share: &Share<'k>) -> Share<'k> {
-        let (before, now) = (self.largest.get(), self.largest.get().max(share.largest));
-        let (shrink, weight) = ((before - now).exp(), (share.largest - now).exp());
-        let like = |x: E<'k>| x.splat_to(share.sum);
-        Share {
-            largest: now,
-            total: share.total.fma(weight, self.total.get() * shrink),
-            sum: share.sum.fma(like(weight), self.sum.get() * like(shrink)),
-        }
-    }
-
-    /// Adds a chain, or chains that have met.
-    fn add(&self, share: &Share<'k>) {
-        self.set(self.with(share));
-    }
-
-    /// Adds a chain where a condition holds. It is computed anywhere, so that reading it need not wait.
-    fn add_if(&self, cond: E<'k>, share: &Share<'k>) {
-        let (with, without) = (self.with(share), self.get());
-        self.set(Share {
-            largest: cond.select(with.largest, without.largest),
-            total: cond.select(with.total, without.total),
-            sum: cond.select(with.sum, without.sum),
-        });
-    }
-}
-
-/// Where workgroups leave what chains come to, as the last argument.
-#[derive(Clone, Copy, Debug)]
-struct Partial<'k> {
-    arg: A<'k>,
-    chains: usize,
-    heads: usize,
-    dim: usize,
-    /// First of the largest scores and totals, behind all sums.
-    scores: usize,
-}
-
-impl<'k> Partial<'k> {
-    fn records(t: &Attend, bounds: Bounds) -> usize {
-        bounds.of(Sym::Tokens) * t.heads * chains(t)
-    }
-
-    fn elements(t: &Attend, bounds: Bounds) -> usize {
-        Self::records(t, bounds) * (t.dim + 2)
-    }
-
-    fn declare(kb: &'k Kb, t: &Attend, bounds: Bounds) -> Self {
-        let len = Length::Elements(Self::elements(t, bounds) as u64);
-        let arg = kb.arg("chains", Access::ReadWrite, KType::F32, len);
-        Self { arg, chains: chains(t), heads: t.heads, dim: t.dim, scores: Self::records(t, bounds) * t.dim }
-    }
-
-    fn record(&self, token: E<'k>, head: E<'k>, chain: E<'k>) -> E<'k> {
-        (token.times(self.heads) + head).times(self.chains) + chain
-    }
-
-    fn sum(&self, record: E<'k>, d: E<'k>) -> E<'k> {
-        record.times(self.dim) + d
-    }
-
-    fn scores(&self, record: E<'k>) -> [E<'k>; 2] {
-        [0, 1].map(|i| record.times(2).plus(self.scores + i))
-    }
 }
 
 /// The kernels.
@@ -265,14 +164,14 @@ impl<'k> Own<'_, 'k> {
             kb.when(index.modulo(TEAM).equals(kb.dim(TEAM - 1)), || {
                 for (team, all) in team.iter().zip(&all) {
                     all.add(&team.get());
-                    team.set(Share { largest: kb.f32(UNSEEN), total: kb.f32(0.0), sum: zeros });
+                    team.set(Share::nothing(kb, zeros));
                 }
             });
         });
         chains.shape.places(kb, |i, out| {
             // Of a team that is not full, or of none: what comes to nothing changes nothing.
-            let Share { total, sum, .. } = all[i].with(&team[i].get());
-            out.with(sum / total.splat(4)).each(|d, value| store(out.head, d, value));
+            let mean = all[i].with(&team[i].get()).mean();
+            out.with(mean).each(|d, value| store(out.head, d, value));
         });
     }
 }
@@ -317,7 +216,7 @@ fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
                 let at = team.times(ELEMENTS) + lane;
                 merged.add(&Share { largest: largest.get(at), total: total.get(at), sum: sum.get(at) });
             });
-            y.store(token, head.times(t.dim) + d, merged.sum.get() / merged.total.get());
+            y.store(token, head.times(t.dim) + d, merged.get().mean());
         });
     };
     when_row(&kb, Sym::Tokens, token, || {

@@ -25,6 +25,7 @@ mod round;
 mod route;
 mod rows;
 mod scores;
+mod share;
 mod span;
 mod sums;
 

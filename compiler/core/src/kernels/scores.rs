@@ -5,7 +5,7 @@ use swiftlm_ir::kernel::builder::{E, Kb, S};
 
 use super::history::{QUAD, Seen, quad_of_block};
 use super::pages::Pages;
-use super::span::{LANES, QUADS, RUNS};
+use super::span::{QUADS, RUNS};
 
 /// Query heads that one workgroup takes, and what is known of them before any key is read.
 ///
@@ -156,7 +156,6 @@ impl<'k> Queries<'k> {
                     .collect(),
             };
         }
-        debug_assert_eq!(LANES, QUADS * RUNS, "lanes are parts times fours of slots");
         total
     }
 }

@@ -3,12 +3,12 @@
 mod common;
 
 use common::{SIZES, device, download, launch, noise, upload, words};
-use swiftlm_device::{Device, DeviceError, Slice, Usage};
+use swiftlm_device::{Device, DeviceError, Launch, Slice, Stage, Usage};
 use swiftlm_gpu::{GpuDevice, adapters};
 use swiftlm_ir::dim::Sym;
 use swiftlm_ir::kernel::builder::Kb;
 use swiftlm_ir::kernel::{Access, Immediate, KType, Kernel, Length};
-use swiftlm_ir::plan::{Groups, StepSizes};
+use swiftlm_ir::plan::{Groups, Reach, StepSizes};
 
 const FIXED: Groups = Groups { times: 1, rows: None, reach: None };
 
@@ -192,6 +192,25 @@ fn profiles_time_every_launch_that_ran() {
     let times = device.profile(recording, SIZES).expect("profiles");
     assert_eq!(times.iter().map(|t| t.launch).collect::<Vec<_>>(), [0, 2]);
     assert!(times[1].nanoseconds > 2 * times[0].nanoseconds, "{times:?}");
+}
+
+#[test]
+fn kernels_of_a_launch_run_in_order_on_their_arguments() {
+    let mut device = device();
+    let kernels = [1, 1000].map(|by| device.load(&increment(by)).expect("loads"));
+    let args = [[0; 64], [0; 64]].map(|zeros| upload(&mut device, Usage::ReadWrite, &zeros));
+    let beyond = FIXED.reaching(Reach::Beyond(SIZES.last_position));
+    let stage = |kernel, arg, grid| Stage { kernel, args: vec![arg], grid: [grid, FIXED, FIXED] };
+    let stages = vec![stage(kernels[0], 1, FIXED), stage(kernels[1], 1, FIXED), stage(kernels[1], 0, beyond)];
+    let both = Launch { stages, ..launch(kernels[0], args.to_vec(), [FIXED; 3]) };
+    let recording = device.record(vec![both]).expect("records");
+    let times = device.profile(recording, tokens(7)).expect("profiles");
+    assert_eq!(times.iter().map(|t| t.launch).collect::<Vec<_>>(), [0]);
+    assert_eq!(download(&mut device, args[1]), vec![7 + 1 + 7 + 1000; 64]);
+    assert_eq!(download(&mut device, args[0]), vec![7 + 1000; 64]);
+    let shorter = StepSizes { last_position: SIZES.last_position - 1, ..tokens(7) };
+    device.submit(&[recording], shorter).expect("submits");
+    assert_eq!(download(&mut device, args[0]), vec![7 + 1000; 64], "no history is that long");
 }
 
 #[test]

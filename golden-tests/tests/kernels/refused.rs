@@ -236,6 +236,18 @@ fn indices_of_the_page_table() {
     };
     assert_eq!(verify(&blocks(1)), Ok(()));
     refuses_kernel(index, &blocks(2));
+    // Any block, but no later one than a position's.
+    let nearest = |bounded: bool| {
+        kernel(|kb, [x, _, _, table]| {
+            let row = x.load(kb.u32(0)).trust(own);
+            let last = x.load(kb.u32(1)).over(32).trust(below);
+            let any = x.load(kb.u32(2));
+            let block = if bounded { any.min(last) } else { any.max(last) };
+            let_go(table.load(row * kb.immediate(stride) + block));
+        })
+    };
+    assert_eq!(verify(&nearest(true)), Ok(()));
+    refuses_kernel(index, &nearest(false));
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn step(compiled: &Compiled, class: ShapeClass) -> usize {
     compiled.program.module.main.iter().map(|call| counts[call.func].1).sum()
 }
 
-/// Launches of a decode step, function by function. A dense layer takes at most 8.
+/// Launches of a decode step, function by function. A dense layer takes at most 8, a mixture 10.
 #[test]
 fn launches() {
     let mut text = String::new();
@@ -36,7 +36,9 @@ fn launches() {
         // Siblings stored in different formats cannot merge.
         let mixed = name == "qwen2-mlx-mixed";
         let most = counts.iter().filter(|(func, _)| func.starts_with("layer")).map(|(_, n)| *n).max().unwrap_or(0);
-        let bar = if name.contains("moe") { 11 } else { 8 };
+        // Norms over all heads of a row are launches of their own, behind which rotations and the append are three.
+        let whole = if name.starts_with("olmoe") { 4 } else { 0 };
+        let bar = if row.has_experts() { 10 + whole } else { 8 };
         assert!(mixed || most <= bar, "{name}: {most} launches in a layer");
     }
     insta::assert_snapshot!(text);

@@ -4,7 +4,7 @@ use swiftlm_ir::ops::Routing;
 
 use super::qwen3::build_with;
 use crate::blocks::mlp::Activation;
-use crate::blocks::moe::Moe;
+use crate::blocks::moe::{MATRICES, Moe};
 use crate::{BuildOptions, Config, Model, ModelError, TensorIndex};
 
 /// Builds the model.
@@ -15,6 +15,7 @@ pub fn build(c: &Config, tensors: &TensorIndex, options: &BuildOptions) -> Resul
     let moe = Moe {
         experts: c.count("num_experts", 65_536)?,
         top_k: c.count("num_experts_per_tok", 1024)?,
+        names: MATRICES,
         inner: c.need("moe_intermediate_size")?,
         activation: Activation::read(c)?,
         routing: Routing::Softmax,

@@ -68,6 +68,20 @@ def qwen3_moe(**changes):
     return config("qwen3_moe", "Qwen3MoeForCausalLM", **(flags | changes))
 
 
+def qwen2_moe(**changes):
+    flags = {
+        "rms_norm_eps": 1e-6,
+        "use_sliding_window": False,
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 64,
+        "norm_topk_prob": False,
+        "decoder_sparse_step": 1,
+    }
+    return config("qwen2_moe", "Qwen2MoeForCausalLM", **(flags | changes))
+
+
 def mixtral(**changes):
     flags = {"num_local_experts": 6, "num_experts_per_tok": 2, "sliding_window": None, "rope_theta": 1000000.0}
     return config("mixtral", "MixtralForCausalLM", **(flags | changes))
@@ -250,6 +264,11 @@ TRANSFORMERS = {
         "generation": {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05},
         "notes": "bias on q, k, v only; sliding_window present but switched off",
     },
+    "qwen2_moe": {
+        "config": qwen2_moe(moe_intermediate_size=24, shared_expert_intermediate_size=40),
+        "storage": "bf16",
+        "notes": "bias on q, k, v; 6 experts, top 2, not renormalised, beside a shared one with a gate of its own",
+    },
     "qwen3": {
         "config": qwen3(intermediate_size=80),
         "storage": "f32",
@@ -347,6 +366,13 @@ MLX = {
         "group": 64,
         "storage": "bf16",
         "notes": "experts stacked as switch_mlp; router at 4 bits, too",
+    },
+    "qwen2_moe-mlx4": {
+        "config": qwen2_moe(moe_intermediate_size=64),
+        "bits": 4,
+        "group": 32,
+        "storage": "bf16",
+        "notes": "experts stacked as switch_mlp; router and the shared expert's gate at 4 bits, too",
     },
     "qwen3_moe-mlx4": {
         "config": qwen3_moe(moe_intermediate_size=64),

@@ -202,6 +202,8 @@ fn mutations_are_noticed() {
         ("qwen3", "rope_theta", serde_json::json!(900_000.0)),
         ("qwen3_moe", "norm_topk_prob", serde_json::json!(false)),
         ("qwen3_moe", "num_experts_per_tok", serde_json::json!(3)),
+        ("qwen2_moe", "norm_topk_prob", serde_json::json!(true)),
+        ("qwen2_moe", "num_experts_per_tok", serde_json::json!(3)),
         ("mixtral", "num_experts_per_tok", serde_json::json!(3)),
         ("mixtral", "sliding_window", serde_json::json!(149)),
         ("mixtral", "rope_theta", serde_json::json!(900_000.0)),

@@ -48,6 +48,15 @@ impl Block<'_> {
         })
     }
 
+    /// `sigmoid(x wᵀ) · y`, with one factor for a token: the weight `gate` has one row.
+    pub fn gate_rows(&mut self, gate: &str, x: Value, y: Value) -> Value {
+        let factor = self.linear(gate, x, 1, false);
+        let factor = self.op(Op::Sigmoid, [factor.into()]);
+        // A sum over one rank.
+        let y = self.op(Op::SplitHeads { heads: 1 }, [y.into()]);
+        self.op(Op::Combine, [y.into(), factor.into()])
+    }
+
     fn experts(&mut self, stacked: &str, single: &str, x: Value, ids: Value, experts: usize, outputs: usize) -> Value {
         let inputs = self.width(x);
         let w = self.expert_matrices(stacked, single, experts, outputs, inputs);

@@ -8,6 +8,7 @@ pub mod mistral;
 pub mod mixtral;
 pub mod olmoe;
 pub mod qwen2;
+pub mod qwen2_moe;
 pub mod qwen3;
 pub mod qwen3_moe;
 
@@ -27,6 +28,7 @@ pub const FAMILIES: &[(&str, Build)] = &[
     ("mixtral", mixtral::build),
     ("olmoe", olmoe::build),
     ("qwen2", qwen2::build),
+    ("qwen2_moe", qwen2_moe::build),
     ("qwen3", qwen3::build),
     ("qwen3_moe", qwen3_moe::build),
 ];

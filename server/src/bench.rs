@@ -8,7 +8,7 @@ use crate::commands::{BenchFlags, FillState};
 use crate::flags::Kv;
 use crate::load::LoadError;
 use crate::memory::Memory;
-use crate::plot::{self, Axis, Panel, Series};
+use crate::plot::{Axis, Panel, Picture, Series};
 use crate::prepare::{Found, Prepared, Wishes};
 use crate::progress::Progress;
 use crate::quality::{self, QualityError};
@@ -46,14 +46,15 @@ const COLUMNS: [&str; 13] = [
 /// # Errors
 /// The model cannot be loaded, a step fails, or the picture cannot be written.
 pub fn bench(flags: &BenchFlags, progress: &Progress) -> Result<String, QualityError> {
+    let picture = flags.png.as_deref().map(Picture::create).transpose()?;
     let (mut rows, mut curves) = (vec![], vec![]);
     for kv in &flags.kv {
         let (lines, curve) = with_format(flags, *kv, progress)?;
         rows.extend(lines);
         curves.push(curve);
     }
-    if let Some(path) = &flags.png {
-        plot::write(path, &[decode_over_depth(&rows, curves)])?;
+    if let Some(picture) = picture {
+        picture.write(&[decode_over_depth(&rows, curves)])?;
     }
     Ok(table(&COLUMNS.map(str::to_owned), &rows, flags.csv))
 }

@@ -1,5 +1,7 @@
 //! Curves and points as a PNG: panels beside one another, one colour for a series in all of them.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -185,13 +187,31 @@ pub struct Panel {
     pub series: Vec<Series>,
 }
 
-/// Draws panels side by side into a PNG file.
-///
-/// # Errors
-/// It cannot be drawn or written.
-pub fn write(path: &Path, panels: &[Panel]) -> Result<(), PlotError> {
-    let bytes = png(panels)?;
-    std::fs::write(path, bytes).map_err(|error| PlotError::Write { path: path.to_owned(), error })
+/// A file for a picture, made before the picture is: nobody measures for hours and then learns of a wrong path.
+#[derive(Debug)]
+pub struct Picture {
+    path: PathBuf,
+    file: File,
+}
+
+impl Picture {
+    /// Makes the file.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn create(path: &Path) -> Result<Self, PlotError> {
+        let file = File::create(path).map_err(|error| PlotError::Write { path: path.to_owned(), error })?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Draws panels side by side into it.
+    ///
+    /// # Errors
+    /// They cannot be drawn or written.
+    pub fn write(mut self, panels: &[Panel]) -> Result<(), PlotError> {
+        let bytes = png(panels)?;
+        self.file.write_all(&bytes).map_err(|error| PlotError::Write { path: self.path, error })
+    }
 }
 
 /// Panels side by side as the bytes of a PNG file.
@@ -303,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_not_there() {
-        let error = write(Path::new("no/such/folder/a.png"), &[]).expect_err("it cannot be written");
+        let error = Picture::create(Path::new("no/such/folder/a.png")).expect_err("it cannot be written");
         assert!(error.to_string().contains("no/such/folder/a.png"), "{error}");
     }
 }

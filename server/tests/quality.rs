@@ -166,6 +166,7 @@ fn what_cannot_be_measured_is_named() {
         (&["--file", TEXT, "--depths", "20000"], &["--depths 20000", "16384"]),
         (&["--file", TEXT, "--depths", "16"], &["--depths 16", "at least"]),
         (&["--file", TEXT, "--kv", "q99"], &["q99", "q4"]),
+        (&["--file", TEXT, "--png", "no-such-folder/a.png"], &["no-such-folder/a.png"]),
         (&["--file", TEXT, "--context", "3"], &["--context"]),
         (&[], &["--file"]),
     ] {

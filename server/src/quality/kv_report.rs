@@ -10,7 +10,7 @@ use super::{
 };
 use crate::flags::Kv;
 use crate::load::LoadError;
-use crate::plot::{self, Axis, Panel, Series};
+use crate::plot::{Axis, Panel, Picture, Series};
 use crate::prepare::Prepared;
 use crate::progress::Progress;
 use crate::table::table;
@@ -69,6 +69,7 @@ pub fn kv_report(flags: &KvReportFlags, progress: &Progress) -> Result<String, Q
     let needles = Needle::spread(flags.places as usize);
     let prompts = |depth: &usize| needles.iter().map(|n| n.prompt(&text, &info.id, *depth)).collect();
     let prompts = depths.iter().map(prompts).collect::<Result<Vec<Vec<_>>, _>>()?;
+    let picture = flags.png.as_deref().map(Picture::create).transpose()?;
     let mut reference = Reader::new(reference, progress)?;
     let context = depths.iter().copied().fold(window, usize::max);
     let mut measured = vec![];
@@ -89,8 +90,8 @@ pub fn kv_report(flags: &KvReportFlags, progress: &Progress) -> Result<String, Q
         measured.push(Measured { kv, comparison, recalled, bytes_per_token, held_bytes_per_token });
     }
     progress.report("done", 1.0);
-    if let Some(path) = &flags.png {
-        plot::write(path, &panels(&measured, &depths, &info.id, &name(flags.against), needles.len()))?;
+    if let Some(picture) = picture {
+        picture.write(&panels(&measured, &depths, &info.id, &name(flags.against), needles.len()))?;
     }
     Ok(lines(&measured, &depths, &info.id, needles.len(), flags.read.csv))
 }

@@ -2,8 +2,7 @@
 //!
 //! This is a pass of its own and no rewrite rule: a merged product pays off only for all siblings together, which neither
 //! tree nor greedy extraction ever sees. The two sides of a gate merge with one another only, so that one launch can
-//! multiply them. Biases on all siblings merge as well; experts interleave, so that each expert's
-//! rows stay together.
+//! multiply them. Biases on all siblings merge as well; experts interleave, so that each expert's rows stay together.
 
 use swiftlm_ir::graph::{Arg, Graph, Value, WeightDecl, WeightSlot};
 use swiftlm_ir::ops::Op;

@@ -29,7 +29,7 @@ pub(super) fn read(flags: &ReadFlags, text: &TextModel) -> Result<Vec<Vec<u32>>,
     let bytes = std::fs::read(path).map_err(|error| QualityError::File { path: path.clone(), error })?;
     let content = String::from_utf8(bytes)
         .map_err(|error| QualityError::NotText { path: path.clone(), byte: error.utf8_error().valid_up_to() })?;
-    let mut ids = text.tokenizer.encode(&content, false)?;
+    let mut ids = text.tokenizer.encode(&content, true)?;
     ids.truncate(flags.tokens.map_or(usize::MAX, |most| most as usize));
     windows(&ids, flags.context as usize, first_token(text)?)
 }

@@ -100,7 +100,8 @@ def mlx_row(row, seed, folder):
         return reference, None, reference
     with TemporaryDirectory() as dense:
         write_json(Path(dense) / "config.json", row["config"])
-        save_tensors(first.dequantised(), Path(dense) / "model.safetensors", {"format": "pt"})
+        tensors = {published(key, row): value for key, value in first.dequantised().items()}
+        save_tensors(tensors, Path(dense) / "model.safetensors", {"format": "pt"})
         second = transformers_reference.Reference(dense)
     again = record(second, seed)
     return reference, second.router_gap, again

@@ -55,7 +55,7 @@ class Reference:
                 value = mx.dequantize(
                     value, parameters[f"{path}.scales"], parameters[f"{path}.biases"], module.group_size, module.bits
                 )
-            stacked = re.fullmatch(r"(.*\.mlp)\.switch_mlp\.(\w+)\.weight", name)
+            stacked = re.fullmatch(r"(.*)\.switch_mlp\.(\w+)\.weight", name)
             if stacked:
                 for expert in range(value.shape[0]):
                     state[f"{stacked[1]}.experts.{expert}.{stacked[2]}.weight"] = value[expert]

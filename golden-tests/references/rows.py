@@ -68,6 +68,45 @@ def qwen3_moe(**changes):
     return config("qwen3_moe", "Qwen3MoeForCausalLM", **(flags | changes))
 
 
+def qwen2_moe(**changes):
+    flags = {
+        "rms_norm_eps": 1e-6,
+        "use_sliding_window": False,
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 64,
+        "norm_topk_prob": False,
+        "decoder_sparse_step": 1,
+    }
+    return config("qwen2_moe", "Qwen2MoeForCausalLM", **(flags | changes))
+
+
+def mixtral(**changes):
+    flags = {"num_local_experts": 6, "num_experts_per_tok": 2, "sliding_window": None, "rope_theta": 1000000.0}
+    return config("mixtral", "MixtralForCausalLM", **(flags | changes))
+
+
+# transformers has other names for a mixture than published files, and mlx-lm for experts once they are stacked.
+MIXTRAL_PUBLISHED = {
+    r"\.mlp\.": ".block_sparse_moe.",
+    r"\.gate_proj\.": ".w1.",
+    r"\.up_proj\.": ".w3.",
+    r"\.down_proj\.": ".w2.",
+}
+
+
+def olmoe(**changes):
+    flags = {
+        "attention_bias": False,
+        "clip_qkv": None,
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "norm_topk_prob": False,
+    }
+    return config("olmoe", "OlmoeForCausalLM", **(flags | changes))
+
+
 def granite(**changes):
     # Multipliers far from 1, so that each one forgotten shows.
     flags = {
@@ -208,11 +247,27 @@ TRANSFORMERS = {
         "alone": "mlx-lm ignores sliding_window",
         "notes": "a window of 50 in every layer; heads * head_dim = 128 != hidden 64",
     },
+    "mixtral": {
+        "config": mixtral(intermediate_size=48),
+        "storage": "bf16",
+        "published": MIXTRAL_PUBLISHED,
+        "notes": "6 experts, top 2, renormalised; each expert's matrices are w1, w3 and w2; no window",
+    },
+    "olmoe": {
+        "config": olmoe(intermediate_size=24),
+        "storage": "f32",
+        "notes": "q/k norm over all heads together; 8 experts, top 3, not renormalised",
+    },
     "qwen2": {
         "config": qwen2(),
         "storage": "f16",
         "generation": {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "repetition_penalty": 1.05},
         "notes": "bias on q, k, v only; sliding_window present but switched off",
+    },
+    "qwen2_moe": {
+        "config": qwen2_moe(moe_intermediate_size=24, shared_expert_intermediate_size=40),
+        "storage": "bf16",
+        "notes": "bias on q, k, v; 6 experts, top 2, not renormalised, beside a shared one with a gate of its own",
     },
     "qwen3": {
         "config": qwen3(intermediate_size=80),
@@ -297,6 +352,28 @@ MLX = {
     "llama-mlx2": {"config": llama(num_key_value_heads=1), "bits": 2, "group": 64, "storage": "f16"},
     "llama-mlx5": {"config": llama(tie_word_embeddings=True), "bits": 5, "group": 32, "storage": "bf16"},
     "llama-mlx6": {"config": llama(hidden_size=128), "bits": 6, "group": 128, "storage": "bf16"},
+    "mixtral-mlx4": {
+        "config": mixtral(intermediate_size=64),
+        "bits": 4,
+        "group": 32,
+        "storage": "bf16",
+        "published": MIXTRAL_PUBLISHED,
+        "notes": "experts stacked as switch_mlp under their usual names; router at 4 bits, too",
+    },
+    "olmoe-mlx4": {
+        "config": olmoe(intermediate_size=64),
+        "bits": 4,
+        "group": 64,
+        "storage": "bf16",
+        "notes": "experts stacked as switch_mlp; router at 4 bits, too",
+    },
+    "qwen2_moe-mlx4": {
+        "config": qwen2_moe(moe_intermediate_size=64),
+        "bits": 4,
+        "group": 32,
+        "storage": "bf16",
+        "notes": "experts stacked as switch_mlp; router and the shared expert's gate at 4 bits, too",
+    },
     "qwen3_moe-mlx4": {
         "config": qwen3_moe(moe_intermediate_size=64),
         "bits": 4,

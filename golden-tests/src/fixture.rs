@@ -107,6 +107,11 @@ impl Row {
         row
     }
 
+    /// Whether its feed-forward halves are mixtures of experts, some or all of them.
+    pub fn has_experts(&self) -> bool {
+        self.index.keys().any(|name| name.contains(".experts.") || name.contains(".switch_mlp."))
+    }
+
     /// Replaces a field of the configuration: a mutation that a test must notice.
     pub fn with_config(mut self, field: &str, value: serde_json::Value) -> Self {
         self.config = self.config.with(field, value);

@@ -44,6 +44,10 @@ fn text<'p>(package: &'p Value, field: &str) -> &'p str {
     package[field].as_str().unwrap_or_default()
 }
 
+/// Data of others that is linked into the server, with its licence's file beside it.
+const DATA: [(&str, &str, &str); 1] =
+    [("Roboto 2.138 (a font, reduced to Latin letters)", "Apache-2.0", "server/assets/Roboto-Latin.LICENSE")];
+
 /// `MIT/Apache-2.0` is an old spelling of `MIT OR Apache-2.0`.
 fn licence(package: &Value) -> spdx::Expression {
     let expression = text(package, "license").replace('/', " OR ");
@@ -71,16 +75,24 @@ fn licence_files(package: &Value) -> Vec<PathBuf> {
 
 fn notices(packages: &[Value]) -> String {
     let mut texts: BTreeMap<String, (Vec<String>, String)> = BTreeMap::new();
+    let mut add = |name: String, file: &Path| {
+        let text = String::from_utf8_lossy(&fs::read(file).expect("a licence can be read")).into_owned();
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        texts.entry(words).or_insert_with(|| (vec![], text)).0.push(name);
+    };
     let mut out =
-        "swiftlm is made with the packages below. Each is listed with its licence; the texts follow.\n\n".to_owned();
+        "swiftlm is made with the packages and data below. Each is listed with its licence; the texts follow.\n\n"
+            .to_owned();
     for package in packages {
         let name = format!("{} {}", text(package, "name"), text(package, "version"));
         out.push_str(&format!("{name}: {}\n", text(package, "license")));
         for file in licence_files(package) {
-            let text = String::from_utf8_lossy(&fs::read(&file).expect("a licence can be read")).into_owned();
-            let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-            texts.entry(words).or_insert_with(|| (vec![], text)).0.push(name.clone());
+            add(name.clone(), &file);
         }
+    }
+    for (name, licence, file) in DATA {
+        out.push_str(&format!("{name}: {licence}\n"));
+        add(name.to_owned(), &workspace().join(file));
     }
     let mut by_package: Vec<(Vec<String>, String)> = texts.into_values().collect();
     by_package.sort();
@@ -108,7 +120,11 @@ fn every_licence_is_allowed_and_nothing_banned_is_linked() {
     };
     let (allowed, banned) = (words("licenses", "allow"), words("bans", "deny"));
     assert!(allowed.len() > 3 && banned.len() > 1);
-    let mut problems = vec![];
+    let mut problems: Vec<String> = DATA
+        .iter()
+        .filter(|(_, licence, _)| !allowed.contains(&(*licence).to_owned()))
+        .map(|(name, licence, _)| format!("{name}: licence `{licence}` is not allowed"))
+        .collect();
     for package in linked() {
         let name = text(&package, "name").to_owned();
         if !licence(&package).evaluate(|requirement| allowed.contains(&requirement.to_string())) {

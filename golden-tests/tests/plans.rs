@@ -22,7 +22,7 @@ fn step(compiled: &Compiled, class: ShapeClass) -> usize {
     compiled.program.module.main.iter().map(|call| counts[call.func].1).sum()
 }
 
-/// Kernels that a GPU launches for a decode step, function by function. A dense layer takes at most 9.
+/// Kernels that a GPU launches for a decode step, function by function. A dense layer takes at most 9, a mixture 12.
 #[test]
 fn launches() {
     let mut text = String::new();
@@ -36,7 +36,10 @@ fn launches() {
         // Siblings stored in different formats cannot merge.
         let mixed = name == "qwen2-mlx-mixed";
         let most = counts.iter().filter(|(func, _)| func.starts_with("layer")).map(|(_, n)| *n).max().unwrap_or(0);
-        let bar = if name.contains("moe") { 12 } else { 9 };
+        // Norms over all heads of a row are launches of their own, behind which rotations and the append are three. A
+        // shared expert is two products, its gate's sigmoid, and the multiplication by that.
+        let more = if name.starts_with("olmoe") || name.starts_with("qwen2_moe") { 4 } else { 0 };
+        let bar = if row.has_experts() { 12 + more } else { 9 };
         assert!(mixed || most <= bar, "{name}: {most} launches in a layer");
     }
     insta::assert_snapshot!(text);

@@ -51,7 +51,7 @@ fn options(slots: Option<usize>) -> CompileOptions {
 }
 
 fn rows() -> impl Iterator<Item = String> {
-    names().into_iter().filter(|name| name.contains("moe"))
+    names().into_iter().filter(|name| Row::open(name).has_experts())
 }
 
 /// A prompt in chunks, then a greedy continuation: every logit, and what was read.

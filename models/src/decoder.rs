@@ -73,6 +73,7 @@ impl Decoder {
             qkv_bias: false,
             output_bias: false,
             head_norm: None,
+            row_norm: None,
             rope: Rope { table: 0, dim: head_dim, layout: RopeLayout::Half },
             window: 0,
             scale: None,

@@ -22,7 +22,7 @@ const FLAGS: [&str; 16] = [
 ];
 
 /// Sub-commands without a feature behind them.
-const COMMANDS: [&str; 3] = ["chat", "perplexity", "doctor"];
+const COMMANDS: [&str; 2] = ["chat", "doctor"];
 
 /// The sentence to end with, if the command line or the environment names such a thing.
 pub fn refusal(arguments: &[String], variable: impl Fn(&str) -> bool) -> Option<String> {

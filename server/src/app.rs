@@ -14,6 +14,9 @@ use crate::events::Events;
 use crate::flags::{Cli, Command, LogFormat, ServeFlags};
 use crate::load::{LoadError, LoadedModel};
 use crate::progress::Progress;
+use crate::quality::QualityError;
+use crate::quality::kv_report::kv_report;
+use crate::quality::perplexity::perplexity;
 use crate::router::router;
 use crate::state::{AppState, Config};
 use crate::{absent, commands, signals};
@@ -34,6 +37,8 @@ enum AppError {
     NoKey { path: String },
     #[error(transparent)]
     Load(#[from] LoadError),
+    #[error(transparent)]
+    Quality(#[from] QualityError),
     #[error("cannot start: {0}")]
     System(#[from] std::io::Error),
     #[error("the warm step failed: {0}")]
@@ -46,6 +51,7 @@ impl AppError {
             Self::PortInUse { .. } => PORT_IN_USE,
             Self::Listen { .. } | Self::KeyFile { .. } | Self::NoKey { .. } => BAD_FLAGS,
             Self::Load(error) => error.exit_code(),
+            Self::Quality(error) => error.exit_code(),
             Self::System(_) => 1,
             Self::Warm(_) => 4,
         }
@@ -73,6 +79,14 @@ pub fn run(arguments: Vec<String>, load: Loader) -> ExitCode {
     let (events, result) = match cli.command {
         Some(Command::Bench(flags)) => {
             (plain, bench(&flags, &Progress::new(plain)).map(|text| plain.text(&text)).map_err(AppError::from))
+        }
+        Some(Command::Perplexity(flags)) => {
+            let measured = perplexity(&flags, &Progress::new(plain));
+            (plain, measured.map(|text| plain.text(&text)).map_err(AppError::from))
+        }
+        Some(Command::KvReport(flags)) => {
+            let measured = kv_report(&flags, &Progress::new(plain));
+            (plain, measured.map(|text| plain.text(&text)).map_err(AppError::from))
         }
         Some(Command::Iobench(flags)) => {
             (plain, commands::iobench(&flags).map(|text| plain.text(&text)).map_err(AppError::from))

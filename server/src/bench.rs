@@ -2,16 +2,18 @@
 
 use std::time::Instant;
 
-use clap::ValueEnum;
 use swiftlm_runtime::executable::{Batch, Executable, Row, Want};
 
 use crate::commands::{BenchFlags, FillState};
 use crate::flags::Kv;
 use crate::load::LoadError;
 use crate::memory::Memory;
+use crate::plot::{Axis, Panel, Picture, Series};
 use crate::prepare::{Found, Prepared, Wishes};
 use crate::progress::Progress;
+use crate::quality::{self, QualityError};
 use crate::residency::ExpertWish;
+use crate::table::table;
 
 /// One line of the table.
 struct Measured {
@@ -42,17 +44,30 @@ const COLUMNS: [&str; 13] = [
 /// Runs the measurement; the text is a table, or CSV.
 ///
 /// # Errors
-/// The model cannot be loaded or a step fails.
-pub fn bench(flags: &BenchFlags, progress: &Progress) -> Result<String, LoadError> {
-    let mut rows = vec![];
+/// The model cannot be loaded, a step fails, or the picture cannot be written.
+pub fn bench(flags: &BenchFlags, progress: &Progress) -> Result<String, QualityError> {
+    let picture = flags.png.as_deref().map(Picture::create).transpose()?;
+    let (mut rows, mut curves) = (vec![], vec![]);
     for kv in &flags.kv {
-        rows.extend(with_format(flags, *kv, progress)?);
+        let (lines, curve) = with_format(flags, *kv, progress)?;
+        rows.extend(lines);
+        curves.push(curve);
     }
-    Ok(table(&rows, flags.csv))
+    if let Some(picture) = picture {
+        picture.write(&[decode_over_depth(&rows, curves)])?;
+    }
+    Ok(table(&COLUMNS.map(str::to_owned), &rows, flags.csv))
 }
 
-/// The lines of one KV format.
-fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<Vec<[String; COLUMNS.len()]>, LoadError> {
+/// One curve for each KV format.
+fn decode_over_depth(rows: &[Vec<String>], series: Vec<Series>) -> Panel {
+    let model = rows.first().and_then(|row| row.first()).cloned().unwrap_or_default();
+    let (x, y) = (Axis::steps("tokens before"), Axis::linear("decode tok/s"));
+    Panel { title: format!("{model}: decode speed"), x, y, series }
+}
+
+/// The lines of one KV format, and its decode speed over depth.
+fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<(Vec<Vec<String>>, Series), LoadError> {
     let deepest = flags.depths.iter().copied().max().unwrap_or(0) as usize;
     let context = deepest + flags.prefill.max(flags.generate) as usize + 1;
     let wishes = Wishes {
@@ -76,7 +91,7 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<Vec<[S
         program.weights.iter().max_by_key(|w| w.ty.bytes()).map_or(String::new(), |w| w.ty.format.to_string());
     let (step_bytes, kv_bytes) = (program.decode_bytes(), program.kv_bytes_per_token());
     let read: Vec<usize> = flags.depths.iter().map(|depth| program.kv_bytes_read(*depth as usize)).collect();
-    let kv = kv.to_possible_value().map_or(String::new(), |v| v.get_name().to_owned());
+    let kv = quality::name(kv);
     let model = info.id.clone();
     let failed = |e: &dyn std::fmt::Display| LoadError::Model { model: model.clone(), reason: e.to_string() };
     let mut runner = Runner { executable: prepared.into_executable(progress)? };
@@ -96,7 +111,7 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<Vec<[S
     let bandwidth = (info.backend == "cpu").then(|| swiftlm_cpu::read_bandwidth(wishes.threads));
     let row = |((m, peak), read): (&(Measured, u64), &usize)| {
         let bytes = (step_bytes + read) as f64;
-        [
+        vec![
             info.id.clone(),
             info.backend.clone(),
             weights.clone(),
@@ -112,7 +127,8 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<Vec<[S
             bandwidth.map_or("-".to_owned(), |b| format!("{:.2}", bytes / b * m.decode)),
         ]
     };
-    Ok(measured.iter().zip(&read).map(row).collect())
+    let points = measured.iter().map(|(m, _)| (m.depth as f64, m.decode)).collect();
+    Ok((measured.iter().zip(&read).map(row).collect(), Series { name: kv.clone(), points }))
 }
 
 struct Runner {
@@ -180,21 +196,6 @@ impl Runner {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn table(rows: &[[String; COLUMNS.len()]], csv: bool) -> String {
-    let header = COLUMNS.map(str::to_owned);
-    let lines = std::iter::once(&header).chain(rows);
-    if csv {
-        return lines.map(|line| line.join(",")).collect::<Vec<_>>().join("\n");
-    }
-    let width = |i: usize| lines.clone().map(|line| line[i].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
-    let pad = |line: &[String; COLUMNS.len()]| {
-        let cells: Vec<String> = line.iter().zip(&widths).map(|(cell, w)| format!("{cell:>w$}")).collect();
-        cells.join("  ")
-    };
-    lines.map(pad).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

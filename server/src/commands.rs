@@ -62,6 +62,9 @@ pub struct BenchFlags {
     /// Print CSV
     #[arg(long)]
     pub csv: bool,
+    /// Draw decode speed over depth into this PNG file, a curve for each way of storing keys and values
+    #[arg(long)]
+    pub png: Option<PathBuf>,
 }
 
 /// Flags of `swiftlm iobench`.

@@ -24,6 +24,10 @@ pub enum Command {
     Serve(Box<ServeFlags>),
     /// Measure prefill and decode speed
     Bench(crate::commands::BenchFlags),
+    /// Measure how well the model foretells a text
+    Perplexity(crate::quality::perplexity::PerplexityFlags),
+    /// Measure what ways of storing keys and values cost: divergence, perplexity, recall, bytes
+    KvReport(crate::quality::kv_report::KvReportFlags),
     /// Measure how fast a disk gives experts
     Iobench(crate::commands::IobenchFlags),
     /// Download a model from the hub

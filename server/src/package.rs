@@ -29,9 +29,9 @@ pub(crate) fn open(found: &Found, wishes: &Wishes, device: &dyn Device) -> Resul
     tracing::info!(family = manifest.family, hash = manifest.hash, seconds, kernels, "opened the package");
     let plan = MemoryPlan::new(&program, device.target(), wishes.memory(manifest.context, false));
     let plan = plan.map_err(|e| LoadError::Memory(e.to_string()))?;
-    let Manifest { family, hash: fingerprint, .. } = manifest;
+    let Manifest { family, hash: fingerprint, context, .. } = manifest;
     let weights = wishes.weights.clone().unwrap_or_else(|| found.directory().to_owned());
-    Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: true, lossy: None })
+    Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: true, context, lossy: None })
 }
 
 /// What the flags ask for and the package was not made for.

@@ -168,6 +168,8 @@ pub(crate) struct Model {
     pub(crate) fingerprint: String,
     /// Whether it comes from a package.
     pub(crate) packaged: bool,
+    /// Positions that the model was made for.
+    pub(crate) context: usize,
     /// How it computes less than the model says, if it does.
     pub(crate) lossy: Option<String>,
 }
@@ -206,9 +208,9 @@ fn compiled(found: &Found, wishes: &Wishes, device: &dyn Device) -> Result<Model
     tracing::info!(family = compiled.family, device = device.target().name, seconds, kernels, "compiled");
     let lossy = wishes.experts_per_token.map(|most| lossy(&checkpoint, &options, most)).transpose();
     let lossy = lossy.map_err(|e| found.wrong(e))?.flatten();
-    let Compiled { program, family, fingerprint, .. } = compiled;
+    let Compiled { program, family, fingerprint, context, .. } = compiled;
     let weights = found.directory().to_owned();
-    Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: false, lossy })
+    Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: false, context, lossy })
 }
 
 /// How a bound on the experts of a token changes a model; not at all where it routes to no more.
@@ -280,6 +282,11 @@ impl Prepared {
     /// The plan.
     pub fn plan(&self) -> &MemoryPlan {
         &self.model.plan
+    }
+
+    /// Positions that the model was made for.
+    pub fn context(&self) -> usize {
+        self.model.context
     }
 
     /// The launches.

@@ -22,6 +22,8 @@ pub struct Attention {
     pub output_bias: bool,
     /// RMS norm of each query and key head before rotation (`q_norm`, `k_norm`).
     pub head_norm: Option<Norm>,
+    /// RMS norm of all queries of a token together, and of all its keys, in place of head by head.
+    pub row_norm: Option<Norm>,
     /// Rotation of queries and keys.
     pub rope: Rope,
     /// Keys a query sees, itself included; 0 for all.
@@ -42,11 +44,9 @@ impl Block<'_> {
         self.state = Some(state_type);
         let width = self.width(x);
         self.within(name, |b| {
-            let q = b.heads("q_proj", x, a.heads, a);
-            let k = b.heads("k_proj", x, a.kv_heads, a);
-            let v = b.heads("v_proj", x, a.kv_heads, a);
-            let q = b.head_norm("q_norm", q, a);
-            let k = b.head_norm("k_norm", k, a);
+            let q = b.heads("q_proj", Some("q_norm"), x, a.heads, a);
+            let k = b.heads("k_proj", Some("k_norm"), x, a.kv_heads, a);
+            let v = b.heads("v_proj", None, x, a.kv_heads, a);
             let q = b.rope(q, a.rope);
             let k = b.rope(k, a.rope);
             let state = b.op(Op::KvAppend, [state.into(), k.into(), v.into()]);
@@ -60,15 +60,15 @@ impl Block<'_> {
         })
     }
 
-    fn heads(&mut self, name: &str, x: Value, heads: usize, a: &Attention) -> Value {
+    /// A projection cut into heads, with the norm that the weights `norm` belong to.
+    fn heads(&mut self, name: &str, norm: Option<&str>, x: Value, heads: usize, a: &Attention) -> Value {
         let y = self.linear(name, x, heads * a.head_dim, a.qkv_bias);
-        self.op(Op::SplitHeads { heads }, [y.into()])
+        let y = self.norm(norm.zip(a.row_norm), y);
+        let y = self.op(Op::SplitHeads { heads }, [y.into()]);
+        self.norm(norm.zip(a.head_norm), y)
     }
 
-    fn head_norm(&mut self, name: &str, x: Value, a: &Attention) -> Value {
-        match a.head_norm {
-            Some(norm) => self.rms_norm(name, x, norm),
-            None => x,
-        }
+    fn norm(&mut self, norm: Option<(&str, Norm)>, x: Value) -> Value {
+        norm.map_or(x, |(name, norm)| self.rms_norm(name, x, norm))
     }
 }

@@ -99,16 +99,23 @@ impl<'a> Block<'a> {
         self.matrix(name, 1, len)
     }
 
-    /// Matrices of `count` experts, rows of one expert after those of another: per-expert tensors `experts.{e}.{name}`
-    /// or one stacked tensor `switch_mlp.{name}`, whichever the checkpoint holds.
-    pub fn expert_matrices(&mut self, name: &str, count: usize, rows: usize, cols: usize) -> WeightSlot {
-        let stacked = format!("switch_mlp.{name}");
+    /// Matrices of `count` experts, rows of one expert after those of another: one tensor `switch_mlp.{stacked}.weight`
+    /// or, where the checkpoint does not hold it, a tensor `experts.{e}.{single}.weight` for each.
+    pub fn expert_matrices(
+        &mut self,
+        stacked: &str,
+        single: &str,
+        count: usize,
+        rows: usize,
+        cols: usize,
+    ) -> WeightSlot {
+        let stacked = format!("switch_mlp.{stacked}.weight");
         if self.has(&stacked) {
             let ty = self.resolver.weight(&self.full(&stacked), count, rows, cols);
             let names: Vec<String> = (0..count).map(|e| format!("{stacked}#{e}")).collect();
             return self.graph.weight(&names, ty);
         }
-        let names: Vec<String> = (0..count).map(|e| format!("experts.{e}.{name}")).collect();
+        let names: Vec<String> = (0..count).map(|e| format!("experts.{e}.{single}.weight")).collect();
         let types: Vec<_> = names.iter().map(|n| self.resolver.weight(&self.full(n), 1, rows, cols)).collect();
         let mut ty = types[0];
         if let Some(odd) = types.iter().position(|t| t.format != ty.format) {

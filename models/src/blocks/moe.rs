@@ -6,6 +6,9 @@ use swiftlm_ir::ops::{Op, Routing};
 use super::Block;
 use super::mlp::Activation;
 
+/// Usual names of an expert's gate, up and down matrix, and those of all experts' where they are stacked.
+pub const MATRICES: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
+
 /// What distinguishes one mixture from another.
 #[derive(Clone, Copy, Debug)]
 pub struct Moe {
@@ -13,6 +16,8 @@ pub struct Moe {
     pub experts: usize,
     /// Experts per token.
     pub top_k: usize,
+    /// Names of an expert's gate, up and down matrix where each expert has tensors of its own.
+    pub names: [&'static str; 3],
     /// Inner width of an expert.
     pub inner: usize,
     /// The function on the gate.
@@ -33,18 +38,28 @@ impl Block<'_> {
             let ids = b.op(Op::RouteIds { top_k }, [scores.into()]);
             let route = Op::RouteWeights { routing: m.routing, normalize: m.normalize };
             let weights = b.op(route, [scores.into(), ids.into()]);
-            let gate = b.experts("gate_proj", x, ids, m.experts, m.inner);
-            let up = b.experts("up_proj", x, ids, m.experts, m.inner);
+            let [gate, up, down] = MATRICES;
+            let gate = b.experts(gate, m.names[0], x, ids, m.experts, m.inner);
+            let up = b.experts(up, m.names[1], x, ids, m.experts, m.inner);
             let gate = b.op(m.activation.op(), [gate.into()]);
             let h = b.op(Op::Mul, [gate.into(), up.into()]);
-            let y = b.experts("down_proj", h, ids, m.experts, width);
+            let y = b.experts(down, m.names[2], h, ids, m.experts, width);
             b.op(Op::Combine, [y.into(), weights.into()])
         })
     }
 
-    fn experts(&mut self, name: &str, x: Value, ids: Value, experts: usize, outputs: usize) -> Value {
+    /// `sigmoid(x wᵀ) · y`, with one factor for a token: the weight `gate` has one row.
+    pub fn gate_rows(&mut self, gate: &str, x: Value, y: Value) -> Value {
+        let factor = self.linear(gate, x, 1, false);
+        let factor = self.op(Op::Sigmoid, [factor.into()]);
+        // A sum over one rank.
+        let y = self.op(Op::SplitHeads { heads: 1 }, [y.into()]);
+        self.op(Op::Combine, [y.into(), factor.into()])
+    }
+
+    fn experts(&mut self, stacked: &str, single: &str, x: Value, ids: Value, experts: usize, outputs: usize) -> Value {
         let inputs = self.width(x);
-        let w = self.expert_matrices(&format!("{name}.weight"), experts, outputs, inputs);
+        let w = self.expert_matrices(stacked, single, experts, outputs, inputs);
         let x = self.activation(x, w);
         self.op(Op::ExpertLinear { experts }, [x.into(), ids.into(), w.into()])
     }

@@ -12,6 +12,7 @@ use crate::{BuildOptions, Config, Model, ModelError, TensorIndex};
 pub fn build(c: &Config, tensors: &TensorIndex, options: &BuildOptions) -> Result<Model, ModelError> {
     // Later models say `null`, which is no window; a file that says nothing means the first one's.
     let c = c.clone().with_defaults(&[("sliding_window", json!(4096))]);
-    let window = c.size("sliding_window")?.unwrap_or(0);
-    llama::build_with(&c, tensors, options, window)
+    let mut d = llama::decoder(&c)?;
+    d.attention.window = c.size("sliding_window")?.unwrap_or(0);
+    llama::dense(&d, &c, tensors, options)
 }

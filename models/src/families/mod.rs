@@ -5,7 +5,10 @@ pub mod gemma3;
 pub mod granite;
 pub mod llama;
 pub mod mistral;
+pub mod mixtral;
+pub mod olmoe;
 pub mod qwen2;
+pub mod qwen2_moe;
 pub mod qwen3;
 pub mod qwen3_moe;
 
@@ -22,7 +25,10 @@ pub const FAMILIES: &[(&str, Build)] = &[
     ("granite", granite::build),
     ("llama", llama::build),
     ("mistral", mistral::build),
+    ("mixtral", mixtral::build),
+    ("olmoe", olmoe::build),
     ("qwen2", qwen2::build),
+    ("qwen2_moe", qwen2_moe::build),
     ("qwen3", qwen3::build),
     ("qwen3_moe", qwen3_moe::build),
 ];

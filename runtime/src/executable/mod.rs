@@ -155,6 +155,11 @@ impl Executable {
         self.experts.as_ref().map(Store::stats)
     }
 
+    /// Bytes of the pages of all states on the device.
+    pub fn state_bytes(&self) -> usize {
+        self.bindings.states().flatten().map(|slice| slice.bytes).sum()
+    }
+
     /// Bytes of the weights on the device.
     pub fn weight_bytes(&self) -> usize {
         self.weight_bytes

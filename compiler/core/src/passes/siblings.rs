@@ -1,8 +1,8 @@
 //! Linears that share an input and a storage format become one: q|k|v, gate|up.
 //!
 //! This is a pass of its own and no rewrite rule: a merged product pays off only for all siblings together, which neither
-//! tree nor greedy extraction ever sees. Biases on all siblings merge as well; experts interleave, so that each expert's
-//! rows stay together.
+//! tree nor greedy extraction ever sees. The two sides of a gate merge with one another only, so that one launch can
+//! multiply them. Biases on all siblings merge as well; experts interleave, so that each expert's rows stay together.
 
 use swiftlm_ir::graph::{Arg, Graph, Value, WeightDecl, WeightSlot};
 use swiftlm_ir::ops::Op;
@@ -55,6 +55,7 @@ fn families(g: &Graph) -> Vec<Family> {
             weight_of(g, f.members[0]).is_some_and(|(op2, args2, w2)| {
                 let (a, b) = (&g.weights[w.0 as usize], &g.weights[w2.0 as usize]);
                 op == op2
+                    && gated(g, &uses, v) == gated(g, &uses, f.members[0])
                     && args[..args.len() - 1] == args2[..args2.len() - 1]
                     && (a.ty.format, a.ty.cols) == (b.ty.format, b.ty.cols)
                     && (matches!(op, Op::Linear) || (a.names.len(), a.ty.rows) == (b.names.len(), b.ty.rows))
@@ -70,6 +71,16 @@ fn families(g: &Graph) -> Vec<Family> {
         f.biases = biases(g, &uses, &f.members);
     }
     families
+}
+
+/// The product of two sides that a value ends in, if nothing else sees it on the way.
+fn gated(g: &Graph, uses: &[Vec<Option<Value>>], v: Value) -> Option<Value> {
+    let [Some(user)] = uses[v.0 as usize][..] else { return None };
+    match g.node(user)?.0 {
+        Op::Mul => Some(user),
+        Op::Bias | Op::Scale { .. } | Op::Silu | Op::GeluTanh | Op::Sigmoid | Op::Tanh => gated(g, uses, user),
+        _ => None,
+    }
 }
 
 /// The bias on each member, if each is used by one bias and nothing else, all in one format.

@@ -305,15 +305,19 @@ impl Fuser<'_> {
     fn combine(&mut self, v: Value, y: Value, weights: Value) -> Result<(), String> {
         let region = self.grow(v, None, Extras::Any).ok_or("a sum has one output")?;
         self.finish_region(v, &region);
-        let dim = self.row_elements(v)?;
+        let (dim, top_k) = (self.row_elements(v)?, self.row_elements(weights)?);
+        let (placed, factors) = (self.place(y)?, self.place(weights)?);
+        if placed.view != View::dense(top_k * dim) || factors.view != View::dense(top_k) {
+            return Err("the ranks of a sum and their weights must lie one after another".to_owned());
+        }
         let template = Combine {
             dim,
-            top_k: self.row_elements(weights)?,
+            top_k,
             epilogue: region.map,
             extras: region.extras.iter().map(|e| e.0).collect(),
             out: View::dense(dim),
         };
-        let mut args = vec![self.read(y), self.read(weights)];
+        let mut args = vec![self.read(placed.base), self.read(factors.base)];
         args.extend(region.extras.iter().map(|e| e.1.clone()));
         args.push(GroupArg::Write(region.output));
         self.push(Template::Combine(template), args, v);

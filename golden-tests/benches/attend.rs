@@ -17,7 +17,7 @@ use swiftlm_ir::kernel::builder::Kb;
 use swiftlm_ir::kernel::{Access, KType, Length};
 use swiftlm_ir::map::Map;
 use swiftlm_ir::plan::{Groups, StepSizes};
-use swiftlm_ir::quant::Format;
+use swiftlm_ir::quant::{Archive, Format};
 use swiftlm_ir::template::{Attend, Elementwise, Template, View};
 use swiftlm_ir::ty::{PAGE_TOKENS, StateType};
 
@@ -85,7 +85,7 @@ fn read_rate(device: &mut GpuDevice) -> f64 {
 fn case(
     device: &mut GpuDevice,
     (heads, kv_heads, dim): (usize, usize, usize),
-    format: Format,
+    (format, archive): (Format, Option<Archive>),
     (depth, tokens): (usize, usize),
 ) -> (f64, f64, usize) {
     let pages = (depth + tokens).div_ceil(PAGE_TOKENS);
@@ -102,6 +102,8 @@ fn case(
         cap: 0.0,
         k_format: format,
         v_format: format,
+        archive,
+        rotate_back: archive.is_some(),
         q: view,
         y: view,
     });
@@ -110,8 +112,8 @@ fn case(
         let kernel = device.load(&built.kernel).expect("the kernel is sound");
         stages.push(Stage { kernel, args: built.args, grid: built.grid });
     }
-    let state = StateType::Paged { window: 0, heads: kv_heads, dim, k: format, v: format };
-    let bytes = state.bytes_per_token() * (depth + tokens);
+    let state = StateType::Paged { window: 0, heads: kv_heads, dim, k: format, v: format, archive };
+    let bytes = state.bytes_read(depth + tokens);
     let layers = (STACK / bytes).clamp(2, 64);
     let ids = |ids: Vec<usize>| -> Vec<u8> { ids.iter().flat_map(|i| (*i as u32).to_le_bytes()).collect() };
     // Small floats in every format, and codes and scales that are finite.
@@ -130,6 +132,10 @@ fn case(
     for _ in 0..layers {
         let mut args = vec![q, positions, sequences, table];
         args.extend([0, 1].map(|part| slice(device, &small(state.page_bytes(part) * pages))));
+        if archive.is_some() {
+            args.push(table);
+            args.extend([2, 3].map(|part| slice(device, &small(state.page_bytes(part) * pages))));
+        }
         args.push(y);
         args.extend(scratch);
         let (template, stages) = (Arc::clone(&template), stages.clone());
@@ -143,7 +149,7 @@ fn case(
 fn main() {
     let wanted = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
     let models = [("llama-3.2-1b", (32, 8, 64)), ("qwen3-4b", (32, 8, 128)), ("qwen2.5-0.5b", (14, 2, 64))];
-    let formats = ["f16", "affine8_g64_f16", "affine4_g64_f16"];
+    let formats = ["f16", "affine8_g64_f16", "affine4_g64_f16", "k4v4", "k3v3"];
     let places =
         [(0, 1), (2048, 1), (8192, 1), (40_960, 1), (2048, 4), (2048, 8), (0, 64), (2048, 64), (0, 512), (2048, 512)];
     let open = || GpuDevice::open(None).expect("there is a GPU");
@@ -158,7 +164,11 @@ fn main() {
                 if !name.contains(&wanted) {
                     continue;
                 }
-                let kv = format.parse().expect("a format");
+                let kv = match format {
+                    "k4v4" => (Format::F16, Archive::of_bits(4, 4).ok()),
+                    "k3v3" => (Format::F16, Archive::of_bits(3, 3).ok()),
+                    plain => (plain.parse().expect("a format"), None),
+                };
                 let (whole, kernels, bytes) = case(&mut device, heads, kv, (depth, tokens));
                 let bytes = bytes as f64;
                 println!(

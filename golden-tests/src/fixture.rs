@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
+use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::plan::WeightBuffer;
 use swiftlm_ir::quant::Float;
+use swiftlm_ir::reference::WeightBytes;
 use swiftlm_models::{Config, StoredType, TensorFacts, TensorIndex};
 use swiftlm_runtime::WeightSource;
 
@@ -155,5 +157,11 @@ impl WeightSource for Row {
     fn read(&self, weight: &WeightBuffer, offset: usize, into: &mut [u8]) -> Result<(), String> {
         into.copy_from_slice(&self.weight_bytes(weight)[offset..][..into.len()]);
         Ok(())
+    }
+}
+
+impl WeightBytes for Row {
+    fn bytes(&self, names: &[String], ty: &WeightType) -> Result<Vec<u8>, String> {
+        Ok(self.weight_bytes(&WeightBuffer { names: names.to_vec(), ty: *ty }))
     }
 }

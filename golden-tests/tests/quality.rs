@@ -4,7 +4,8 @@ use std::path::Path;
 
 use swiftlm_golden_tests::fixture::Row;
 use swiftlm_golden_tests::run::{Loaded, On, arg_max, compile, exact};
-use swiftlm_models::{Activations, BuildOptions};
+use swiftlm_ir::quant::{Affine, Archive, Float, Format};
+use swiftlm_models::{Activations, ArchivePolicy, BuildOptions};
 
 /// Sequences that are read side by side.
 const SEQUENCES: usize = 30;
@@ -104,6 +105,23 @@ fn int8_activations_are_close_but_no_default() {
     assert!(d.positions >= 10_000);
     assert!(meets(&d, 0.015), "{d:?}");
     assert!(d.divergence > 0.0, "rounding takes place");
+}
+
+/// From the third page on, codes of 4 bits with one scale, 4.25 bits an element, are closer than rotated groups of codes
+/// with scale and bias of 4.5; codes of 3 bits are within the bar for what is on by default.
+#[test]
+fn turboquant_is_closer_than_rotated_groups() {
+    let of_bits = |k, v| {
+        let archive = Archive { first: 32, last: 32, ..Archive::of_bits(k, v).expect("1 to 4 bits") };
+        difference(&BuildOptions { archive: Some(ArchivePolicy { archive, boundary: 0 }), ..exact() })
+    };
+    let groups = Format::Affine(Affine { bits: 4, group: 64, scale: Float::F16 });
+    let groups = difference(&BuildOptions { kv: (groups, groups), rotate: true, ..exact() });
+    let (four, mixed, three) = (of_bits(4, 4), of_bits(4, 3), of_bits(3, 3));
+    assert!(four.divergence < groups.divergence, "{four:?}, groups {groups:?}");
+    assert!(four.divergence < mixed.divergence && mixed.divergence < three.divergence, "{mixed:?}, {three:?}");
+    assert!(three.divergence / three.positions as f64 <= 1e-3, "{three:?}");
+    println!("k4v4 {four:?}\nk4v3 {mixed:?}\nk3v3 {three:?}\nrotated groups {groups:?}");
 }
 
 /// What the CPU computes with unless flags say otherwise.

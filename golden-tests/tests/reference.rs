@@ -1,34 +1,15 @@
 //! The host reference against the rows: the truth for ops agrees with the programs that define the models.
 
-use std::fmt;
-
 use swiftlm_golden_tests::fixture::{Row, names};
 use swiftlm_golden_tests::run::{arg_max, exact, relative_error};
-use swiftlm_ir::graph::WeightType;
-use swiftlm_ir::plan::WeightBuffer;
-use swiftlm_ir::reference::{Session, Token, WeightBytes};
-
-struct Bytes<'r>(&'r Row);
-
-impl fmt::Debug for Bytes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.name)
-    }
-}
-
-impl WeightBytes for Bytes<'_> {
-    fn bytes(&self, names: &[String], ty: &WeightType) -> Result<Vec<u8>, String> {
-        Ok(self.0.weight_bytes(&WeightBuffer { names: names.to_vec(), ty: *ty }))
-    }
-}
+use swiftlm_ir::reference::{Session, Token};
 
 #[test]
 fn logits_on_the_host_reference() {
     for name in names() {
         let row = Row::open(&name);
         let model = swiftlm_models::build(&row.config, &row.index, &exact()).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let bytes = Bytes(&row);
-        let mut session = Session::new(&model.module, &bytes).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let mut session = Session::new(&model.module, &row).unwrap_or_else(|e| panic!("{name}: {e}"));
         let prompt = row.prompt.iter().enumerate();
         let tokens: Vec<Token> = prompt.map(|(p, id)| Token { id: *id, sequence: 0, position: p as u32 }).collect();
         let rows: Vec<usize> = (0..tokens.len()).collect();

@@ -6,6 +6,7 @@ use crate::dim::{ShapeClass, Sym};
 use crate::graph::{Module, WeightType};
 use crate::kernel::Kernel;
 use crate::template::Template;
+use crate::ty::Window;
 
 /// What a step gives to every launch beside arena, weights and states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -16,8 +17,8 @@ pub enum Input {
     Positions,
     /// Row of the page table of each token's sequence, `u32[T]`.
     Sequences,
-    /// Page ids of the states with this window (0: those that keep every token), `u32[sequences · table_stride]`.
-    PageTable(usize),
+    /// Page ids of the states' parts with this window, `u32[sequences · table_stride]`.
+    PageTable(Window),
     /// Tokens that want logits, `u32[R]`.
     Rows,
     /// Cosines and sines for rope table `i`: `f32[T, dim]`.
@@ -45,9 +46,9 @@ pub enum Operand {
         /// Rows of the segment.
         count: usize,
     },
-    /// Keys (`part` 0) or values (1) of the call's state.
+    /// Keys (`part` 0) or values (1) of the call's state, or its archive's keys (2) or values (3).
     State {
-        /// Which half.
+        /// Which part.
         part: usize,
     },
     /// An input of the step.
@@ -290,7 +291,6 @@ impl Program {
 
     /// KV bytes that a token reads which follows on `depth` others: of a layer with a window no more than that.
     pub fn kv_bytes_read(&self, depth: usize) -> usize {
-        let seen = |window: usize| if window == 0 { depth } else { depth.min(window) };
-        self.module.states.iter().map(|state| state.bytes_per_token() * seen(state.window())).sum()
+        self.module.states.iter().map(|state| state.bytes_read(depth)).sum()
     }
 }

@@ -10,7 +10,7 @@ use crate::dim::{ShapeClass, Sym};
 use crate::graph::WeightType;
 use crate::map::Map;
 use crate::ops::{RopeLayout, Routing};
-use crate::quant::Format;
+use crate::quant::{Archive, Format};
 use crate::rounding::Rounding;
 
 /// Rows of a buffer: element (`row`, `col`) is at `row · stride + offset + col`.
@@ -60,12 +60,18 @@ pub enum Template {
     Linear(Linear),
     /// Arguments: x, norm weight if `norm`, table, y.
     Rope(Rope),
+    /// Arguments: x, y.
+    Rotate(Rotate),
     /// Arguments: k, v, positions, sequences, page table, key pages, value pages.
     Append(Append),
     /// Arguments: qkv, q norm weight if `q_norm`, k norm weight if `k_norm`, table, positions, sequences, page table,
     /// q out, key pages, value pages.
     RopeAppend(RopeAppend),
-    /// Arguments: q, positions, sequences, page table, key pages, value pages, y; with few tokens scratch.
+    /// Arguments: positions, sequences, page table, key pages, value pages, the archive's page table, key pages and value
+    /// pages.
+    Archive(Archiving),
+    /// Arguments: q, positions, sequences, page table, key pages, value pages, the archive's page table, key pages and
+    /// value pages if `archive`, y; scratch, unless there are many tokens.
     Attend(Attend),
     /// Arguments: scores, ids out `u32[rows, top_k]`, weights out `f32[rows, top_k]`.
     Route(Route),
@@ -172,6 +178,21 @@ pub struct Rope {
     pub y: View,
 }
 
+/// The fixed rotation of each head ([`rotation`](crate::quant::rotation)), or back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rotate {
+    /// Heads of a row.
+    pub heads: usize,
+    /// Elements of a head.
+    pub dim: usize,
+    /// Back.
+    pub inverse: bool,
+    /// Input rows.
+    pub x: View,
+    /// Output rows.
+    pub y: View,
+}
+
 /// Writing of keys and values to the pages of their sequences.
 ///
 /// Token `t` of sequence `s = sequences[t]` at position `p = positions[t]` goes to slot `p % PAGE_TOKENS` of page
@@ -205,12 +226,29 @@ pub struct RopeAppend {
     pub q_norm: Option<Norm>,
     /// Normalisation of each key head.
     pub k_norm: Option<Norm>,
+    /// Whether queries, keys and values are all rotated as [`Rotate`] does, behind everything else.
+    pub rotate: bool,
     /// Where queries come from.
     pub q: View,
     /// Where queries go.
     pub q_out: View,
     /// Keys, values and their pages.
     pub append: Append,
+}
+
+/// Encoding of full pages into an archive: of the tokens in the last slot of a page, all keys and values of that page.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Archiving {
+    /// KV heads.
+    pub heads: usize,
+    /// Elements of a head.
+    pub dim: usize,
+    /// How recent keys are stored; a float format.
+    pub k_format: Format,
+    /// How recent values are stored; a float format.
+    pub v_format: Format,
+    /// Where they go.
+    pub archive: Archive,
 }
 
 /// Causal softmax attention of each token over its sequence's pages.
@@ -236,6 +274,10 @@ pub struct Attend {
     pub k_format: Format,
     /// How values are stored; a float format.
     pub v_format: Format,
+    /// Where older tokens are read from.
+    pub archive: Option<Archive>,
+    /// Whether the result is rotated back; only with an archive.
+    pub rotate_back: bool,
     /// Query rows.
     pub q: View,
     /// Output rows.
@@ -343,6 +385,8 @@ impl Template {
             Self::Linear(l) if l.norm.is_some() => "norm_linear",
             Self::Linear(_) => "linear",
             Self::Rope(_) => "rope",
+            Self::Rotate(_) => "rotate",
+            Self::Archive(_) => "archive",
             Self::Append(_) => "append",
             Self::RopeAppend(_) => "rope_append",
             Self::Attend(_) => "attend",
@@ -375,6 +419,8 @@ impl Template {
             Self::Map(t) => t.rows,
             Self::Rows(_) => Sym::Rows,
             Self::Rope(_)
+            | Self::Rotate(_)
+            | Self::Archive(_)
             | Self::Append(_)
             | Self::RopeAppend(_)
             | Self::Attend(_)

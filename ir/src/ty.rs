@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::dim::Dim;
-use crate::quant::{Format, HeadRow};
+use crate::quant::{Archive, ArchiveRow, Format, HeadRow};
 
 /// What an element of an activation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -109,40 +109,113 @@ pub enum StateType {
         k: Format,
         /// How values are stored.
         v: Format,
+        /// Where older tokens are read from instead; the pages of keys and values above are kept for recent ones only.
+        archive: Option<Archive>,
     },
+}
+
+/// Which tokens of a sequence pages are kept for, as seen from a query.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Window {
+    /// Tokens at the sequence's start that stay beside the last; whole pages.
+    pub first: usize,
+    /// Tokens back from the query, itself included; 0 for all.
+    pub last: usize,
+}
+
+impl Window {
+    /// Every token.
+    pub const ALL: Self = Self { first: 0, last: 0 };
+
+    /// The last tokens, or all for 0.
+    pub fn last(last: usize) -> Self {
+        Self { first: 0, last }
+    }
+
+    /// Whether every token is kept.
+    pub fn is_all(self) -> bool {
+        self.last == 0
+    }
+}
+
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.first {
+            0 => write!(f, "{}", self.last),
+            first => write!(f, "{first}+{}", self.last),
+        }
+    }
 }
 
 /// Tokens of one KV page.
 pub const PAGE_TOKENS: usize = 32;
 
 impl StateType {
-    /// Bytes of one page of keys (`part` 0) or values (`part` 1), head after head as [`HeadRow`] says.
+    /// Bytes of one page of keys (`part` 0) or values (1), head after head as [`HeadRow`] says; or of the archive's keys
+    /// (2) or values (3), as [`ArchiveRow`] says. 0 for a part that there is not.
     pub fn page_bytes(&self, part: usize) -> usize {
-        let Self::Paged { heads, dim, k, v, .. } = self;
-        let format = if part == 0 { *k } else { *v };
-        heads * HeadRow { format, dim: *dim }.page_bytes()
+        let Self::Paged { heads, dim, k, v, archive, .. } = self;
+        let (heads, dim) = (*heads, *dim);
+        let plain = |format: Format| heads * HeadRow { format, dim }.page_bytes();
+        match (part, archive) {
+            (0, _) => plain(*k),
+            (1, _) => plain(*v),
+            (2, Some(a)) => heads * ArchiveRow { format: a.k, dim }.page_bytes(),
+            (3, Some(a)) => heads * ArchiveRow { format: a.v, dim }.page_bytes(),
+            _ => 0,
+        }
     }
 
-    /// Tokens back from a query that stay readable; 0 for all.
-    pub fn window(&self) -> usize {
-        let Self::Paged { window, .. } = self;
-        *window
+    /// The parts that there are, two by two, with the tokens that their pages are kept for.
+    pub fn parts(&self) -> Vec<(Window, [usize; 2])> {
+        let Self::Paged { window, archive, .. } = self;
+        let all = Window::last(*window);
+        match archive {
+            None => vec![(all, [0, 1])],
+            Some(a) => vec![(Window { first: a.first, last: a.recent() }, [0, 1]), (all, [2, 3])],
+        }
     }
 
-    /// Bytes that one token adds, keys and values together.
+    /// The tokens that pages of a part are kept for.
+    pub fn window(&self, part: usize) -> Option<Window> {
+        self.parts().into_iter().find(|(_, parts)| parts.contains(&part)).map(|(window, _)| window)
+    }
+
+    /// Bytes that one more token of a long sequence adds, keys and values together.
     pub fn bytes_per_token(&self) -> usize {
-        (self.page_bytes(0) + self.page_bytes(1)) / PAGE_TOKENS
+        self.parts().last().map_or(0, |(_, parts)| self.token_bytes(*parts))
+    }
+
+    fn token_bytes(&self, parts: [usize; 2]) -> usize {
+        parts.map(|part| self.page_bytes(part)).iter().sum::<usize>() / PAGE_TOKENS
+    }
+
+    /// Bytes that a query reads which follows on `depth` tokens.
+    pub fn bytes_read(&self, depth: usize) -> usize {
+        let Self::Paged { window, archive, .. } = self;
+        let seen = if *window == 0 { depth } else { depth.min(*window) };
+        match archive {
+            None => self.token_bytes([0, 1]) * seen,
+            Some(a) => {
+                let recent = seen.min(a.first + a.recent());
+                self.token_bytes([0, 1]) * recent + self.token_bytes([2, 3]) * (seen - recent)
+            }
+        }
     }
 }
 
 impl fmt::Display for StateType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Paged { window, heads, dim, k, v } = self;
+        let Self::Paged { window, heads, dim, k, v, archive } = self;
         match window {
             0 => f.write_str("paged(")?,
             _ => write!(f, "ring(window={window}, ")?,
         }
-        write!(f, "heads={heads}, dim={dim}, k={k}, v={v})")
+        write!(f, "heads={heads}, dim={dim}, k={k}, v={v}")?;
+        if let Some(Archive { k, v, first, last, centered }) = archive {
+            write!(f, ", archive(k={k}, v={v}, first={first}, last={last}, centered={centered})")?;
+        }
+        f.write_str(")")
     }
 }
 

@@ -1,9 +1,11 @@
 //! Facts of exact mathematics that each op of the host reference must show.
 
+use std::rc::Rc;
+
 use swiftlm_ir::graph::RopeTable;
 use swiftlm_ir::ops::{RopeLayout, Routing};
 use swiftlm_ir::quant::Format;
-use swiftlm_ir::reference::attend::{Attention, attend, softmax};
+use swiftlm_ir::reference::attend::{Attention, History, attend, softmax};
 use swiftlm_ir::reference::moe::{Experts, combine, expert_linear, route_ids, route_weights};
 use swiftlm_ir::reference::state::Part;
 use swiftlm_ir::reference::{HostState, Step, Token, dense, norm, rope};
@@ -179,15 +181,21 @@ fn softmax_of_logarithms_is_their_share() {
 
 /// A state of `heads` × `dim` with the keys and values of `n` tokens of sequence 0 in it.
 fn state(heads: usize, dim: usize, n: u32, keys: &[f32], values: &[f32], format: Format) -> HostState {
-    let mut state = HostState::new(&StateType::Paged { window: 0, heads, dim, k: format, v: format });
+    let mut state = HostState::new(&StateType::Paged { window: 0, heads, dim, k: format, v: format, archive: None });
     let of = tokens(0, 0..n);
     state.append(keys, values, &Step { tokens: &of, rows: &[] }).expect("positions follow on");
     state
 }
 
+/// Keys and values of a state.
+fn histories(s: &HostState) -> [History; 2] {
+    let state = Rc::new(s.clone());
+    [Part::Keys, Part::Values].map(|part| History { state: Rc::clone(&state), part, turned: false })
+}
+
 fn attend_at(q: &[f32], position: u32, a: &Attention, s: &HostState) -> Vec<f32> {
-    let of = tokens(0, position..position + 1);
-    attend(q, a, (s, Part::Keys), (s, Part::Values), &Step { tokens: &of, rows: &[] }).expect("the position is held")
+    let (of, [keys, values]) = (tokens(0, position..position + 1), histories(s));
+    attend(q, a, &keys, &values, &Step { tokens: &of, rows: &[] }).expect("the position is held")
 }
 
 #[test]
@@ -227,14 +235,22 @@ fn attention_to_equal_keys_is_the_mean_and_to_one_key_its_value() {
 
 #[test]
 fn histories_are_their_sequences_own_and_end_where_they_end() {
-    let mut s = HostState::new(&StateType::Paged { window: 0, heads: 1, dim: 1, k: Format::F32, v: Format::F32 });
+    let mut s = HostState::new(&StateType::Paged {
+        window: 0,
+        heads: 1,
+        dim: 1,
+        k: Format::F32,
+        v: Format::F32,
+        archive: None,
+    });
     let both = [tokens(3, 0..2), tokens(8, 0..1)].concat();
     s.append(&[1.0; 3], &[10.0, 20.0, 30.0], &Step { tokens: &both, rows: &[] }).expect("positions follow on");
-    assert_eq!((s.part(3, Part::Values), s.part(8, Part::Values)), (&[10.0, 20.0][..], &[30.0][..]));
+    assert_eq!((s.read(3, Part::Values, (1, 0), 1), s.read(8, Part::Values, (0, 0), 0)), (&[20.0][..], &[30.0][..]));
     let of = tokens(8, 1..2);
     let step = Step { tokens: &of, rows: &[] };
     let a = Attention { heads: 1, scale: 1.0, window: 0, cap: 0.0 };
-    let error = attend(&[1.0], &a, (&s, Part::Keys), (&s, Part::Values), &step).expect_err("position 1 is not held");
+    let [keys, values] = histories(&s);
+    let error = attend(&[1.0], &a, &keys, &values, &step).expect_err("position 1 is not held");
     assert_eq!(error, "`attend`: sequence 8 holds 1 tokens: none at position 1");
     let gap = tokens(8, 2..3);
     let error = s.append(&[1.0], &[1.0], &Step { tokens: &gap, rows: &[] }).expect_err("position 1 is missing");
@@ -244,7 +260,7 @@ fn histories_are_their_sequences_own_and_end_where_they_end() {
 #[test]
 fn states_hold_what_their_format_can() {
     let third = 1.0 / 3.0;
-    let held = |format| state(1, 1, 1, &[third], &[third], format).part(0, Part::Keys)[0];
+    let held = |format| state(1, 1, 1, &[third], &[third], format).read(0, Part::Keys, (0, 0), 0)[0];
     assert_eq!(held(Format::F32), third);
     // 1/3 has 11 bits 0x3555 as a half and 8 bits 0x3eab as a bfloat.
     assert_eq!(held(Format::F16), half::f16::from_bits(0x3555).to_f32());

@@ -286,7 +286,7 @@ fn calls_name_what_exists() {
             "main: 0 calls use state 1: expected exactly one",
         ],
     );
-    let wide = StateType::Paged { window: 0, heads: 1, dim: 8, k: Format::F16, v: Format::F16 };
+    let wide = StateType::Paged { window: 0, heads: 1, dim: 8, k: Format::F16, v: Format::F16, archive: None };
     broken(
         |m| m.states[1] = wide,
         &[
@@ -351,7 +351,8 @@ fn tables_and_vocabulary_fit() {
 fn heads_in_pages_fill_whole_words() {
     let format = Format::Affine(Affine::new(4, 32, Float::F16).expect("supported"));
     let mut m = module();
-    m.funcs[LAYER].values[1].ty = Type::State(StateType::Paged { window: 0, heads: 1, dim: 4, k: format, v: format });
+    m.funcs[LAYER].values[1].ty =
+        Type::State(StateType::Paged { window: 0, heads: 1, dim: 4, k: format, v: format, archive: None });
     let errors = verify(&m).expect_err("4 codes of 4 bits fill no word");
     assert_eq!(errors[0].to_string(), "@layer %state: heads of 4 elements do not fill whole words of 4-bit codes");
     assert_eq!(

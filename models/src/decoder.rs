@@ -146,8 +146,12 @@ impl Decoder {
         let mut module = Module { vocabulary: self.vocabulary, rope_tables: self.ropes.clone(), ..Module::default() };
         let embed = self.embed(&resolver, options);
         push(&mut module, embed, "");
+        let without = BuildOptions { archive: None, ..options.clone() };
+        let boundary = options.archive.map_or(0, |policy| policy.boundary);
         for i in 0..self.layers {
             let scope = format!("{}.layers.{i}", self.base);
+            let inside = i >= boundary && i + boundary < self.layers;
+            let options = if inside { options } else { &without };
             let mut b = Block::new(&format!("layer{i}"), &scope, &resolver, options);
             let x = b.flow(self.width);
             let (y, state) = layer(&mut b, x, i);

@@ -11,7 +11,7 @@ pub mod families;
 pub mod tensors;
 
 use swiftlm_ir::graph::Module;
-use swiftlm_ir::quant::Format;
+use swiftlm_ir::quant::{Archive, Format};
 use swiftlm_ir::rounding::Rounding;
 
 pub use config::Config;
@@ -36,8 +36,22 @@ pub struct BuildOptions {
     pub kv: (Format, Format),
     /// How the inputs of products are rounded; a router's never are.
     pub activations: Activations,
+    /// Whether queries, keys and values are rotated as TurboQuant does, whatever they are stored as: codes of any kind lie
+    /// closer to a rotated vector.
+    pub rotate: bool,
+    /// Where keys and values of older tokens are kept, in every layer that can keep them so.
+    pub archive: Option<ArchivePolicy>,
     /// Experts of a token at most, fewer than the model was trained with: another, lesser model.
     pub experts_per_token: Option<usize>,
+}
+
+/// Which layers have an archive, and which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArchivePolicy {
+    /// The archive.
+    pub archive: Archive,
+    /// Layers at either end of the model that have none.
+    pub boundary: usize,
 }
 
 /// How the inputs of products are rounded.
@@ -68,7 +82,13 @@ impl Activations {
 
 impl Default for BuildOptions {
     fn default() -> Self {
-        Self { kv: (Format::F16, Format::F16), activations: Activations::F32, experts_per_token: None }
+        Self {
+            kv: (Format::F16, Format::F16),
+            activations: Activations::F32,
+            rotate: false,
+            archive: None,
+            experts_per_token: None,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use swiftlm_device::Target;
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::kernel::{Immediate, Length};
 use swiftlm_ir::plan::Program;
-use swiftlm_ir::ty::{PAGE_TOKENS, StateType};
+use swiftlm_ir::ty::{PAGE_TOKENS, StateType, Window};
 
 use crate::state::page_sets;
 
@@ -74,8 +74,8 @@ pub struct MemoryPlan {
 /// The pages of all states with one window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingPlan {
-    /// Tokens back from a query that stay readable.
-    pub window: usize,
+    /// Tokens that they are kept for.
+    pub window: Window,
     /// One page of all these states.
     pub page_bytes: u64,
     /// Pages there are, for all sequences together.
@@ -111,7 +111,7 @@ impl MemoryPlan {
             arena: program.arena_bytes as u64,
             inputs: input_bytes(program, wished.saturating_mul(max_sequences)),
             process: PROCESS_BYTES,
-            page_bytes: page_bytes(program, 0),
+            page_bytes: page_bytes(program, Window::ALL),
             kv_pages: least,
             rings: rings(program, least, max_sequences),
             table_stride: least,
@@ -186,7 +186,13 @@ impl RingPlan {
 impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pool = format!("KV pool, {} tokens", self.kv_pages * PAGE_TOKENS);
-        let ring = |ring: &RingPlan| (format!("KV of the last {} tokens", ring.window), ring.bytes());
+        let ring = |ring: &RingPlan| {
+            let name = match ring.window {
+                Window { first: 0, last } => format!("KV of the last {last} tokens"),
+                Window { first, last } => format!("KV of {first} first, {last} last"),
+            };
+            (name, ring.bytes())
+        };
         let mut rows = vec![("weights".to_owned(), self.weights), (pool, self.pool())];
         rows.extend(self.rings.iter().map(ring));
         rows.extend([
@@ -213,19 +219,22 @@ fn pages(tokens: usize) -> usize {
     tokens.div_ceil(PAGE_TOKENS).max(1)
 }
 
-/// The states with a window.
-fn states(program: &Program, window: usize) -> impl Iterator<Item = &StateType> {
-    program.module.states.iter().filter(move |state| state.window() == window)
+/// Bytes of a page of each part with a window, of all states.
+fn parts(program: &Program, window: Window) -> impl Iterator<Item = usize> + '_ {
+    let of = move |state: &StateType| state.parts().into_iter().filter(move |(of, _)| *of == window);
+    let bytes = |state: &StateType, parts: [usize; 2]| parts.map(|part| state.page_bytes(part));
+    let states = program.module.states.iter();
+    states.flat_map(move |state| of(state).flat_map(|(_, parts)| bytes(state, parts)).collect::<Vec<_>>())
 }
 
-/// Bytes of a page of all states with a window.
-fn page_bytes(program: &Program, window: usize) -> u64 {
-    states(program, window).map(|state| (state.page_bytes(0) + state.page_bytes(1)) as u64).sum()
+/// Bytes of a page of all parts with a window.
+fn page_bytes(program: &Program, window: Window) -> u64 {
+    parts(program, window).map(|bytes| bytes as u64).sum()
 }
 
 /// What states with windows take where others have `kv_pages` pages.
 fn rings(program: &Program, kv_pages: usize, max_sequences: usize) -> Vec<RingPlan> {
-    let sets = page_sets(program, kv_pages, max_sequences).into_iter().filter(|set| set.window > 0);
+    let sets = page_sets(program, kv_pages, max_sequences).into_iter().filter(|set| !set.window.is_all());
     sets.map(|set| RingPlan { window: set.window, page_bytes: page_bytes(program, set.window), pages: set.pages })
         .collect()
 }
@@ -233,7 +242,7 @@ fn rings(program: &Program, kv_pages: usize, max_sequences: usize) -> Vec<RingPl
 /// Whether the device can bind all pages of each state.
 fn binds(program: &Program, kv_pages: usize, max_sequences: usize, target: &Target) -> bool {
     page_sets(program, kv_pages, max_sequences).iter().all(|set| {
-        let part = states(program, set.window).map(|state| state.page_bytes(0).max(state.page_bytes(1))).max();
+        let part = parts(program, set.window).max();
         part.unwrap_or(0).saturating_mul(set.pages) <= target.max_binding
     })
 }

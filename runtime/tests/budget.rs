@@ -6,7 +6,7 @@ use common::{CHUNK, Shape, WeightBytes, program};
 use swiftlm_device::{NullDevice, Target, Usage};
 use swiftlm_ir::plan::Program;
 use swiftlm_ir::quant::Format;
-use swiftlm_ir::ty::{PAGE_TOKENS, StateType};
+use swiftlm_ir::ty::{PAGE_TOKENS, StateType, Window};
 use swiftlm_runtime::budget::{ContextWish, DoesNotFit, MemoryPlan, MemoryRequest, RingPlan};
 use swiftlm_runtime::state::ring_pages;
 use swiftlm_runtime::{Executable, ExecutableOptions};
@@ -41,7 +41,8 @@ fn with_room_the_pool_serves_every_sequence() {
 /// One state that keeps every token, two with a window, one with another.
 fn with_windows() -> Program {
     let mut program = program(Shape::default());
-    let ring = |window, heads| StateType::Paged { window, heads, dim: 1, k: Format::F32, v: Format::F16 };
+    let ring =
+        |window, heads| StateType::Paged { window, heads, dim: 1, k: Format::F32, v: Format::F16, archive: None };
     program.module.states.extend([ring(20, 1), ring(70, 2), ring(20, 1)]);
     program
 }
@@ -53,7 +54,11 @@ fn windows_take_what_they_need_and_no_more() {
         MemoryPlan::new(&program, &wide, MemoryRequest { limit, context, sequences: Some(sequences) }).expect("fits")
     };
     let long = plan(1000 * MIB, ContextWish::UpTo(32_768), 4);
-    let ring = |window| RingPlan { window, page_bytes: 2 * PAGE, pages: 4 * ring_pages(window, CHUNK) };
+    let ring = |window| RingPlan {
+        window: Window::last(window),
+        page_bytes: 2 * PAGE,
+        pages: 4 * ring_pages(Window::last(window), CHUNK),
+    };
     assert_eq!((long.page_bytes, long.kv_pages * PAGE_TOKENS), (PAGE, 32_768));
     assert_eq!(long.rings, [ring(20), ring(70)]);
     assert_eq!(long.kv(), PAGE * 1024 + 2 * PAGE * (ring(20).pages + ring(70).pages) as u64);

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Shape, WeightBytes, executable, logits_after, program};
 use swiftlm_device::Usage;
-use swiftlm_ir::ty::PAGE_TOKENS;
+use swiftlm_ir::ty::{PAGE_TOKENS, Window};
 use swiftlm_runtime::executable::{Row, TableUpdate, Want};
 use swiftlm_runtime::{Batch, Executable, ExecutableOptions, LoadError, Progress, StepError};
 
@@ -14,7 +14,7 @@ fn prompt_batch(ids: &[u32], rows: Vec<Row>) -> Batch {
         positions: (0..ids.len() as u32).collect(),
         sequences: vec![1; ids.len()],
         rows,
-        table: vec![TableUpdate { window: 0, row: 1, first: 0, pages: vec![5, 2] }],
+        table: vec![TableUpdate { window: Window::ALL, row: 1, first: 0, pages: vec![5, 2] }],
     }
 }
 
@@ -83,7 +83,7 @@ fn the_page_table_is_written_only_where_it_changes() {
     let table = || control.contents("the page table")[0].chunks(4).map(|b| b[0]).collect::<Vec<u8>>();
     assert_eq!(table(), [0, 0, 0, 0, 5, 2, 0, 0]);
     let mut next = prompt_batch(&[4], vec![]);
-    next.table = vec![TableUpdate { window: 0, row: 1, first: 2, pages: vec![7] }];
+    next.table = vec![TableUpdate { window: Window::ALL, row: 1, first: 2, pages: vec![7] }];
     executable.step(&next).expect("steps");
     assert_eq!(table(), [0, 0, 0, 0, 5, 2, 7, 0]);
 }

@@ -7,7 +7,7 @@ use common::{
     wait_for,
 };
 use proptest::prelude::*;
-use swiftlm_ir::ty::PAGE_TOKENS;
+use swiftlm_ir::ty::{PAGE_TOKENS, Window};
 use swiftlm_runtime::request::{FinishReason, Generate, Request, Sampling};
 use swiftlm_runtime::state::ring_pages;
 use swiftlm_runtime::{Engine, EngineOptions};
@@ -116,7 +116,7 @@ fn windows_hold_what_replies_need() {
     const WINDOW: usize = 20;
     const SEQUENCES: usize = 3;
     let (executable, control) = executable(Shape { chunk: 16, max_rows: 6, window: WINDOW }, 64, SEQUENCES, 16);
-    let ring = SEQUENCES * ring_pages(WINDOW, 16) * PAGE_TOKENS;
+    let ring = SEQUENCES * ring_pages(Window::last(WINDOW), 16) * PAGE_TOKENS;
     assert_eq!(control.contents("key pages").iter().map(Vec::len).collect::<Vec<_>>(), [4 * ring]);
     let engine = Engine::start(executable, EngineOptions::default()).expect("a thread");
     let prompts: Vec<Vec<u32>> =

@@ -3,25 +3,37 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use swiftlm_ir::ty::PAGE_TOKENS;
+use swiftlm_ir::ty::{PAGE_TOKENS, Window};
 use swiftlm_runtime::executable::TableUpdate;
 use swiftlm_runtime::state::{LONGEST_REWIND, PageSet, Sequence, StateError, StatePool, TableRows, ring_pages};
 
 /// Tokens of a step.
 const CHUNK: usize = 40;
-/// Windows of the rings beside the states that keep everything: shorter than a page, odd, of many pages.
-const WINDOWS: [usize; 3] = [1, 20, 100];
+/// Windows of the rings beside the states that keep everything: shorter than a page, odd, of many pages, with first
+/// tokens that stay.
+const WINDOWS: [Window; 4] = [
+    Window { first: 0, last: 1 },
+    Window { first: 0, last: 20 },
+    Window { first: 0, last: 100 },
+    Window { first: 2 * PAGE_TOKENS, last: 50 },
+];
 
 /// A pool of `pages` pages, and rings for `sequences` sequences.
 fn pool(pages: usize, sequences: usize) -> StatePool {
     let ring = |window| PageSet { window, pages: (ring_pages(window, CHUNK) * sequences).min(pages) };
-    let sets: Vec<PageSet> = std::iter::once(PageSet { window: 0, pages }).chain(WINDOWS.map(ring)).collect();
+    let sets: Vec<PageSet> = std::iter::once(PageSet { window: Window::ALL, pages }).chain(WINDOWS.map(ring)).collect();
     StatePool::new(&sets, CHUNK)
+}
+
+/// Positions that a query at the end of `length` tokens sees in a window.
+fn shown(window: Window, length: usize) -> impl Iterator<Item = usize> {
+    let last = if window.is_all() { 0 } else { length.saturating_sub(window.last) };
+    (0..length).filter(move |position| *position < window.first || *position >= last)
 }
 
 /// Pages of all sets, as a device would hold them: what was written where, by window and page.
 #[derive(Default)]
-struct Pages(BTreeMap<(usize, u32), [u32; PAGE_TOKENS]>);
+struct Pages(BTreeMap<(Window, u32), [u32; PAGE_TOKENS]>);
 
 impl Pages {
     /// Appends tokens in steps and writes them where the sequence's pages say. Each token sees its whole window.
@@ -41,28 +53,27 @@ impl Pages {
     /// Loses what nobody holds, where there is only one sequence.
     fn forget(&mut self, sequence: &Sequence) {
         let held =
-            |key: &(usize, u32)| sequence.held().any(|(window, pages)| key.0 == window && pages.contains(&key.1));
+            |key: &(Window, u32)| sequence.held().any(|(window, pages)| key.0 == window && pages.contains(&key.1));
         self.0.retain(|key, _| held(key));
     }
 
     /// What a query at the last position sees through one table.
-    fn seen(&self, sequence: &Sequence, window: usize) -> Vec<u32> {
+    fn seen(&self, sequence: &Sequence, window: Window) -> Vec<u32> {
         let (_, pages) = sequence.tables().find(|(w, _)| *w == window).expect("the window has a table");
         let at = |p: usize| self.0[&(window, pages[p / PAGE_TOKENS])][p % PAGE_TOKENS];
-        let first = if window == 0 { 0 } else { sequence.length().saturating_sub(window) };
-        (first..sequence.length()).map(at).collect()
+        shown(window, sequence.length()).map(at).collect()
     }
 
     fn contents(&self, sequence: &Sequence) -> Vec<u32> {
-        self.seen(sequence, 0)
+        self.seen(sequence, Window::ALL)
     }
 
     /// The tokens a query at the last position sees are the last of `model`, through each table.
     fn check(&self, sequence: &Sequence, model: &[u32]) {
         assert_eq!(sequence.length(), model.len());
-        for window in std::iter::once(0).chain(WINDOWS) {
-            let first = if window == 0 { 0 } else { model.len().saturating_sub(window) };
-            assert_eq!(self.seen(sequence, window), &model[first..], "window {window}");
+        for window in std::iter::once(Window::ALL).chain(WINDOWS) {
+            let expected: Vec<u32> = shown(window, model.len()).map(|position| model[position]).collect();
+            assert_eq!(self.seen(sequence, window), expected, "window {window}");
         }
     }
 }
@@ -203,7 +214,7 @@ proptest! {
     fn table_updates_follow_the_sequence(lengths in proptest::collection::vec(0usize..300, 1..20)) {
         let mut pool = pool(64, 2);
         let mut rows = TableRows::new(1);
-        let mut device: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
+        let mut device: BTreeMap<Window, Vec<u32>> = BTreeMap::new();
         for (turn, length) in lengths.iter().enumerate() {
             let mut sequence = Sequence::open(&mut pool, 600).expect("there is room");
             let start = sequence.mark();
@@ -308,14 +319,17 @@ fn a_pool_promises_no_more_than_it_has() {
 /// Sequences whose rings are full wait, and nothing of the attempt stays reserved.
 #[test]
 fn a_ring_reserves_no_more_than_it_has() {
-    let mut pool = StatePool::new(&[PageSet { window: 0, pages: 100 }, PageSet { window: 20, pages: 5 }], CHUNK);
-    assert_eq!(ring_pages(20, CHUNK), 4);
+    let mut pool = StatePool::new(
+        &[PageSet { window: Window::ALL, pages: 100 }, PageSet { window: Window::last(20), pages: 5 }],
+        CHUNK,
+    );
+    assert_eq!(ring_pages(Window::last(20), CHUNK), 4);
     let first = Sequence::open(&mut pool, 1000).expect("there is room");
-    assert_eq!((pool.available(), pool.available_in_ring(20)), (68, Some(1)));
+    assert_eq!((pool.available(), pool.available_in_ring(Window::last(20))), (68, Some(1)));
     assert!(Sequence::open(&mut pool, 1000).is_none());
-    assert_eq!((pool.available(), pool.available_in_ring(20)), (68, Some(1)));
+    assert_eq!((pool.available(), pool.available_in_ring(Window::last(20))), (68, Some(1)));
     let short = Sequence::open(&mut pool, PAGE_TOKENS).expect("a short sequence needs one page");
     short.close(&mut pool);
     first.close(&mut pool);
-    assert_eq!((pool.available(), pool.available_in_ring(20)), (100, Some(5)));
+    assert_eq!((pool.available(), pool.available_in_ring(Window::last(20))), (100, Some(5)));
 }

@@ -14,7 +14,7 @@ use swiftlm_device::{Device, Launch, RecordingId, Slice, Usage};
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::kernel::Kernel;
 use swiftlm_ir::plan::{Groups, StepSizes};
-use swiftlm_ir::quant::Format;
+use swiftlm_ir::quant::{Archive, Format};
 use swiftlm_ir::template::{Attend, Template, View};
 use swiftlm_ir::ty::{PAGE_TOKENS, StateType};
 
@@ -35,9 +35,20 @@ struct Case {
     seconds: Vec<f64>,
 }
 
+/// A format by its name, or f16 with TurboQuant codes for older tokens.
+fn stored(kv: &str) -> (Format, Option<Archive>) {
+    match kv.strip_prefix('k').and_then(|bits| bits.split_once('v')) {
+        Some((k, v)) => {
+            let bits = |n: &str| n.parse().expect("a number");
+            (Format::F16, Some(Archive::of_bits(bits(k), bits(v)).expect("codes of 1 to 4 bits")))
+        }
+        None => (kv.parse().expect("a format's name"), None),
+    }
+}
+
 /// `tokens` new tokens behind `depth` old ones.
-fn case(model: &str, heads: (usize, usize, usize), format: Format, depth: usize, tokens: usize) -> Case {
-    let (heads, kv_heads, dim) = heads;
+fn case(model: &str, heads: (usize, usize, usize), kv: &str, depth: usize, tokens: usize) -> Case {
+    let ((heads, kv_heads, dim), (format, archive)) = (heads, stored(kv));
     let mut device = CpuDevice::new(CpuOptions { threads: THREADS, tier: Tier::Native });
     let pages = (depth + tokens).div_ceil(PAGE_TOKENS);
     let last_position = (depth + tokens - 1) as u32;
@@ -55,11 +66,13 @@ fn case(model: &str, heads: (usize, usize, usize), format: Format, depth: usize,
         cap: 0.0,
         k_format: format,
         v_format: format,
+        archive,
+        rotate_back: archive.is_some(),
         q: view,
         y: view,
     };
-    let state = StateType::Paged { window: 0, heads: kv_heads, dim, k: format, v: format };
-    let bytes = state.bytes_per_token() * (depth + tokens);
+    let state = StateType::Paged { window: 0, heads: kv_heads, dim, k: format, v: format, archive };
+    let bytes = state.bytes_read(depth + tokens);
     let layers = if tokens > 1 { 1 } else { STACK.div_ceil(bytes) };
     let mut slice = |contents: &[u8]| {
         let buffer = device.alloc(contents.len(), Usage::ReadWrite, "bench").expect("the machine has memory for it");
@@ -79,14 +92,18 @@ fn case(model: &str, heads: (usize, usize, usize), format: Format, depth: usize,
     let launches = (0..layers)
         .map(|_| {
             let mut pages_of = |part| slice(&half(state.page_bytes(part) * pages));
-            let args = vec![q, positions, sequences, table, pages_of(0), pages_of(1), y];
+            let mut args = vec![q, positions, sequences, table, pages_of(0), pages_of(1)];
+            if archive.is_some() {
+                args.extend([table, pages_of(2), pages_of(3)]);
+            }
+            args.push(y);
             let template = Arc::new(Template::Attend(template.clone()));
             Launch::of_kernel(kernel, template, args, [Groups::fixed(1); 3], "bench")
         })
         .collect();
     let recording = device.record(launches).expect("the arguments fit");
     let seen: usize = (depth + 1..=depth + tokens).sum();
-    let name = format!("{model} {format} depth {depth} new {tokens}");
+    let name = format!("{model} {kv} depth {depth} new {tokens}");
     let flops = 4.0 * (seen * heads * dim) as f64;
     Case { name, device, recording, sizes, layers, bytes, flops, seconds: vec![] }
 }
@@ -99,15 +116,14 @@ fn median(values: &mut [f64]) -> f64 {
 fn main() {
     let wanted = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
     let models = [("llama-3.2-1b", (32, 8, 64)), ("qwen2.5-0.5b", (14, 2, 64)), ("qwen3-4b", (32, 8, 128))];
-    let formats = ["f16", "bf16", "affine8_g64_f16", "affine4_g64_f16"];
-    let places = [(512, 1), (4096, 1), (32_768, 1), (0, 512), (4096, 512)];
+    let formats = ["f16", "bf16", "affine8_g64_f16", "affine4_g64_f16", "k4v4", "k4v3", "k3v3"];
+    let places = [(512, 1), (4096, 1), (40_960, 1), (0, 512), (4096, 512)];
     let mut cases = vec![];
     for (model, heads) in models {
         for format in formats {
             for (depth, tokens) in places {
                 let name = format!("{model} {format} depth {depth} new {tokens}");
                 if wanted.split('+').all(|w| name.contains(w)) {
-                    let format = format.parse().expect("a format's name");
                     cases.push(case(model, heads, format, depth, tokens));
                 }
             }

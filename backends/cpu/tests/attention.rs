@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Random, Weight, affine, bytes_of, bytes_of_ids, close, floats_of, launch, launch_everywhere, sizes};
+use common::{
+    Random, Weight, affine, bytes_of, bytes_of_ids, close, floats_of, launch, launch_everywhere, shuffled, sizes,
+};
 use half::{bf16, f16};
 use proptest::prelude::*;
 use swiftlm_cpu::IsaKind;
@@ -121,15 +123,6 @@ impl History {
     }
 }
 
-/// A page table of `sequences · stride` different pages in random order.
-fn shuffled(random: &mut Random, sequences: usize, stride: usize) -> Vec<u32> {
-    let mut table: Vec<u32> = (0..(sequences * stride) as u32).collect();
-    for i in (1..table.len()).rev() {
-        table.swap(i, random.below(i + 1));
-    }
-    table
-}
-
 #[derive(Clone, Debug)]
 struct Shape {
     kv_heads: usize,
@@ -171,6 +164,8 @@ fn attend(shape: &Shape) {
             cap: shape.cap,
             k_format: shape.formats.0,
             v_format: shape.formats.1,
+            archive: None,
+            rotate_back: false,
             q: view,
             y,
         })
@@ -353,6 +348,7 @@ proptest! {
             layout,
             q_norm: q_norm.then_some(norm),
             k_norm: k_norm.then_some(norm),
+            rotate: false,
             q: view(0),
             q_out,
             append: append.clone(),
@@ -477,6 +473,8 @@ fn a_page_that_does_not_exist_is_named() {
         cap: 0.0,
         k_format: Format::F16,
         v_format: Format::F16,
+        archive: None,
+        rotate_back: false,
         q: View::dense(8),
         y: View::dense(8),
     });

@@ -9,7 +9,7 @@ use swiftlm_ir::plan::{FuncPlan, Program, WeightBuffer};
 use swiftlm_ir::verify;
 
 use crate::choices::{Choices, Chooser};
-use crate::passes::{canon, emit, fuse, memory, residency, siblings};
+use crate::passes::{basis, canon, emit, fuse, memory, residency, siblings};
 use crate::{egraph, rules};
 
 /// What the caller decides.
@@ -105,6 +105,8 @@ pub fn compile(
         after(observe, "egraph", &rewritten);
         *func = canon::run(&rewritten);
         after(observe, "tidy", func);
+        *func = basis::run(func);
+        after(observe, "basis", func);
         if let Some(slots) = options.slots {
             *func = residency::run(func, slots);
             after(observe, "residency", func);

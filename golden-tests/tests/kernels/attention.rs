@@ -199,7 +199,17 @@ fn rope_append_does_both() {
             let pages = empty_pages(format, kv, dim);
             let append = Append { heads: kv, dim, k_format: format, v_format: format, k: views[1], v: views[2] };
             let [q_norm, k_norm] = [0, 1].map(|i| norms[i].as_ref().map(|_| NORM));
-            let t = RopeAppend { heads, rotated: part, layout, q_norm, k_norm, q: views[0], q_out: q_out.view, append };
+            let t = RopeAppend {
+                heads,
+                rotated: part,
+                layout,
+                q_norm,
+                k_norm,
+                rotate: false,
+                q: views[0],
+                q_out: q_out.view,
+                append,
+            };
             let rope = if part == 0 { bytes(&[0f32; 5]) } else { table.bytes() };
             let mut args = vec![merged.bytes()];
             args.extend(norms.iter().flatten().map(|w| w.bytes.clone()));
@@ -289,8 +299,23 @@ fn attend_is_softmax_over_what_a_query_sees() {
             poison(&mut k, &step, count, kv_heads);
             poison(&mut v, &step, count, kv_heads);
             let scale = 3.0 / (dim as f32).sqrt();
+            let (archive, rotate_back) = (None, false);
             let (q_at, y_at) = (q_view, y_view);
-            let t = Attend { class, heads, kv_heads, dim, scale, window, cap, k_format, v_format, q: q_at, y: y_at };
+            let t = Attend {
+                class,
+                heads,
+                kv_heads,
+                dim,
+                scale,
+                window,
+                cap,
+                k_format,
+                v_format,
+                archive,
+                rotate_back,
+                q: q_at,
+                y: y_at,
+            };
             let [positions, sequences, table] = step.args();
             let args = vec![q.bytes(), positions, sequences, table, to_pages(&k, true), to_pages(&v, false), y.bytes()];
             let after = run(&Template::Attend(t.clone()), 8, args, sizes(count, 1, STRIDE));

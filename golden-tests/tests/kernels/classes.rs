@@ -157,7 +157,22 @@ fn attention(shape: &Shape) {
         let bound = class.max_rows(CHUNK).min(CHUNK);
         let view = View::dense(heads * dim);
         let (scale, (k_format, v_format)) = (0.7, (Format::F16, Format::F32));
-        let t = Attend { class, heads, kv_heads, dim, scale, window, cap: 0.0, k_format, v_format, q: view, y: view };
+        let (archive, rotate_back) = (None, false);
+        let t = Attend {
+            class,
+            heads,
+            kv_heads,
+            dim,
+            scale,
+            window,
+            cap: 0.0,
+            k_format,
+            v_format,
+            archive,
+            rotate_back,
+            q: view,
+            y: view,
+        };
         let ids = |all: &[u32]| {
             let mut part = all[first..first + count].to_vec();
             part.resize(bound, 0);

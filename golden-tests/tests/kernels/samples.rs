@@ -7,10 +7,10 @@ use swiftlm_ir::kernel::{KType, Kernel, Length};
 use swiftlm_ir::map::{Map, MapStep};
 use swiftlm_ir::ops::{RopeLayout, Routing};
 use swiftlm_ir::plan::StepSizes;
-use swiftlm_ir::quant::Format;
+use swiftlm_ir::quant::{Archive, Format};
 use swiftlm_ir::template::{
-    Append, ArgMax, Attend, Combine, Elementwise, Embed, ExpertLinear, Extra, Linear, Norm, RmsNorm, Rope, RopeAppend,
-    Route, Rows, Template, View,
+    Append, Archiving, ArgMax, Attend, Combine, Elementwise, Embed, ExpertLinear, Extra, Linear, Norm, RmsNorm, Rope,
+    RopeAppend, Rotate, Route, Rows, Template, View,
 };
 
 use crate::harness::{Random, bytes, sizes};
@@ -62,7 +62,8 @@ fn templates() -> Vec<Template> {
         let (class, scale) = (ShapeClass::Few, 1.0);
         let (k_format, v_format) = formats;
         let cap = if window > 0 { 2.0 } else { 0.0 };
-        Attend { class, heads, kv_heads: 2, dim, scale, window, cap, k_format, v_format, q, y: q }
+        let (archive, rotate_back) = (None, false);
+        Attend { class, heads, kv_heads: 2, dim, scale, window, cap, k_format, v_format, archive, rotate_back, q, y: q }
     };
     let expert = |x_per_rank: bool| ExpertLinear {
         class: ShapeClass::Few,
@@ -101,10 +102,43 @@ fn templates() -> Vec<Template> {
         layout: rope,
         q_norm: None,
         k_norm: Some(norm),
+        rotate: false,
         q: View { offset: 0, stride: 32 },
         q_out: view(8),
         append: append(8),
     }));
+    let merged = View { offset: 0, stride: 4 * 48 };
+    all.push(Template::RopeAppend(RopeAppend {
+        heads: 2,
+        rotated: 48,
+        layout: rope,
+        q_norm: None,
+        k_norm: None,
+        rotate: true,
+        q: merged,
+        q_out: view(96),
+        append: Append {
+            heads: 1,
+            dim: 48,
+            k_format: Format::F16,
+            v_format: Format::F16,
+            k: View { offset: 96, ..merged },
+            v: View { offset: 144, ..merged },
+        },
+    }));
+    for inverse in [false, true] {
+        all.push(Template::Rotate(Rotate { heads: 3, dim: 48, inverse, x: view(144), y: view(144) }));
+    }
+    for (k, v, centered) in [("turbo4", "turbo3_unbiased", true), ("turbo2", "turbo1", false)] {
+        let turbo = |name: &str| name.parse().expect("a format");
+        let archive = Archive { k: turbo(k), v: turbo(v), first: 32, last: 32, centered };
+        let (k_format, v_format) = (Format::F16, Format::F16);
+        all.push(Template::Archive(Archiving { heads: 2, dim: 48, k_format, v_format, archive }));
+        for class in [ShapeClass::One, ShapeClass::Many] {
+            let attend = Attend { class, archive: Some(archive), rotate_back: true, ..attend(4, 48, 0) };
+            all.push(Template::Attend(Attend { k_format, v_format, ..attend }));
+        }
+    }
     all.push(Template::Attend(attend(4, 8, 0)));
     all.push(Template::Attend(attend(2, 6, 5)));
     let routing = Routing::Softmax;
@@ -140,7 +174,7 @@ pub(crate) fn arguments(kernel: &Kernel, random: &mut Random) -> Vec<Vec<u8>> {
             "positions" => TABLE_STRIDE * 32,
             "sequences" => 2,
             "rows" => 1,
-            "page_table" => PAGES as usize,
+            "page_table" | "archive_table" => PAGES as usize,
             _ if arg.elem.scalar == KType::F32.scalar => {
                 return bytes(
                     &std::iter::repeat_with(|| random.unit())

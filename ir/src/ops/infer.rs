@@ -3,6 +3,7 @@
 use crate::dim::{Dim, Sym};
 use crate::graph::WeightType;
 use crate::ops::Op;
+use crate::quant::rotation;
 use crate::ty::{DType, StateType, TensorType, Type};
 
 /// What an argument is.
@@ -153,6 +154,21 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
                 want(op, if i == 1 { "keys" } else { "values" }, &expected, t, *t == expected)?;
             }
             Ok(Type::State(s.clone()))
+        }
+        Op::KvArchive => {
+            let s = state(op, args)?;
+            let StateType::Paged { archive, .. } = s;
+            want(op, "state", "one with an archive", s, archive.is_some())?;
+            Ok(Type::State(s.clone()))
+        }
+        Op::Rotate { .. } => {
+            if let Some(ArgType::Value(history @ Type::History { dim, .. })) = args.first() {
+                return rotation::parts(*dim).map(|_| history.clone());
+            }
+            let x = float(0)?;
+            rank(x, 3)?;
+            rotation::parts(width(op, x)?)?;
+            Ok(Type::Tensor(x.clone()))
         }
         Op::KvK | Op::KvV => {
             let StateType::Paged { window, heads, dim, .. } = state(op, args)?;

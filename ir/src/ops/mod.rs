@@ -242,6 +242,14 @@ ops! {
     };
     /// Appends keys and values `[T, H, D]` of the step's tokens to their sequences; gives the next version of the state.
     KvAppend = "kv.append!" ("state, k, v");
+    /// Encodes the pages of a state that are full by now into its archive; gives the next version of the state.
+    KvArchive = "kv.archive!" ("state");
+    /// Rotates each head by the fixed rotation that goes before quantisation ([`rotation`](crate::quant::rotation)), or
+    /// back: `[T, H, D]`, or keys or values of a state as they are read.
+    Rotate = "rotate" ("x") {
+        /// Back.
+        inverse: bool,
+    };
     /// Keys of a state as sequences see them.
     KvK = "kv.k" ("state");
     /// Values of a state as sequences see them.

@@ -4,9 +4,12 @@
 //! [`Format::layout`] gives. Formats differ only here: kernels call [`Format::decode_host`]'s twin on the kernel builder.
 
 pub mod affine;
+pub mod archive;
 pub mod decode;
 pub mod encode;
 pub mod head;
+pub mod rotation;
+pub mod turbo;
 
 use std::fmt;
 
@@ -14,7 +17,9 @@ use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
 pub use affine::Affine;
+pub use archive::{Archive, ArchiveRow};
 pub use head::HeadRow;
+pub use turbo::Turbo;
 
 /// Floating-point storage of an element, a scale or a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,8 +1,11 @@
 //! Softmax attention over histories.
 
+use std::rc::Rc;
+
 use super::dense::dot;
 use super::state::{HostState, Part};
-use super::tensor::Step;
+use super::tensor::{Step, Token};
+use crate::quant::rotation::rotate;
 use crate::ty::StateType;
 
 /// Attributes and sizes of an `attend`.
@@ -18,6 +21,33 @@ pub struct Attention {
     pub cap: f64,
 }
 
+/// Keys or values of a state as they are read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct History {
+    /// The state.
+    pub state: Rc<HostState>,
+    /// Which half.
+    pub part: Part,
+    /// Whether each is rotated back when it is read.
+    pub turned: bool,
+}
+
+impl History {
+    /// What a token's query reads of head `head` at position `j`.
+    fn read(&self, token: &Token, j: usize, head: usize) -> Result<Vec<f32>, String> {
+        let row = self.state.read(token.sequence, self.part, (j, head), token.position as usize);
+        let StateType::Paged { dim, .. } = self.state.ty();
+        if row.len() != *dim {
+            return Err(format!("`attend`: position {j} of sequence {} was never archived", token.sequence));
+        }
+        let mut row = row.to_vec();
+        if self.turned {
+            rotate(&mut row, true)?;
+        }
+        Ok(row)
+    }
+}
+
 /// Op `attend`: for the token at position `p` of its sequence, and query head `h` of `H` over KV head
 /// `g = h / (H / G)` of `G`,
 ///
@@ -26,33 +56,26 @@ pub struct Attention {
 ///
 /// # Errors
 /// A history that ends before the token's own position.
-pub fn attend(
-    q: &[f32],
-    a: &Attention,
-    keys: (&HostState, Part),
-    values: (&HostState, Part),
-    step: &Step<'_>,
-) -> Result<Vec<f32>, String> {
-    let StateType::Paged { heads: kv_heads, dim, .. } = *keys.0.ty();
-    let StateType::Paged { dim: v_dim, .. } = *values.0.ty();
+pub fn attend(q: &[f32], a: &Attention, keys: &History, values: &History, step: &Step<'_>) -> Result<Vec<f32>, String> {
+    let StateType::Paged { heads: kv_heads, dim, .. } = *keys.state.ty();
+    let StateType::Paged { dim: v_dim, .. } = *values.state.ty();
     let mut y = Vec::with_capacity(step.tokens.len() * a.heads * v_dim);
     for (row, token) in q.chunks_exact(a.heads * dim).zip(step.tokens) {
         let end = token.position as usize + 1;
-        let held = keys.0.len(token.sequence).min(values.0.len(token.sequence));
+        let held = keys.state.len(token.sequence).min(values.state.len(token.sequence));
         if held < end {
             let (sequence, position) = (token.sequence, token.position);
             return Err(format!("`attend`: sequence {sequence} holds {held} tokens: none at position {position}"));
         }
         let start = if a.window == 0 { 0 } else { end.saturating_sub(a.window) };
-        let (k, v) = (keys.0.part(token.sequence, keys.1), values.0.part(token.sequence, values.1));
         for (h, query) in row.chunks_exact(dim).enumerate() {
-            let head = |j: usize| j * kv_heads + h / (a.heads / kv_heads);
-            let score = |j: usize| a.scale * dot(query, &k[head(j) * dim..][..dim]);
+            let read = |of: &History, j: usize| of.read(token, j, h / (a.heads / kv_heads));
+            let score = |j: usize| Ok(a.scale * dot(query, &read(keys, j)?));
             let capped = |s: f64| if a.cap == 0.0 { s } else { a.cap * (s / a.cap).tanh() };
-            let scores: Vec<f64> = (start..end).map(|j| capped(score(j))).collect();
+            let scores = (start..end).map(|j| score(j).map(capped)).collect::<Result<Vec<f64>, String>>()?;
             let mut sum = vec![0.0f64; v_dim];
             for (j, weight) in (start..end).zip(softmax(&scores)) {
-                for (sum, v) in sum.iter_mut().zip(&v[head(j) * v_dim..][..v_dim]) {
+                for (sum, v) in sum.iter_mut().zip(&read(values, j)?) {
                     *sum += weight * f64::from(*v);
                 }
             }

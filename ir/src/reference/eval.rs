@@ -2,13 +2,14 @@
 
 use std::rc::Rc;
 
-use super::attend::{Attention, attend};
+use super::attend::{Attention, History, attend};
 use super::moe::{self, Experts};
-use super::state::Part;
+use super::state::{HostState, Part};
 use super::tensor::{HostTensor, HostValue, Step};
 use super::{dense, norm, rope};
 use crate::graph::{Arg, Def, Graph};
 use crate::ops::Op;
+use crate::quant::rotation;
 use crate::ty::Type;
 
 /// A decoded matrix, row after row; tied weights share one.
@@ -36,6 +37,7 @@ pub fn eval_graph(
         let value = match &info.def {
             Def::Param(i) => params[*i].take().ok_or_else(|| format!("parameter {i} is bound twice"))?,
             Def::Node { op: Op::KvAppend, args } => append(args, &mut values, step)?,
+            Def::Node { op: Op::KvArchive, args } => archive(args, &mut values)?,
             Def::Node { op, args } => {
                 Operation { op, ty: &info.ty, args, values: &values, graph, weights, step }.result()?
             }
@@ -74,13 +76,26 @@ fn append(args: &[Arg], values: &mut [Option<HostValue>], step: &Step<'_>) -> Re
         Some(Arg::Value(v)) => Ok(v.0 as usize),
         _ => Err(format!("`kv.append!`: argument {i} is no value")),
     };
-    let (s, k, v) = (at(0)?, at(1)?, at(2)?);
-    let Some(HostValue::State(mut state)) = values[s].take() else {
-        return Err("`kv.append!`: the state was consumed before".to_owned());
-    };
+    let (k, v) = (at(1)?, at(2)?);
+    let mut state = consumed("kv.append!", args, values)?;
     let rows = |i: usize| values[i].as_ref().and_then(|v| v.tensor()?.floats()).ok_or("`kv.append!`: no rows");
     Rc::make_mut(&mut state).append(rows(k)?, rows(v)?, step)?;
     Ok(HostValue::State(state))
+}
+
+fn archive(args: &[Arg], values: &mut [Option<HostValue>]) -> Result<HostValue, String> {
+    let mut state = consumed("kv.archive!", args, values)?;
+    Rc::make_mut(&mut state).archive();
+    Ok(HostValue::State(state))
+}
+
+/// The state that is the first argument, taken away.
+fn consumed(op: &str, args: &[Arg], values: &mut [Option<HostValue>]) -> Result<Rc<HostState>, String> {
+    let Some(Arg::Value(state)) = args.first() else { return Err(format!("`{op}`: argument 0 is no value")) };
+    match values[state.0 as usize].take() {
+        Some(HostValue::State(state)) => Ok(state),
+        _ => Err(format!("`{op}`: the state was consumed before")),
+    }
 }
 
 /// An op with all that it reads.
@@ -141,7 +156,7 @@ impl<'a> Operation<'a> {
 
     fn history(&self, part: Part) -> Result<HostValue, String> {
         match self.value(0) {
-            Some(HostValue::State(s)) => Ok(HostValue::History(s.clone(), part)),
+            Some(HostValue::State(s)) => Ok(HostValue::History(History { state: s.clone(), part, turned: false })),
             _ => Err(self.mismatch(0, "a state")),
         }
     }
@@ -149,15 +164,24 @@ impl<'a> Operation<'a> {
     fn attend(&self, scale: f64, window: usize, cap: f64) -> Result<Vec<f32>, String> {
         let a = Attention { heads: self.extent(0, 1)?, scale, window, cap };
         match (self.value(1), self.value(2)) {
-            (Some(HostValue::History(k, kp)), Some(HostValue::History(v, vp))) => {
-                attend(self.floats(0)?, &a, (k, *kp), (v, *vp), self.step)
-            }
+            (Some(HostValue::History(k)), Some(HostValue::History(v))) => attend(self.floats(0)?, &a, k, v, self.step),
             _ => Err(self.mismatch(1, "a history")),
         }
     }
 
     fn result(&self) -> Result<HostValue, String> {
         let floats = match self.op {
+            Op::Rotate { inverse } => match self.value(0) {
+                Some(HostValue::History(h)) if h.turned != *inverse => {
+                    return Ok(HostValue::History(History { turned: *inverse, ..h.clone() }));
+                }
+                Some(HostValue::History(_)) => return Err(self.mismatch(0, "a history that can be rotated so")),
+                _ => {
+                    let mut x = self.floats(0)?.to_vec();
+                    x.chunks_exact_mut(self.width(0)?).try_for_each(|head| rotation::rotate(head, *inverse))?;
+                    x
+                }
+            },
             Op::KvK => return self.history(Part::Keys),
             Op::KvV => return self.history(Part::Values),
             Op::ArgMax => return self.with_ids(dense::arg_max(self.floats(0)?, self.width(0)?)),
@@ -165,7 +189,7 @@ impl<'a> Operation<'a> {
                 return self.with_ids(moe::route_ids(self.floats(0)?, self.width(0)?, *top_k));
             }
             Op::ExpertFetch { .. } => return self.with_ids(self.ids(0)?.to_vec()),
-            Op::KvAppend => return Err("`kv.append!` is an effect".to_owned()),
+            Op::KvAppend | Op::KvArchive => return Err(format!("`{}` is an effect", self.op.name())),
             Op::Embed { scale } => {
                 let (w, cols) = self.weight(1)?;
                 dense::embed(self.ids(0)?, w, cols, *scale)?

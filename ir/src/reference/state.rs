@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::tensor::Step;
-use crate::quant::HeadRow;
-use crate::ty::StateType;
+use crate::quant::archive::MEAN_FROM;
+use crate::quant::{HeadRow, Turbo};
+use crate::ty::{PAGE_TOKENS, StateType};
 
 /// Half of a paged state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,9 @@ pub enum Part {
 struct History {
     keys: Vec<f32>,
     values: Vec<f32>,
+    /// What an archive holds of them: whole pages.
+    old_keys: Vec<f32>,
+    old_values: Vec<f32>,
 }
 
 /// One version of a state, for all sequences.
@@ -61,12 +65,47 @@ impl HostState {
         self.sequences.remove(&sequence);
     }
 
-    /// Keys or values of a sequence, `[token, heads, dim]`.
-    pub fn part(&self, sequence: u32, part: Part) -> &[f32] {
-        match (self.sequences.get(&sequence), part) {
-            (Some(h), Part::Keys) => &h.keys,
-            (Some(h), Part::Values) => &h.values,
-            (None, _) => &[],
+    /// Key or value of a head at position `j` of a sequence, as a query at `position` reads it. Empty where there is none.
+    pub fn read(&self, sequence: u32, part: Part, (j, head): (usize, usize), position: usize) -> &[f32] {
+        let StateType::Paged { heads, dim, archive, .. } = self.ty;
+        let Some(history) = self.sequences.get(&sequence) else { return &[] };
+        let old = archive.is_some_and(|a| a.holds(j / PAGE_TOKENS, position / PAGE_TOKENS));
+        let rows = match (part, old) {
+            (Part::Keys, false) => &history.keys,
+            (Part::Values, false) => &history.values,
+            (Part::Keys, true) => &history.old_keys,
+            (Part::Values, true) => &history.old_values,
+        };
+        rows.get((j * heads + head) * dim..).and_then(|row| row.get(..dim)).unwrap_or(&[])
+    }
+
+    /// Op `kv.archive!`: whole pages of every sequence, as their codes read back.
+    pub fn archive(&mut self) {
+        let StateType::Paged { heads, dim, archive, .. } = self.ty;
+        let Some(archive) = archive else { return };
+        let width = heads * dim;
+        for history in self.sequences.values_mut() {
+            let whole = history.keys.len() / (width * PAGE_TOKENS) * PAGE_TOKENS;
+            let mean: Vec<f32> = match archive.centered && whole >= archive.first {
+                true => (0..width)
+                    .map(|i| {
+                        let sum: f32 = (MEAN_FROM..archive.first).map(|j| history.keys[j * width + i]).sum();
+                        sum / (archive.first - MEAN_FROM) as f32
+                    })
+                    .collect(),
+                false => vec![0.0; width],
+            };
+            let coded = |format: Turbo, row: &[f32], less: &[f32]| -> Vec<f32> {
+                let x: Vec<f32> = row.iter().zip(less).map(|(x, m)| x - m).collect();
+                format.rounded(&x).iter().zip(less).map(|(x, m)| x + m).collect()
+            };
+            for row in history.old_keys.len() / dim..whole * heads {
+                let (at, head) = (row * dim..(row + 1) * dim, row % heads * dim);
+                let key = coded(archive.k, &history.keys[at.clone()], &mean[head..head + dim]);
+                let value = archive.v.rounded(&history.values[at]);
+                history.old_keys.extend(key);
+                history.old_values.extend(value);
+            }
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::rc::Rc;
 
-use super::state::{HostState, Part};
+use super::attend::History;
+use super::state::HostState;
 use crate::dim::{Dim, Sym};
 use crate::ty::{DType, TensorType};
 
@@ -116,7 +117,7 @@ pub enum HostValue {
     /// A version of a state.
     State(Rc<HostState>),
     /// Keys or values of a version of a state.
-    History(Rc<HostState>, Part),
+    History(History),
 }
 
 impl From<HostTensor> for HostValue {

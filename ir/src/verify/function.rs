@@ -138,6 +138,18 @@ fn arguments(f: &mut Function<'_>, v: Value, args: &[Arg], used: &mut [bool]) ->
     f.errors.len() == before
 }
 
+/// The version of a state that a history reads.
+fn history(graph: &Graph, mut v: Value) -> Option<Value> {
+    // Arguments come before: the chain ends.
+    loop {
+        match graph.node(v)? {
+            (Op::KvK | Op::KvV, [Arg::Value(state)]) => return Some(*state),
+            (Op::Rotate { .. }, [Arg::Value(x)]) if *x < v => v = *x,
+            _ => return None,
+        }
+    }
+}
+
 /// A version of a state is consumed at most once, and not read after.
 fn versions(f: &mut Function<'_>, v: Value, op: &Op, args: &[Arg], consumers: &mut [Option<Value>]) {
     for a in args {
@@ -145,7 +157,10 @@ fn versions(f: &mut Function<'_>, v: Value, op: &Op, args: &[Arg], consumers: &m
         // What is read of a state is read from its pages: with the version gone, a history is gone, too.
         let version = match (&f.graph.value(a).ty, f.graph.node(a)) {
             (Type::State(_), _) => a,
-            (Type::History { .. }, Some((Op::KvK | Op::KvV, [Arg::Value(state)]))) => *state,
+            (Type::History { .. }, _) => match history(f.graph, a) {
+                Some(state) => state,
+                None => continue,
+            },
             _ => continue,
         };
         let (state, by) = (f.name(version), consumers[version.0 as usize]);
@@ -213,8 +228,15 @@ fn possible(ty: &Type) -> Result<(), String> {
     match ty {
         Type::Tensor(t) if !t.shape.is_empty() && extents(t) => Ok(()),
         Type::History { heads, dim, .. } if heads_fit(*heads, *dim) => Ok(()),
-        Type::State(StateType::Paged { heads, dim, k, v, .. }) if heads_fit(*heads, *dim) => {
-            HeadRow::new(*k, *dim).and_then(|_| HeadRow::new(*v, *dim)).map(|_| ())
+        Type::State(StateType::Paged { heads, dim, k, v, archive, .. }) if heads_fit(*heads, *dim) => {
+            HeadRow::new(*k, *dim).and_then(|_| HeadRow::new(*v, *dim))?;
+            match archive {
+                Some(_) if !matches!((k, v), (Format::Float(_), Format::Float(_))) => {
+                    Err(format!("{ty}: recent tokens of a state with an archive are kept as floats"))
+                }
+                Some(archive) => archive.check(*dim),
+                None => Ok(()),
+            }
         }
         _ => Err(format!("{ty}: expected 1 to {LARGEST} elements for each token")),
     }

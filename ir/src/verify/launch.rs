@@ -58,7 +58,7 @@ fn stage(program: &Program, graph: &Graph, launch: &Dispatch, stage: &Stage, bou
         return Err("its kernel uses the stride of a page table that it is not given".to_owned());
     }
     grid(&stage.grid, bounds)?;
-    trusted(program, kernel, &args)
+    trusted(program, graph, kernel, &args)
 }
 
 /// Whether an operand is what the template takes at its place.
@@ -77,12 +77,12 @@ fn plays(program: &Program, graph: &Graph, operand: &Operand, role: &Role, bound
             got if got == *ty => Ok(()),
             got => Err(format!("the weight {got}: its template takes {ty}")),
         },
-        (Role::State { part, .. }, Operand::State { part: got }) => match state(graph) {
+        (Role::State { part, .. } | Role::Archive { part, .. }, Operand::State { part: got }) => match state(graph) {
             Some(of) if part == got && role.fits(of) => Ok(()),
             _ => wrong(),
         },
-        (Role::PageTable, Operand::Input(Input::PageTable(window))) => match state(graph) {
-            Some(of) if of.window() == *window => Ok(()),
+        (Role::PageTable(part), Operand::Input(Input::PageTable(window))) => match state(graph) {
+            Some(of) if of.window(*part) == Some(*window) => Ok(()),
             _ => wrong(),
         },
         (Role::Input(input), Operand::Input(got)) if input == got => Ok(()),
@@ -182,7 +182,7 @@ fn grid(axes: &[Groups; 3], bounds: Bounds) -> Result<(), String> {
 }
 
 /// What a kernel trusts must be data that a host checks when it writes it: see `check` of the runtime's batches.
-fn trusted(program: &Program, kernel: &Kernel, args: &[Operand]) -> Result<(), String> {
+fn trusted(program: &Program, graph: &Graph, kernel: &Kernel, args: &[Operand]) -> Result<(), String> {
     for expr in &kernel.exprs {
         let Expr::Trust(value, bound) = expr else { continue };
         let Some((arg, divisor)) = source(kernel, *value) else {
@@ -199,9 +199,10 @@ fn trusted(program: &Program, kernel: &Kernel, args: &[Operand]) -> Result<(), S
             (Some(Operand::Input(Input::Sequences)), DataBound::BelowUnits(of)) => {
                 matches!(to(*of), Some(Operand::Input(Input::PageTable(_))))
             }
-            (Some(Operand::Input(Input::PageTable(_))), DataBound::BelowUnits(of)) => {
-                matches!(to(*of), Some(Operand::State { .. }))
-            }
+            (Some(Operand::Input(Input::PageTable(window))), DataBound::BelowUnits(of)) => match to(*of) {
+                Some(Operand::State { part }) => state(graph).and_then(|of| of.window(*part)) == Some(*window),
+                _ => false,
+            },
             (Some(Operand::Input(Input::Positions)), DataBound::BelowImmediate(Immediate::TableStride)) => {
                 divisor >= PAGE_TOKENS as u64
             }

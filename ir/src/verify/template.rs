@@ -6,7 +6,7 @@ use crate::dim::Sym;
 use crate::graph::WeightType;
 use crate::map::{Map, MapStep, Reg};
 use crate::plan::Input;
-use crate::quant::{Format, HeadRow};
+use crate::quant::{Archive, Format, HeadRow, rotation};
 use crate::rounding::Rounding;
 use crate::template::{Append, Attend, ExpertLinear, Extra, Linear, Norm, Rope, RopeAppend, Template, View};
 use crate::ty::StateType;
@@ -25,10 +25,12 @@ pub(super) enum Role {
     Weight(WeightType),
     /// Keys (0) or values (1) of this state, as far as the template says what it is.
     State { part: usize, heads: usize, dim: usize, format: Format },
+    /// Keys (2) or values (3) of this archive of such a state.
+    Archive { part: usize, heads: usize, dim: usize, archive: Archive },
     /// This input of the step.
     Input(Input),
-    /// The page table of the function's state.
-    PageTable,
+    /// The page table of this part of the function's state.
+    PageTable(usize),
     /// Some rope table, of rows of so many elements.
     RopeTable(usize),
 }
@@ -56,6 +58,18 @@ pub(super) fn roles(template: &Template) -> Result<Vec<Role>, String> {
         }
         Template::Linear(t) => linear(t),
         Template::Rope(t) => rope(t),
+        Template::Rotate(t) => {
+            let width = product("heads of a row", t.heads, t.dim)?;
+            rotation::parts(t.dim)?;
+            Ok(vec![tokens(t.x, width)?, tokens(t.y, width)?])
+        }
+        Template::Archive(t) => {
+            let mut roles = history().to_vec();
+            roles.push(state(0, t.heads, t.dim, t.k_format)?);
+            roles.push(state(1, t.heads, t.dim, t.v_format)?);
+            roles.extend(archived(t.archive, t.heads, t.dim)?);
+            Ok(roles)
+        }
         Template::Append(t) => {
             let width = product("heads of a row", t.heads, t.dim)?;
             let mut roles = vec![tokens(t.k, width)?, tokens(t.v, width)?];
@@ -119,6 +133,9 @@ fn rope_append(t: &RopeAppend) -> Result<Vec<Role>, String> {
     let queries = product("heads of a row", t.heads, dim)?;
     let heads = product("heads of a row", t.append.heads, dim)?;
     rotated(t.rotated, dim)?;
+    if t.rotate {
+        rotation::parts(dim)?;
+    }
     let mut roles = vec![];
     // One row seen through three views.
     let (views, stride) = ([(t.q, queries), (t.append.k, heads), (t.append.v, heads)], t.q.stride);
@@ -151,8 +168,21 @@ fn attend(t: &Attend) -> Result<Vec<Role>, String> {
     roles.extend(history());
     roles.push(state(0, t.kv_heads, t.dim, t.k_format)?);
     roles.push(state(1, t.kv_heads, t.dim, t.v_format)?);
+    if t.rotate_back && t.archive.is_none() {
+        return Err("a result rotated back, without an archive".to_owned());
+    }
+    if let Some(archive) = t.archive {
+        roles.extend(archived(archive, t.kv_heads, t.dim)?);
+    }
     roles.push(rows(Sym::Tokens, 1, t.y, width)?);
     Ok(roles)
+}
+
+/// Page table, keys and values of an archive.
+fn archived(archive: Archive, heads: usize, dim: usize) -> Result<[Role; 3], String> {
+    archive.check(dim)?;
+    let part = |part| Role::Archive { part, heads, dim, archive };
+    Ok([Role::PageTable(2), part(2), part(3)])
 }
 
 fn expert_linear(t: &ExpertLinear) -> Result<Vec<Role>, String> {
@@ -175,7 +205,7 @@ fn expert_linear(t: &ExpertLinear) -> Result<Vec<Role>, String> {
 }
 
 fn history() -> [Role; 3] {
-    [Role::Input(Input::Positions), Role::Input(Input::Sequences), Role::PageTable]
+    [Role::Input(Input::Positions), Role::Input(Input::Sequences), Role::PageTable(0)]
 }
 
 fn pages(t: &Append) -> Result<[Role; 2], String> {
@@ -272,8 +302,9 @@ fn map(map: &Map, given: usize, extras: usize) -> Result<(), String> {
 impl Role {
     /// Whether a state is one that the template was made for.
     pub(super) fn fits(&self, of: &StateType) -> bool {
-        let StateType::Paged { heads, dim, k, v, .. } = of;
+        let StateType::Paged { heads, dim, k, v, archive: held, .. } = of;
         match self {
+            Self::Archive { heads: h, dim: d, archive, .. } => (h, d) == (heads, dim) && Some(*archive) == *held,
             Self::State { part, heads: h, dim: d, format } => {
                 (h, d) == (heads, dim) && format == if *part == 0 { k } else { v }
             }

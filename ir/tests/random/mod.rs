@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use swiftlm_ir::dim::Sym;
 use swiftlm_ir::graph::{Call, Graph, GraphBuilder, Module, ParamKind, RopeTable, Value, WeightSlot, WeightType};
 use swiftlm_ir::ops::{Op, RopeLayout, Routing};
-use swiftlm_ir::quant::{Affine, Float, Format};
+use swiftlm_ir::quant::turbo::Scale;
+use swiftlm_ir::quant::{Affine, Archive, Float, Format, Turbo};
 use swiftlm_ir::rounding::Rounding;
 use swiftlm_ir::ty::{DType, StateType, TensorType, Type};
 
@@ -66,6 +67,16 @@ impl Maker {
         Format::Affine(Affine::new(bits, group, scale).expect("these widths and groups are supported"))
     }
 
+    fn archive(&mut self) -> Archive {
+        let mut turbo = || {
+            let (bits, scale) = (self.one(&[4, 3, 2, 1]), self.one(&[Scale::Matched, Scale::Unbiased]));
+            Turbo::new(bits, scale).expect("these widths are supported")
+        };
+        let (k, v) = (turbo(), turbo());
+        let (first, last) = (self.one(&[32, 0, 64]), self.one(&[32, 256]));
+        Archive { k, v, first, last, centered: first > 0 && self.below(2) == 0 }
+    }
+
     /// A new weight of one tensor, or of several whose rows follow one another.
     fn weight(&mut self, b: &mut GraphBuilder, rows: usize, cols: usize) -> WeightSlot {
         self.names += 1;
@@ -90,10 +101,11 @@ impl Maker {
         module.funcs.push(self.embed(module.vocabulary, width));
         module.main.push(Call { func: 0, scope: String::new(), state: None });
         for layer in 0..self.below(3) + 1 {
-            let (heads, dim) = (self.one(&[1, 2]), self.one(&[8, 4]));
+            let (heads, dim) = (self.one(&[1, 2]), self.one(&[8, 4, 16]));
             let (k, v) = (Format::Float(self.one(&FLOATS)), Format::Float(self.one(&FLOATS)));
             let window = self.one(&[0, 0, 3]);
-            let state = (self.below(3) > 0).then_some(StateType::Paged { window, heads, dim, k, v });
+            let archive = (dim == 16 && self.below(2) == 0).then(|| self.archive());
+            let state = (self.below(3) > 0).then_some(StateType::Paged { window, heads, dim, k, v, archive });
             module.funcs.push(self.layer(&format!("layer{layer}"), width, state.as_ref()));
             for i in 0..self.below(4) + 1 {
                 let scope = if self.below(4) == 0 { format!("odd.{layer}.{i}") } else { format!("model.{layer}.{i}") };
@@ -132,7 +144,7 @@ impl Maker {
         let mut p = Pool { b, values: vec![x], histories: vec![], rope: vec![] };
         let mut last = None;
         if let Some(ty) = state {
-            let StateType::Paged { heads, dim, .. } = *ty;
+            let StateType::Paged { heads, dim, archive, .. } = *ty;
             p.b.enter(self.one(&PLACES));
             let s = p.b.param(ParamKind::State, Type::State(ty.clone()));
             let rows = |m: &mut Self, p: &mut Pool| {
@@ -140,9 +152,19 @@ impl Maker {
                 let y = p.b.op(Op::Linear, [x.into(), w.into()]);
                 p.b.op(Op::SplitHeads { heads }, [y.into()])
             };
-            let (k, v) = (rows(self, &mut p), rows(self, &mut p));
-            let s = p.b.op(Op::KvAppend, [s.into(), k.into(), v.into()]);
-            let histories = (p.b.op(Op::KvK, [s.into()]), p.b.op(Op::KvV, [s.into()]));
+            let (mut k, v) = (rows(self, &mut p), rows(self, &mut p));
+            let turned = self.below(2) == 0;
+            if turned {
+                k = p.b.op(Op::Rotate { inverse: false }, [k.into()]);
+            }
+            let mut s = p.b.op(Op::KvAppend, [s.into(), k.into(), v.into()]);
+            if archive.is_some() {
+                s = p.b.op(Op::KvArchive, [s.into()]);
+            }
+            let mut histories = (p.b.op(Op::KvK, [s.into()]), p.b.op(Op::KvV, [s.into()]));
+            if turned {
+                histories.0 = p.b.op(Op::Rotate { inverse: true }, [histories.0.into()]);
+            }
             p.histories.push(histories);
             p.values.extend([k, v]);
             p.b.leave();

@@ -2,6 +2,7 @@
 
 use swiftlm_ir::graph::{ParamKind, Value};
 use swiftlm_ir::ops::Op;
+use swiftlm_ir::quant::{Archive, rotation};
 use swiftlm_ir::ty::{StateType, Type};
 
 use super::rope::Rope;
@@ -34,12 +35,21 @@ pub struct Attention {
     pub cap: Option<f64>,
 }
 
+impl Attention {
+    /// Whether an archive can keep this attention's older tokens, and there are any.
+    fn archives(&self, archive: &Archive) -> bool {
+        archive.check(self.head_dim).is_ok() && (self.window == 0 || self.window > archive.first + archive.recent())
+    }
+}
+
 impl Block<'_> {
     /// `softmax(q kᵀ / √d) v`, projected in and out by the weights below `name`. The function takes the state of its
     /// call; the new version is returned beside the result. A state keeps no more than the window.
     pub fn attention(&mut self, name: &str, x: Value, a: &Attention) -> (Value, Value) {
         let (kv, dim) = (self.options.kv, a.head_dim);
-        let state_type = StateType::Paged { window: a.window, heads: a.kv_heads, dim, k: kv.0, v: kv.1 };
+        let archive = self.options.archive.map(|policy| policy.archive).filter(|archive| a.archives(archive));
+        let rotate = archive.is_some() || self.options.rotate && rotation::parts(dim).is_ok();
+        let state_type = StateType::Paged { window: a.window, heads: a.kv_heads, dim, k: kv.0, v: kv.1, archive };
         let state = self.param(ParamKind::State, Type::State(state_type.clone()));
         self.state = Some(state_type);
         let width = self.width(x);
@@ -49,9 +59,17 @@ impl Block<'_> {
             let v = b.heads("v_proj", None, x, a.kv_heads, a);
             let q = b.rope(q, a.rope);
             let k = b.rope(k, a.rope);
-            let state = b.op(Op::KvAppend, [state.into(), k.into(), v.into()]);
-            let keys = b.op(Op::KvK, [state.into()]);
-            let values = b.op(Op::KvV, [state.into()]);
+            let turn = |b: &mut Self, x: Value, inverse: bool| match rotate {
+                true => b.op(Op::Rotate { inverse }, [x.into()]),
+                false => x,
+            };
+            let (k, v) = (turn(b, k, false), turn(b, v, false));
+            let mut state = b.op(Op::KvAppend, [state.into(), k.into(), v.into()]);
+            if archive.is_some() {
+                state = b.op(Op::KvArchive, [state.into()]);
+            }
+            let (keys, values) = (b.op(Op::KvK, [state.into()]), b.op(Op::KvV, [state.into()]));
+            let (keys, values) = (turn(b, keys, true), turn(b, values, true));
             let scale = a.scale.unwrap_or(1.0 / (dim as f64).sqrt());
             let attend = Op::Attend { scale, window: a.window, cap: a.cap.unwrap_or(0.0) };
             let y = b.op(attend, [q.into(), keys.into(), values.into()]);

@@ -1,7 +1,7 @@
 //! What one step computes and what it gives back, with the checks that let kernels trust ids, pages and positions.
 
 use swiftlm_device::Slice;
-use swiftlm_ir::ty::PAGE_TOKENS;
+use swiftlm_ir::ty::{PAGE_TOKENS, Window};
 
 use super::{Executable, StepError};
 
@@ -53,7 +53,7 @@ pub enum Want {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableUpdate {
     /// Window of the states that the table is for; 0 for those that keep every token.
-    pub window: usize,
+    pub window: Window,
     /// Row of the table.
     pub row: u32,
     /// Pages that stay.

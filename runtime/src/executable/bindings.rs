@@ -14,14 +14,14 @@ use crate::weights::Segment;
 pub(super) struct Bindings {
     arena: Slice,
     inputs: IndexMap<Input, Slice>,
-    states: Vec<[Slice; 2]>,
+    states: Vec<Vec<Slice>>,
     pub(super) weights: IndexMap<Segment, Slice>,
 }
 
 impl Bindings {
-    /// Key pages and value pages of every state.
-    pub(super) fn states(&self) -> impl Iterator<Item = [Slice; 2]> + '_ {
-        self.states.iter().copied()
+    /// The pages of every part of every state.
+    pub(super) fn states(&self) -> impl Iterator<Item = Slice> + '_ {
+        self.states.iter().flatten().copied()
     }
 
     /// Allocates everything but weights.
@@ -49,7 +49,7 @@ impl Bindings {
             inputs.insert(input, alloc(count * 4, Usage::Input, what)?);
         }
         for set in sets {
-            let what = if set.window == 0 { "the page table" } else { "the page table of a window" };
+            let what = if set.window.is_all() { "the page table" } else { "the page table of a window" };
             let words = options.max_sequences * options.table_stride;
             inputs.insert(Input::PageTable(set.window), alloc(words * 4, Usage::Input, what)?);
         }
@@ -64,9 +64,14 @@ impl Bindings {
         let arena = alloc(program.arena_bytes, Usage::ReadWrite, "the arena")?;
         let mut states = vec![];
         for state in &program.module.states {
-            let pages = sets.iter().find(|set| set.window == state.window()).map_or(0, |set| set.pages);
-            let mut part = |part: usize, what: &str| alloc(pages * state.page_bytes(part), Usage::ReadWrite, what);
-            states.push([part(0, "key pages")?, part(1, "value pages")?]);
+            let mut parts = vec![];
+            for (window, halves) in state.parts() {
+                let pages = sets.iter().find(|set| set.window == window).map_or(0, |set| set.pages);
+                for (part, what) in halves.into_iter().zip(["key pages", "value pages"]) {
+                    parts.push(alloc(pages * state.page_bytes(part), Usage::ReadWrite, what)?);
+                }
+            }
+            states.push(parts);
         }
         Ok(Self { arena, inputs, states, weights: IndexMap::new() })
     }

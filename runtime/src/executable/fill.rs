@@ -21,7 +21,7 @@ impl Executable {
             ((seed >> 32) as u32 & 0x83ff_83ff) | 0x2c00_2c00
         };
         let part: Vec<u8> = (0..PART / 4).flat_map(|_| word().to_le_bytes()).collect();
-        for slice in self.bindings.states().flatten() {
+        for slice in self.bindings.states() {
             for at in (0..slice.bytes).step_by(PART) {
                 let bytes = PART.min(slice.bytes - at);
                 self.device.write(slice.buffer, slice.offset + at, &part[..bytes])?;

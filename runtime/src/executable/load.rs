@@ -234,11 +234,13 @@ fn check(
             "{kv_pages} KV pages, {max_sequences} sequences of {table_stride} pages: each must be at least 1"
         )));
     }
-    for state in &program.module.states {
-        let pages = sets.iter().find(|set| set.window == state.window()).map_or(0, |set| set.pages);
-        let largest = state.page_bytes(0).max(state.page_bytes(1)).saturating_mul(pages);
+    let parts = program.module.states.iter().flat_map(|state| state.parts().into_iter().map(move |part| (state, part)));
+    for (state, (window, halves)) in parts {
+        let pages = sets.iter().find(|set| set.window == window).map_or(0, |set| set.pages);
+        let page = halves.map(|part| state.page_bytes(part)).into_iter().max().unwrap_or(0);
+        let largest = page.saturating_mul(pages);
         if largest > target.max_binding {
-            let fits = target.max_binding / state.page_bytes(0).max(state.page_bytes(1)).max(1);
+            let fits = target.max_binding / page.max(1);
             return Err(LoadError::Options(format!(
                 "{pages} pages of {state} are {largest} bytes, more than device {} can bind at once: at most {fits} pages fit",
                 target.name

@@ -124,11 +124,14 @@ impl Executable {
     }
 
     /// Tables for a sequence of up to `tokens` tokens that is alone: it has row 0, and where it outgrows the pages of a
-    /// window, they are used again in turn.
+    /// window, they are used again in turn, but for those of its first tokens where the window keeps them.
     pub fn alone(&self, tokens: usize) -> Vec<TableUpdate> {
         let blocks = tokens.div_ceil(PAGE_TOKENS).min(self.table_stride) as u32;
         let update = |set: PageSet| {
-            let pages = (0..blocks).map(|block| block % set.pages as u32).collect();
+            let kept = set.window.first.div_ceil(PAGE_TOKENS).min(set.pages) as u32;
+            let turns = (set.pages as u32 - kept).max(1);
+            let page = |block: u32| if block < kept { block } else { kept + (block - kept) % turns };
+            let pages = (0..blocks).map(page).collect();
             TableUpdate { window: set.window, row: 0, first: 0, pages }
         };
         self.page_sets().into_iter().map(update).collect()
@@ -157,7 +160,7 @@ impl Executable {
 
     /// Bytes of the pages of all states on the device.
     pub fn state_bytes(&self) -> usize {
-        self.bindings.states().flatten().map(|slice| slice.bytes).sum()
+        self.bindings.states().map(|slice| slice.bytes).sum()
     }
 
     /// Bytes of the weights on the device.

@@ -1,5 +1,7 @@
 //! The page pools: which pages are free, how many sequences hold each, and how many are promised.
 
+use swiftlm_ir::ty::Window;
+
 use super::PageSet;
 use super::ring::RingPool;
 
@@ -13,9 +15,9 @@ pub struct StatePool {
 impl StatePool {
     /// Free pages of `sets`, for steps of at most `chunk` tokens.
     pub fn new(sets: &[PageSet], chunk: usize) -> Self {
-        let rings = sets.iter().filter(|set| set.window > 0);
+        let rings = sets.iter().filter(|set| !set.window.is_all());
         Self {
-            pages: PagePool::new(sets.iter().filter(|set| set.window == 0).map(|set| set.pages).sum()),
+            pages: PagePool::new(sets.iter().filter(|set| set.window.is_all()).map(|set| set.pages).sum()),
             rings: rings.map(|set| RingPool::new(*set, chunk)).collect(),
         }
     }
@@ -26,7 +28,7 @@ impl StatePool {
     }
 
     /// The same of the states with a window; `None` if there are none.
-    pub fn available_in_ring(&self, window: usize) -> Option<usize> {
+    pub fn available_in_ring(&self, window: Window) -> Option<usize> {
         self.rings.iter().find(|ring| ring.window() == window).map(RingPool::available)
     }
 }

@@ -2,7 +2,7 @@
 //! number of pages however long it grows. Positions and page tables stay as they are elsewhere; entries of blocks that
 //! were given back are never read.
 
-use swiftlm_ir::ty::PAGE_TOKENS;
+use swiftlm_ir::ty::{PAGE_TOKENS, Window};
 
 use super::PageSet;
 use super::pool::Holders;
@@ -11,10 +11,16 @@ use super::pool::Holders;
 /// from the beginning.
 pub const LONGEST_REWIND: usize = PAGE_TOKENS;
 
-/// Most pages that one sequence holds at a time of a ring, in steps of at most `chunk` tokens: a token of the step's first
-/// position, or of one [`LONGEST_REWIND`] before it, looks back `window` tokens, itself included.
-pub fn ring_pages(window: usize, chunk: usize) -> usize {
-    (window.saturating_add(LONGEST_REWIND + chunk) - 2).div_ceil(PAGE_TOKENS) + 1
+/// Most pages that one sequence holds at a time of a ring, in steps of at most `chunk` tokens: those of its first tokens,
+/// and a token of the step's first position, or of one [`LONGEST_REWIND`] before it, looks back `window` tokens, itself
+/// included.
+pub fn ring_pages(window: Window, chunk: usize) -> usize {
+    first_blocks(window) + (window.last.saturating_add(LONGEST_REWIND + chunk) - 2).div_ceil(PAGE_TOKENS) + 1
+}
+
+/// Blocks at a sequence's start that a ring never gives back.
+fn first_blocks(window: Window) -> usize {
+    window.first.div_ceil(PAGE_TOKENS)
 }
 
 /// The pages of one ring of all sequences.
@@ -24,7 +30,7 @@ pub fn ring_pages(window: usize, chunk: usize) -> usize {
 #[derive(Clone, Debug)]
 pub(super) struct RingPool {
     held: Holders,
-    window: usize,
+    window: Window,
     /// Most pages that one sequence holds.
     most: usize,
     /// Most tokens of a step.
@@ -38,7 +44,7 @@ impl RingPool {
         Self { held: Holders::new(set.pages), window: set.window, most, chunk, reserved: 0 }
     }
 
-    pub(super) fn window(&self) -> usize {
+    pub(super) fn window(&self) -> Window {
         self.window
     }
 
@@ -60,10 +66,10 @@ impl RingPool {
 /// One sequence's pages of a ring.
 #[derive(Debug)]
 pub(super) struct Ring {
-    window: usize,
+    window: Window,
     /// Page of each block of positions.
     pages: Vec<u32>,
-    /// Blocks whose pages were given back.
+    /// Blocks before this one were given back, but for those of the first tokens.
     dead: usize,
     quota: usize,
 }
@@ -72,10 +78,10 @@ impl Ring {
     /// A ring that reserves `quota` pages, which are available.
     pub(super) fn open(pool: &mut RingPool, quota: usize) -> Self {
         pool.reserved += quota;
-        Self { window: pool.window, pages: vec![], dead: 0, quota }
+        Self { window: pool.window, pages: vec![], dead: first_blocks(pool.window), quota }
     }
 
-    pub(super) fn window(&self) -> usize {
+    pub(super) fn window(&self) -> Window {
         self.window
     }
 
@@ -85,13 +91,19 @@ impl Ring {
     }
 
     /// The pages that it holds.
-    pub(super) fn held(&self) -> &[u32] {
-        &self.pages[self.dead..]
+    pub(super) fn held(&self) -> Vec<u32> {
+        self.held_of(self.pages.len()).map(|block| self.pages[block]).collect()
+    }
+
+    /// The blocks that it holds of the first `blocks`.
+    fn held_of(&self, blocks: usize) -> impl Iterator<Item = usize> + use<> {
+        let (first, dead) = (first_blocks(self.window), self.dead);
+        (0..blocks).filter(move |block| *block < first || *block >= dead)
     }
 
     /// Makes room for `tokens` more tokens than `length`, at most a step's.
     pub(super) fn append(&mut self, pool: &mut RingPool, length: usize, tokens: usize) {
-        let readable = (length + 1).saturating_sub(self.window + LONGEST_REWIND);
+        let readable = (length + 1).saturating_sub(self.window.last + LONGEST_REWIND);
         while (self.dead + 1) * PAGE_TOKENS <= readable {
             pool.held.release(self.pages[self.dead]);
             self.dead += 1;
@@ -99,29 +111,29 @@ impl Ring {
         while self.pages.len() * PAGE_TOKENS < length + tokens {
             self.pages.push(pool.held.take());
         }
-        assert!(self.pages.len() - self.dead <= self.quota, "a ring holds no more pages than it reserved");
+        assert!(self.held_of(self.pages.len()).count() <= self.quota, "a ring holds no more pages than it reserved");
     }
 
     /// Whether a token appended at `length` finds all that it looks back at.
     pub(super) fn reaches(&self, length: usize) -> bool {
-        self.dead == 0 || self.dead * PAGE_TOKENS + self.window <= length + 1
+        self.dead == first_blocks(self.window) || self.dead * PAGE_TOKENS + self.window.last <= length + 1
     }
 
     /// Gives up all blocks but the first `keep`.
     pub(super) fn truncate(&mut self, pool: &mut RingPool, keep: usize) {
-        for page in self.pages.drain(keep.max(self.dead)..) {
-            pool.held.release(page);
+        for block in self.held_of(self.pages.len()).filter(|block| *block >= keep) {
+            pool.held.release(self.pages[block]);
         }
         self.pages.truncate(keep);
-        self.dead = self.dead.min(keep);
+        self.dead = self.dead.min(keep).max(first_blocks(self.window));
     }
 
     /// Takes the first `blocks` blocks of another ring, as far as it has not given them back.
     pub(super) fn share(&mut self, pool: &mut RingPool, other: &Self, blocks: usize) {
         self.pages = other.pages[..blocks].to_vec();
-        self.dead = other.dead.min(blocks);
-        for page in &self.pages[self.dead..] {
-            pool.held.share(*page);
+        self.dead = other.dead.min(blocks).max(first_blocks(self.window));
+        for page in self.held() {
+            pool.held.share(page);
         }
     }
 

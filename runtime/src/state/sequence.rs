@@ -1,6 +1,6 @@
 //! One sequence's history: its pages and how many tokens of them are filled. Going back is an integer and some pages.
 
-use swiftlm_ir::ty::PAGE_TOKENS;
+use swiftlm_ir::ty::{PAGE_TOKENS, Window};
 
 use super::StatePool;
 use super::ring::{Ring, RingPool};
@@ -73,13 +73,15 @@ impl Sequence {
     }
 
     /// For each window its pages, in order of position; those that no token will look back at are out of date.
-    pub fn tables(&self) -> impl Iterator<Item = (usize, &[u32])> {
-        std::iter::once((0, self.pages.as_slice())).chain(self.rings.iter().map(|ring| (ring.window(), ring.pages())))
+    pub fn tables(&self) -> impl Iterator<Item = (Window, &[u32])> {
+        let rings = self.rings.iter().map(|ring| (ring.window(), ring.pages()));
+        std::iter::once((Window::ALL, self.pages.as_slice())).chain(rings)
     }
 
     /// For each window the pages that it holds, in order of position.
-    pub fn held(&self) -> impl Iterator<Item = (usize, &[u32])> {
-        std::iter::once((0, self.pages.as_slice())).chain(self.rings.iter().map(|ring| (ring.window(), ring.held())))
+    pub fn held(&self) -> impl Iterator<Item = (Window, Vec<u32>)> + '_ {
+        let rings = self.rings.iter().map(|ring| (ring.window(), ring.held()));
+        std::iter::once((Window::ALL, self.pages.clone())).chain(rings)
     }
 
     /// Tokens that it can grow to.

@@ -6,7 +6,7 @@ use swiftlm_ir::kernel::Kernel;
 use swiftlm_ir::plan::{Dispatch, FuncPlan, Groups, Input, Operand, Program, Stage, WeightBuffer};
 use swiftlm_ir::quant::{Affine, Float, Format};
 use swiftlm_ir::template::{Append, Rows, Template, View};
-use swiftlm_ir::ty::StateType;
+use swiftlm_ir::ty::{StateType, Window};
 use swiftlm_runtime::WeightSource;
 
 /// Ids of the mock model are below this.
@@ -71,14 +71,14 @@ pub fn program(shape: Shape) -> Program {
     let module = Module {
         funcs: vec![graph("block"), graph("head")],
         main: vec![call(0, "layers.0"), call(1, "")],
-        states: vec![StateType::Paged { window, heads: 1, dim: 1, k: Format::F32, v: Format::F16 }],
+        states: vec![StateType::Paged { window, heads: 1, dim: 1, k: Format::F32, v: Format::F16, archive: None }],
         rope_tables: vec![RopeTable { inverse_frequencies: vec![1.0, 0.5], magnitude: 1.0 }],
         vocabulary: VOCABULARY,
     };
     let logits_bytes = max_rows.max(65) * VOCABULARY * 4;
     let greedy = Operand::Arena { offset: logits_bytes.next_multiple_of(256), bytes: max_rows.max(65) * 4 };
     let logits = Operand::Arena { offset: 0, bytes: logits_bytes };
-    let history = [Input::Positions, Input::Sequences, Input::PageTable(window)].map(Operand::Input);
+    let history = [Input::Positions, Input::Sequences, Input::PageTable(Window::last(window))].map(Operand::Input);
     let keys = Operand::State { part: 0 };
     let weight = |slot, first, count| Operand::Weight { slot, first, count };
 

@@ -11,11 +11,13 @@ use swiftlm_ir::template::Attend;
 use swiftlm_ir::ty::PAGE_TOKENS;
 
 use super::Micro;
+use super::archived::Archived;
 use super::context::{Context, Needs, Rows};
 use super::isa::{Isa, Task};
 use super::pages::{PageTable, Pages, Part};
 use super::share::Share;
 use super::tile::{ROWS, Tile};
+use super::turn::Turn;
 
 /// Positions of a span.
 pub(crate) const SPAN: usize = 8 * PAGE_TOKENS;
@@ -30,8 +32,10 @@ pub(crate) struct Attention<'a> {
     pub(crate) table: PageTable,
     pub(crate) keys: Pages,
     pub(crate) values: Pages,
+    pub(crate) archived: Option<Archived>,
     pub(crate) q: Rows,
     y: Rows,
+    turn: Option<Turn>,
 }
 
 impl Attention<'_> {
@@ -58,7 +62,13 @@ impl Attention<'_> {
     /// Writes the results of one token's heads.
     #[inline(always)]
     unsafe fn finish<I: Isa>(&self, token: usize, kv_head: usize, share: &Share) {
-        share.finish::<I>(self.group(), self.y.row(token).add(kv_head * self.group() * self.template.dim));
+        let y = self.y.row(token).add(kv_head * self.group() * self.template.dim);
+        share.finish::<I>(self.group(), y);
+        if let Some(turn) = self.turn {
+            for head in 0..self.group() {
+                turn.apply::<I>(y.add(head * self.template.dim), true);
+            }
+        }
     }
 }
 
@@ -197,20 +207,29 @@ impl Micro for Attend {
         // Asked for by every step, so that the first small one finds it: see `spreads`.
         let launch =
             if threads > 1 { SPREAD * threads * table_spans(sizes) * Share::floats(group, self.dim) } else { 0 };
+        let launch = launch + if self.rotate_back { Turn::needs(self.dim) } else { 0 };
         let rows = ROWS.max(group);
         Needs { launch, worker: 2 * Share::floats(rows, self.dim) + Tile::floats(rows, self.dim) }
     }
 
     fn run(&self, ctx: &Context<'_>, scratch: *mut f32) -> Result<(), String> {
         let (tokens, width, group) = (ctx.sizes.tokens as usize, self.heads * self.dim, self.heads / self.kv_heads);
+        let table = PageTable::new(ctx, 1)?;
+        let sizes = (self.kv_heads, self.dim);
+        let archived = self.archive.map(|archive| Archived::new(ctx, 6, &table, archive, sizes)).transpose()?;
+        // What shares of spans are left in comes behind the rotation's table.
+        let turn = if self.rotate_back { Some(Turn::new(self.dim, scratch)?) } else { None };
+        let scratch = scratch.wrapping_add(if self.rotate_back { Turn::needs(self.dim) } else { 0 });
         let attention = Attention {
             ctx,
             template: self,
-            table: PageTable::new(ctx, 1)?,
+            table,
             keys: Pages::new(ctx, 4, Part::Keys, self.k_format, self.kv_heads, self.dim)?,
             values: Pages::new(ctx, 5, Part::Values, self.v_format, self.kv_heads, self.dim)?,
+            archived,
             q: ctx.rows(0, "q", self.q, tokens, width)?,
-            y: ctx.rows(6, "y", self.y, tokens, width)?,
+            y: ctx.rows(if archived.is_some() { 9 } else { 6 }, "y", self.y, tokens, width)?,
+            turn,
         };
         let (heads, attention) = (self.kv_heads, &attention);
         if !spreads(self, &ctx.sizes, ctx.pool.threads()) {

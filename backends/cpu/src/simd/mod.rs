@@ -8,6 +8,9 @@
 #![allow(clippy::missing_safety_doc, reason = "the contract of `Task::run` and `Isa` holds for every function")]
 #![allow(clippy::needless_range_loop, reason = "indices run over several register arrays at once")]
 
+mod ahead;
+mod archive;
+mod archived;
 mod attend;
 mod context;
 mod direct;
@@ -31,6 +34,7 @@ mod scores;
 mod share;
 mod sums;
 mod tile;
+mod turn;
 mod weights;
 mod whole;
 
@@ -59,6 +63,8 @@ pub(crate) fn micro(template: &Template) -> Option<Box<dyn Micro>> {
         Template::Linear(t) => Box::new(linear::LinearMicro::new(t)?),
         Template::Embed(t) => Box::new(t.clone()),
         Template::Rope(t) => Box::new(t.clone()),
+        Template::Rotate(t) => Box::new(t.clone()),
+        Template::Archive(t) => Box::new(t.clone()),
         Template::Append(t) => Box::new(t.clone()),
         Template::RopeAppend(t) => Box::new(t.clone()),
         Template::Attend(t) => Box::new(t.clone()),

@@ -55,6 +55,11 @@ impl PageTable {
         })
     }
 
+    /// Another table for the same tokens, argument `arg`.
+    pub(crate) fn second(&self, ctx: &Context<'_>, arg: usize) -> Result<Self, String> {
+        Ok(Self { table: ctx.all_ids(arg)?, ..*self })
+    }
+
     /// Position of a token in its sequence.
     #[inline(always)]
     pub(crate) fn position(&self, token: usize) -> usize {
@@ -172,6 +177,30 @@ impl Pages {
         match self.row.format {
             Format::Float(Float::Bf16) => decode_dense::<I, 2>(head.cast(), elements, to),
             _ => decode_dense::<I, 1>(head.cast(), elements, to),
+        }
+    }
+
+    /// A head of floats as they read back: a row for each slot.
+    #[inline(always)]
+    pub(crate) unsafe fn floats<I: Isa>(&self, head: *const u32, to: *mut f32) {
+        let dim = self.row.dim;
+        let Format::Float(float) = self.row.format else { return };
+        if self.part == Part::Values {
+            let which = dim * PAGE_TOKENS;
+            return match float {
+                Float::F32 => decode_dense::<I, 0>(head.cast(), which, to),
+                Float::F16 => decode_dense::<I, 1>(head.cast(), which, to),
+                Float::Bf16 => decode_dense::<I, 2>(head.cast(), which, to),
+            };
+        }
+        let per = self.row.per_word();
+        for word in 0..self.row.words() {
+            for slot in 0..PAGE_TOKENS {
+                let bytes = (*head.add(word * PAGE_TOKENS + slot)).to_le_bytes();
+                for i in 0..per {
+                    *to.add(slot * dim + word * per + i) = float.get(&bytes, i);
+                }
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use super::norm::Normalizer;
 const SHIFT: f32 = 12_582_912.0;
 
 /// What a high byte counts for.
-const HIGH: f32 = 255.0;
+pub(crate) const HIGH: f32 = 255.0;
 
 /// Rows of signed bytes, each followed by the scales of its groups, and by the sums of the numbers of its groups.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +80,7 @@ unsafe fn scale_of<I: Isa>(x: *const f32, bits: u8, group: usize) -> (f32, f32) 
 
 /// 16 numbers times `inverse`, rounded to whole ones.
 #[inline(always)]
-unsafe fn whole<I: Isa>(x: I::F, inverse: f32) -> I::F {
+pub(crate) unsafe fn whole<I: Isa>(x: I::F, inverse: f32) -> I::F {
     I::sub(I::add(I::mul(x, I::splat(inverse)), I::splat(SHIFT)), I::splat(SHIFT))
 }
 

@@ -11,6 +11,7 @@ use super::context::{Context, Needs, Rows};
 use super::isa::{Isa, LANES, Task};
 use super::norm::Normalizer;
 use super::pages::{PageTable, Pages, Part as Half};
+use super::turn::Turn;
 use super::weights::{load_some, store_some};
 
 /// The step's rotation.
@@ -28,6 +29,7 @@ struct Part {
     heads: usize,
     norm: Option<Normalizer>,
     rotation: Option<Rotation>,
+    turn: Option<Turn>,
     to: To,
 }
 
@@ -119,6 +121,14 @@ impl Task for Tokens<'_> {
                         rotation.apply::<I>(token, from, to, *dim);
                         from = to;
                     }
+                    if let Some(turn) = part.turn {
+                        let to = self.scratch.add(dim.next_multiple_of(LANES));
+                        if from != to {
+                            std::ptr::copy_nonoverlapping(from, to, *dim);
+                        }
+                        turn.apply::<I>(to, false);
+                        from = to;
+                    }
                     match (part.to, page) {
                         (To::Pages(pages), Some((page, slot))) => {
                             pages.store::<I>(pages.head(page, head), slot, from);
@@ -167,6 +177,7 @@ impl Micro for Rope {
             heads: self.heads,
             norm,
             rotation: Rotation::new(ctx, at, self.rotated, self.layout)?,
+            turn: None,
             to: To::Rows(ctx.rows(at + 1, "y", self.y, tokens, width)?),
         };
         Launch { ctx, table: None, parts: [Some(part), None, None], dim: self.dim }.run();
@@ -182,7 +193,7 @@ impl Micro for Append {
 
     fn run(&self, ctx: &Context<'_>, _scratch: *mut f32) -> Result<(), String> {
         let (tokens, width) = (ctx.sizes.tokens as usize, self.heads * self.dim);
-        let part = |x, to| Part { x, heads: self.heads, norm: None, rotation: None, to: To::Pages(to) };
+        let part = |x, to| Part { x, heads: self.heads, norm: None, rotation: None, turn: None, to: To::Pages(to) };
         let k = ctx.rows(0, "k", self.k, tokens, width)?;
         let v = ctx.rows(1, "v", self.v, tokens, width)?;
         let keys = Pages::new(ctx, 5, Half::Keys, self.k_format, self.heads, self.dim)?;
@@ -196,7 +207,9 @@ impl Micro for Append {
 /// The template `rope_append`.
 impl Micro for RopeAppend {
     fn needs(&self, _sizes: &StepSizes, _threads: usize) -> Needs {
-        head_needs(self.append.dim, 2)
+        let needs = head_needs(self.append.dim, 2);
+        let turn = if self.rotate { Turn::needs(self.append.dim) } else { 0 };
+        Needs { launch: needs.launch + turn, ..needs }
     }
 
     fn run(&self, ctx: &Context<'_>, scratch: *mut f32) -> Result<(), String> {
@@ -214,7 +227,12 @@ impl Micro for RopeAppend {
         let q_out = ctx.rows(at + 4, "q", self.q_out, tokens, q_width)?;
         let keys = Pages::new(ctx, at + 5, Half::Keys, append.k_format, append.heads, append.dim)?;
         let values = Pages::new(ctx, at + 6, Half::Values, append.v_format, append.heads, append.dim)?;
-        let (heads, part) = (append.heads, |x, heads, norm, rotation, to| Some(Part { x, heads, norm, rotation, to }));
+        let turn = match self.rotate {
+            true => Some(Turn::new(append.dim, scratch.wrapping_add(2 * Normalizer::needs(append.dim)))?),
+            false => None,
+        };
+        let heads = append.heads;
+        let part = |x, heads, norm, rotation, to| Some(Part { x, heads, norm, rotation, turn, to });
         let q = ctx.rows(0, "qkv", self.q, tokens, q_width)?;
         let k = ctx.rows(0, "qkv", append.k, tokens, kv_width)?;
         let v = ctx.rows(0, "qkv", append.v, tokens, kv_width)?;

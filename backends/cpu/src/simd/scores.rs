@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use swiftlm_ir::ty::PAGE_TOKENS;
 
+use super::ahead::{Ahead, Steps};
 use super::attend::SPAN;
 use super::isa::{Isa, LANES};
-use super::tile::{Ahead, BRAINS, BYTES, HALVES, NIBBLES, PAIRS, PLAIN, Source, Steps, Stored, Tile, read, width_of};
+use super::tile::{BRAINS, BYTES, HALVES, NIBBLES, PAIRS, PLAIN, Source, Stored, Tile, read, width_of};
 
 /// Slots of a vector of keys.
 const fn slots_of(source: u8) -> usize {

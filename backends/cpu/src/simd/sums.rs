@@ -4,10 +4,11 @@ use std::ops::Range;
 
 use swiftlm_ir::ty::PAGE_TOKENS;
 
+use super::ahead::{Ahead, Steps};
 use super::attend::SPAN;
 use super::isa::{Isa, LANES};
 use super::share::Share;
-use super::tile::{Ahead, BRAINS, BYTES, HALVES, NIBBLES, PLAIN, Source, Steps, Stored, Tile, read, width_of};
+use super::tile::{BRAINS, BYTES, HALVES, NIBBLES, PLAIN, Source, Stored, Tile, read, width_of};
 
 impl Tile<'_> {
     /// Sums where values are codes: weights take the scales of a group, and the biases are added at once.

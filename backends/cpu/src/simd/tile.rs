@@ -9,6 +9,8 @@ use std::ops::Range;
 use swiftlm_ir::quant::{Float, Format};
 use swiftlm_ir::ty::PAGE_TOKENS;
 
+use super::ahead::Ahead;
+use super::archived::{Halves, Weights};
 use super::attend::{Attention, SPAN, UNSEEN};
 use super::isa::{Isa, LANES};
 use super::math::{exp, tanh};
@@ -62,8 +64,8 @@ pub(crate) const ROWS: usize = 64;
 pub(crate) struct Tile<'a> {
     pub(crate) attention: &'a Attention<'a>,
     pub(crate) kv_head: usize,
-    first: usize,
-    tokens: usize,
+    pub(super) first: usize,
+    pub(super) tokens: usize,
     /// Scaled queries: rows of `dim`.
     pub(super) queries: *mut f32,
     /// Scores, then weights: rows of [`SPAN`].
@@ -74,12 +76,26 @@ pub(crate) struct Tile<'a> {
     pub(super) group_sums: *mut f32,
     /// Four rows' weights, with the scales of a group in them.
     pub(super) scaled: *mut f32,
+    /// Queries rounded for an archive, and what the mean that its keys lack adds to their scores: a row's each.
+    pub(super) halves: *mut Halves,
+    pub(super) centres: *mut f32,
+    /// Weights rounded for an archive: a row's each.
+    pub(super) rounded: *mut Weights,
+}
+
+/// Where a block's heads of keys and values lie: recent ones and archived ones, as far as any row reads them.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    recent: [*const u32; 2],
+    pub(super) archived: [*const u32; 2],
 }
 
 impl<'a> Tile<'a> {
     /// Floats of scratch for so many rows.
     pub(crate) fn floats(rows: usize, dim: usize) -> usize {
-        2 * (rows * dim).next_multiple_of(LANES) + rows * SPAN + PAGE_TOKENS * dim.next_multiple_of(LANES) + 4 * SPAN
+        let archived = rows * ((size_of::<Halves>() + size_of::<Weights>()) / 4 + dim / 2 + 1);
+        let rounded = 2 * (rows * dim).next_multiple_of(LANES);
+        rounded + rows * SPAN + PAGE_TOKENS * dim.next_multiple_of(LANES) + 4 * SPAN + archived + LANES
     }
 
     /// Tokens `tokens`, which are of one sequence.
@@ -97,7 +113,24 @@ impl<'a> Tile<'a> {
         let scaled = page.add(PAGE_TOKENS * dim.next_multiple_of(LANES));
         let group_sums = scaled.add(4 * SPAN);
         let (first, tokens) = (tokens.start, tokens.len());
-        let tile = Self { attention, kv_head, first, tokens, queries: scratch, scores, page, group_sums, scaled };
+        let halves = group_sums.add((rows * dim).next_multiple_of(LANES)).cast::<Halves>();
+        let rounded = halves.add(rows).cast::<Weights>();
+        let centres = rounded.add(rows).cast::<f32>();
+        let queries = scratch;
+        let tile = Self {
+            attention,
+            kv_head,
+            first,
+            tokens,
+            queries,
+            scores,
+            page,
+            group_sums,
+            scaled,
+            halves,
+            centres,
+            rounded,
+        };
         for t in 0..tile.tokens {
             let (from, to) = (attention.q.row(tile.first + t).add(kv_head * width), scratch.add(t * width));
             for i in 0..width {
@@ -109,16 +142,71 @@ impl<'a> Tile<'a> {
             let from = scratch.add(i / groups * dim + i % groups * group);
             *group_sums.add(i) = (0..group).map(|d| *from.add(d)).sum();
         }
+        if let Some(archived) = &attention.archived {
+            let bytes = centres.add(rows).cast::<i8>();
+            for row in 0..rows {
+                let halves = Halves::round::<I>(queries.add(row * dim), dim, bytes.add(2 * row * dim));
+                tile.halves.add(row).write(halves);
+                *centres.add(row) = 0.0;
+            }
+            if archived.archive.centered {
+                tile.add_centres::<I>(archived);
+            }
+        }
         tile
     }
 
-    fn rows(&self) -> usize {
+    /// Whether a token reads a block from the archive.
+    #[inline(always)]
+    pub(super) fn reads_archive(&self, token: usize, block: usize) -> bool {
+        let of = self.attention.table.position(self.first + token) / PAGE_TOKENS;
+        self.attention.archived.as_ref().is_some_and(|archived| archived.archive.holds(block, of))
+    }
+
+    /// Where a block lies; `None` where a page does not exist.
+    #[inline(always)]
+    unsafe fn place(&self, block: usize) -> Option<Block> {
+        let (a, nowhere) = (self.attention, [std::ptr::null(); 2]);
+        let mut place = Block { recent: nowhere, archived: nowhere };
+        let reads = |archived: bool| {
+            (0..self.tokens).any(|t| !self.slots(t, block).is_empty() && self.reads_archive(t, block) == archived)
+        };
+        if reads(false) {
+            let page = a.table.page(a.ctx, self.first, block, a.keys.count().min(a.values.count()))?;
+            place.recent =
+                [a.keys.head(page, self.kv_head).cast_const(), a.values.head(page, self.kv_head).cast_const()];
+        }
+        if let Some(archived) = a.archived.as_ref().filter(|_| reads(true)) {
+            let (keys, values) = (&archived.keys, &archived.values);
+            let page = archived.table.page(a.ctx, self.first, block, keys.count.min(values.count))?;
+            place.archived = [keys.head(page, self.kv_head).cast_const(), values.head(page, self.kv_head).cast_const()];
+        }
+        Some(place)
+    }
+
+    /// What will be read of a half of a block, to be asked for meanwhile.
+    #[inline(always)]
+    fn ahead(&self, place: &Block, half: usize) -> Ahead {
+        let a = self.attention;
+        match (&a.archived, place.archived[half].is_null()) {
+            (Some(archived), false) => {
+                let row = if half == 0 { &archived.keys.row } else { &archived.values.row };
+                Ahead { from: place.archived[half].cast(), bytes: row.page_bytes() }
+            }
+            _ => {
+                let row = if half == 0 { &a.keys.row } else { &a.values.row };
+                Ahead { from: place.recent[half].cast(), bytes: row.page_bytes() }
+            }
+        }
+    }
+
+    pub(super) fn rows(&self) -> usize {
         self.tokens * self.attention.group()
     }
 
     /// Positions of `range` that a token sees.
     #[inline(always)]
-    fn seen(&self, token: usize, range: Range<usize>) -> Range<usize> {
+    pub(super) fn seen(&self, token: usize, range: Range<usize>) -> Range<usize> {
         let position = self.attention.table.position(self.first + token);
         self.attention.first(position).max(range.start)..(position + 1).min(range.end)
     }
@@ -152,26 +240,35 @@ impl<'a> Tile<'a> {
             return Some(());
         }
         let blocks = low / PAGE_TOKENS..high.div_ceil(PAGE_TOKENS);
-        let pages = a.keys.count().min(a.values.count());
-        let mut heads = [[std::ptr::null_mut::<u32>(); 2]; SPAN / PAGE_TOKENS + 1];
+        let nowhere = Block { recent: [std::ptr::null(); 2], archived: [std::ptr::null(); 2] };
+        let mut places = [nowhere; SPAN / PAGE_TOKENS + 1];
         for block in blocks.clone() {
-            let page = a.table.page(a.ctx, self.first, block, pages)?;
-            heads[block - blocks.start] = [a.keys.head(page, self.kv_head), a.values.head(page, self.kv_head)];
+            places[block - blocks.start] = self.place(block)?;
         }
         // Behind the last keys come the first values, and behind the last values the next span's first keys.
-        let next = if high == end && self.spans().end > span + 1 {
-            a.keys.head(a.table.page(a.ctx, self.first, blocks.end, pages)?, self.kv_head)
-        } else {
-            heads[0][1]
-        };
-        heads[blocks.len()] = [heads[0][1], next];
+        let mut behind = places[0];
+        (behind.recent[0], behind.archived[0]) = (behind.recent[1], behind.archived[1]);
+        if high == end && self.spans().end > span + 1 {
+            let next = self.place(blocks.end)?;
+            (behind.recent[1], behind.archived[1]) = (next.recent[0], next.archived[0]);
+        }
+        places[blocks.len()] = behind;
         for block in blocks.clone() {
             let i = block - blocks.start;
-            let keys = self.keys::<I>(heads[i][0]);
-            let mut ahead = Ahead { from: heads[i + 1][0].cast(), bytes: a.keys.row.page_bytes() };
-            let mut t = 0;
-            while let Some((rows, _)) = self.run(&mut t, block, false) {
-                self.scores::<I>(keys, rows, block * PAGE_TOKENS - start, &mut ahead);
+            let (place, at) = (places[i], block * PAGE_TOKENS - start);
+            let mut ahead = self.ahead(&places[i + 1], 0);
+            if !place.recent[0].is_null() {
+                let keys = self.keys::<I>(place.recent[0]);
+                let mut t = 0;
+                while let Some((rows, _)) = self.run(&mut t, block, (false, false)) {
+                    self.scores::<I>(keys, rows, at, &mut ahead);
+                }
+            }
+            if let Some(archived) = a.archived.as_ref().filter(|_| !place.archived[0].is_null()) {
+                let mut t = 0;
+                while let Some((rows, _)) = self.run(&mut t, block, (true, false)) {
+                    self.archived_scores::<I>(archived, place.archived[0], rows, at, &mut ahead);
+                }
             }
         }
         for t in 0..self.tokens {
@@ -182,33 +279,51 @@ impl<'a> Tile<'a> {
                 }
             }
         }
+        if let Some(archived) = &a.archived {
+            self.round_archived::<I>(archived, &places[..blocks.len()], blocks.clone(), start..end);
+        }
         for block in blocks.clone() {
             let (i, first) = (block - blocks.start, block * PAGE_TOKENS);
-            let slots = (low.max(first) - first, high.min(first + PAGE_TOKENS) - first);
-            let values = self.values::<I>(heads[i][1], slots);
-            let mut ahead = Ahead { from: heads[i + 1][1].cast(), bytes: a.values.row.page_bytes() };
-            let mut t = 0;
-            while let Some((rows, slots)) = self.run(&mut t, block, true) {
-                self.sums::<I>(values, rows, first - start, slots, share, &mut ahead);
+            let (place, slots) = (places[i], (low.max(first) - first, high.min(first + PAGE_TOKENS) - first));
+            let mut ahead = self.ahead(&places[i + 1], 1);
+            if !place.recent[1].is_null() {
+                let values = self.values::<I>(place.recent[1], slots);
+                let mut t = 0;
+                while let Some((rows, slots)) = self.run(&mut t, block, (false, true)) {
+                    self.sums::<I>(values, rows, first - start, slots, share, &mut ahead);
+                }
+            }
+            if let Some(archived) = a.archived.as_ref().filter(|_| !place.archived[1].is_null()) {
+                let mut t = 0;
+                while let Some((rows, _)) = self.run(&mut t, block, (true, false)) {
+                    let page = (first - start) / PAGE_TOKENS;
+                    self.archived_sums::<I>(archived, place.archived[1], rows, page, share, &mut ahead);
+                }
             }
         }
         Some(())
     }
 
-    /// The next run of tokens from `t` on that see something of a block, with the slots that they see. Where `apart`,
-    /// tokens of a run see the same slots: what lies in others may be anything and is not even multiplied by 0.
+    /// The next run of tokens from `t` on that see something of a block, and read it from the archive if `archived` or
+    /// not, with the slots that they see. Where `apart`, tokens of a run see the same slots: what lies in others may be
+    /// anything and is not even multiplied by 0.
     #[inline(always)]
-    fn run(&self, t: &mut usize, block: usize, apart: bool) -> Option<(Range<usize>, Range<usize>)> {
+    fn run(
+        &self,
+        t: &mut usize,
+        block: usize,
+        (archived, apart): (bool, bool),
+    ) -> Option<(Range<usize>, Range<usize>)> {
         let group = self.attention.group();
         while *t < self.tokens {
             let (first, own) = (*t, self.slots(*t, block));
             *t += 1;
-            if own.is_empty() {
+            if own.is_empty() || self.reads_archive(first, block) != archived {
                 continue;
             }
             while *t < self.tokens {
                 let next = self.slots(*t, block);
-                if next.is_empty() || apart && next != own {
+                if next.is_empty() || self.reads_archive(*t, block) != archived || apart && next != own {
                     break;
                 }
                 *t += 1;
@@ -220,7 +335,7 @@ impl<'a> Tile<'a> {
 
     /// Slots of a block that a token sees.
     #[inline(always)]
-    fn slots(&self, token: usize, block: usize) -> Range<usize> {
+    pub(super) fn slots(&self, token: usize, block: usize) -> Range<usize> {
         let first = block * PAGE_TOKENS;
         let seen = self.seen(token, first..first + PAGE_TOKENS);
         if seen.is_empty() { 0..0 } else { seen.start - first..seen.end - first }
@@ -303,39 +418,6 @@ impl<'a> Tile<'a> {
             total = I::add(total, I::load(scores.add(i)));
         }
         I::store(share.total(row), total);
-    }
-}
-
-/// Memory that is needed next and asked for while something else is computed: pages lie anywhere, so nothing else
-/// would foresee it, and asking for all of it at once would hold up what is computed.
-pub(super) struct Ahead {
-    from: *const u8,
-    bytes: usize,
-}
-
-/// A part of it: a place and the bytes from one step of a loop to the next, and from one loop to the next.
-#[derive(Clone, Copy)]
-pub(super) struct Steps {
-    pub(super) from: *const u8,
-    pub(super) step: usize,
-    pub(super) loop_bytes: usize,
-}
-
-impl Ahead {
-    /// Hands it all out to so many loops of so many steps; nothing is left for those who ask later.
-    #[inline(always)]
-    pub(super) fn part(&mut self, loops: usize, steps: usize) -> Steps {
-        let step = self.bytes / (loops * steps);
-        self.bytes = 0;
-        Steps { from: self.from, step, loop_bytes: steps * step }
-    }
-}
-
-impl Steps {
-    /// What loop `i` asks for.
-    #[inline(always)]
-    pub(super) fn of(self, i: usize) -> Self {
-        Self { from: self.from.wrapping_add(i * self.loop_bytes), ..self }
     }
 }
 

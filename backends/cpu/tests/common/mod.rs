@@ -39,6 +39,15 @@ impl Random {
     }
 }
 
+/// A page table of `sequences · stride` different pages in random order.
+pub(crate) fn shuffled(random: &mut Random, sequences: usize, stride: usize) -> Vec<u32> {
+    let mut table: Vec<u32> = (0..(sequences * stride) as u32).collect();
+    for i in (1..table.len()).rev() {
+        table.swap(i, random.below(i + 1));
+    }
+    table
+}
+
 pub(crate) fn bytes_of(floats: &[f32]) -> Vec<u8> {
     floats.iter().flat_map(|x| x.to_le_bytes()).collect()
 }

@@ -3,12 +3,15 @@
 
 use egg::EGraph;
 use swiftlm_ir::ops::infer::ArgType;
+use swiftlm_ir::ty::Type;
 
 use super::analysis::{Fact, Types};
 use super::lang::Node;
 
 /// A launch: what reading 64 KiB takes, about.
 const LAUNCH: u64 = 64;
+/// Whatever is done to every token of a history.
+const HISTORY: u64 = 1 << 30;
 
 /// Cost of one node, its children not included; saturating. `None` if it must never be picked.
 pub(super) fn cost(egraph: &EGraph<Node, Types>, node: &Node) -> Option<u64> {
@@ -20,6 +23,9 @@ pub(super) fn cost(egraph: &EGraph<Node, Types>, node: &Node) -> Option<u64> {
     let ill_typed = children.iter().any(|c| matches!(egraph[*c].data, Fact::IllTyped(_)));
     match name.as_str() {
         _ if ill_typed => None,
+        "rotate" if matches!(&egraph[children[0]].data, Fact::Typed(ArgType::Value(Type::History { .. }))) => {
+            Some(HISTORY)
+        }
         "linear" | "moe.linear" => Some(LAUNCH + kib.sum::<u64>()),
         "embed" | "rms_norm" | "attend" | "rope" | "rows" | "arg_max" | "moe.route_ids" | "moe.combine" => Some(LAUNCH),
         "moe.route_weights" => Some(1),

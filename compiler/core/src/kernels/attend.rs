@@ -10,6 +10,7 @@ use swiftlm_ir::kernel::builder::{E, Kb};
 use swiftlm_ir::plan::{Groups, Reach};
 use swiftlm_ir::template::Attend;
 
+use super::attend_archived;
 use super::history::{History, SPAN, Seen, chains, first, spans};
 use super::operand::{Packs, Rows, per_token};
 use super::share::{Merged, Partial, Share};
@@ -41,7 +42,7 @@ fn heads_of_group(t: &Attend) -> usize {
 }
 
 /// Workgroups that share the chains of a token and KV head.
-fn sharers(t: &Attend) -> usize {
+pub(super) fn sharers(t: &Attend) -> usize {
     match t.class {
         ShapeClass::One => chains(t),
         ShapeClass::Few => chains(t).div_ceil(4),
@@ -56,6 +57,9 @@ pub(super) fn scratch_bytes(t: &Attend, bounds: Bounds) -> usize {
 
 /// The kernels.
 pub(super) fn build(t: &Attend, name: &str, bounds: Bounds) -> Vec<Built> {
+    if let Some(archive) = t.archive {
+        return attend_archived::build(t, archive, name, bounds);
+    }
     match sharers(t) {
         1 => vec![attend(t, name, bounds)],
         _ => vec![attend(t, name, bounds), merge(t, &format!("{name}_merge"), bounds)],

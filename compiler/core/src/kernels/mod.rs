@@ -9,8 +9,12 @@
 //! [`operand::RUN`] lanes and combined by halving, however rows and outputs are blocked.
 
 mod append;
+mod archive;
+mod archived;
 mod arg_max;
 mod attend;
+mod attend_archived;
+mod codes;
 mod combine;
 mod embed;
 mod expert;
@@ -21,6 +25,7 @@ mod norm;
 mod operand;
 mod pages;
 mod rope;
+mod rotate;
 mod round;
 mod route;
 mod rows;
@@ -66,7 +71,9 @@ pub fn build(template: &Template, chunk: usize, max_rows: usize) -> Vec<Built> {
         Template::RmsNorm(t) => norm::build(t, name, bounds),
         Template::Linear(t) => linear::build(t, name, bounds.of_class(t.rows, t.class)),
         Template::Rope(t) => rope::build(t, name, bounds),
+        Template::Rotate(t) => rotate::build(t, name, bounds),
         Template::Append(t) => append::build(t, name, bounds),
+        Template::Archive(t) => archive::build(t, name, bounds),
         Template::RopeAppend(t) => append::build_with_rope(t, name, bounds),
         Template::Attend(t) => return attend::build(t, name, bounds.of_class(Sym::Tokens, t.class)),
         Template::Route(t) => route::build(t, name, bounds),

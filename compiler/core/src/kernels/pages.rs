@@ -31,6 +31,11 @@ impl<'k> PageTable<'k> {
         }
     }
 
+    /// Another page table for the same tokens, the next argument.
+    pub(super) fn declare_second(&self, kb: &'k Kb) -> Self {
+        Self { table: kb.arg("archive_table", Access::Read, KType::U32, Length::PageTable), ..*self }
+    }
+
     /// Position of a token in its sequence.
     pub(super) fn position(&self, token: E<'k>) -> E<'k> {
         self.positions.load(token)
@@ -122,6 +127,15 @@ impl<'k> Pages<'k> {
     /// Word `word` of four slots, or words `width · word ..` of a row of values, as stored.
     pub(super) fn load(&self, place: Place<'k>, word: E<'k>) -> E<'k> {
         self.arg.load(self.at(place, word))
+    }
+
+    /// Element `d` of a head of what may be written.
+    pub(super) fn element(&self, place: Place<'k>, d: E<'k>) -> E<'k> {
+        let per = self.row.per_word();
+        let values = self.decode(self.load(place, d.over(per)));
+        let pick =
+            |found: E<'k>, (i, value): (usize, &E<'k>)| d.modulo(per).equals(self.kb.dim(i)).select(*value, found);
+        values.iter().enumerate().skip(1).fold(values[0], pick)
     }
 
     /// The elements of what [`Self::load`] gave, which [`Self::scales`] are for: of keys, for each element of a word a

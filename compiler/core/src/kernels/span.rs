@@ -146,6 +146,6 @@ impl<'k> Chain<'_, 'k> {
 }
 
 /// `cap · tanh(score / cap)`, or the score where the cap is 0.
-fn capped<'k>(kb: &'k Kb, score: E<'k>, cap: f32) -> E<'k> {
+pub(super) fn capped<'k>(kb: &'k Kb, score: E<'k>, cap: f32) -> E<'k> {
     if cap == 0.0 { score } else { (score * kb.f32(1.0 / cap)).tanh_of_any() * kb.f32(cap) }
 }

@@ -5,6 +5,7 @@ mod activation;
 mod cast;
 mod scale;
 mod shape;
+mod turbo;
 
 use egg::{Applier, EGraph, Id, Pattern, PatternAst, Rewrite, Subst, Symbol, Var};
 
@@ -16,7 +17,7 @@ pub type Rule = Rewrite<Node, Types>;
 
 /// Every rule, theme by theme.
 pub fn all() -> Vec<Rule> {
-    [scale::rules(), activation::rules(), cast::rules(), shape::rules()].into_iter().flatten().collect()
+    [scale::rules(), activation::rules(), cast::rules(), shape::rules(), turbo::rules()].into_iter().flatten().collect()
 }
 
 /// A rule between two patterns.

@@ -4,7 +4,7 @@
 use super::cursor::{Cursor, Parsed};
 use crate::dim::{Dim, Sym};
 use crate::graph::WeightType;
-use crate::quant::Format;
+use crate::quant::{Archive, Format, Turbo};
 use crate::text::lex::Kind;
 use crate::ty::{DType, StateType, TensorType, Type};
 
@@ -59,8 +59,45 @@ pub(super) fn state_type(c: &mut Cursor<'_>) -> Parsed<StateType> {
         c.mark("=")?;
         *slot = format(c)?;
     }
+    let archive = if c.is(Kind::Mark, ",") { Some(archive(c)?) } else { None };
     c.mark(")")?;
-    Ok(StateType::Paged { window, heads, dim, k: formats[0], v: formats[1] })
+    Ok(StateType::Paged { window, heads, dim, k: formats[0], v: formats[1], archive })
+}
+
+/// `, archive(k=…, v=…, first=…, last=…, centered=…)`.
+fn archive(c: &mut Cursor<'_>) -> Parsed<Archive> {
+    c.mark(",")?;
+    c.keyword("archive")?;
+    c.mark("(")?;
+    let mut codes = vec![];
+    for name in ["k", "v"] {
+        c.keyword(name)?;
+        c.mark("=")?;
+        codes.push(turbo(c)?);
+        c.mark(",")?;
+    }
+    let first = named_size(c, "first")?;
+    c.mark(",")?;
+    let last = named_size(c, "last")?;
+    c.mark(",")?;
+    c.keyword("centered")?;
+    c.mark("=")?;
+    let word = c.token(Kind::Word, "true or false")?;
+    let centered = match word.text {
+        "true" => true,
+        "false" => false,
+        _ => return c.wrong(&word, "expected true or false".to_owned()),
+    };
+    c.mark(")")?;
+    Ok(Archive { k: codes[0], v: codes[1], first, last, centered })
+}
+
+fn turbo(c: &mut Cursor<'_>) -> Parsed<Turbo> {
+    let token = c.token(Kind::Word, "a format such as `turbo4`")?;
+    match token.text.parse() {
+        Ok(format) => Ok(format),
+        Err(message) => c.wrong(&token, message),
+    }
 }
 
 /// `window=…, `, which is not 0.

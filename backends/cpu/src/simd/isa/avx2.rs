@@ -225,6 +225,11 @@ impl Isa for Avx2 {
         ]
     }
     #[inline(always)]
+    unsafe fn look_up(x: Self::Bytes, table: &[u8; 16]) -> Self::Bytes {
+        let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+        x.map(|x| _mm256_shuffle_epi8(table, x))
+    }
+    #[inline(always)]
     unsafe fn no_dots() -> Self::Dots {
         [_mm256_setzero_si256(); 2]
     }

@@ -208,6 +208,11 @@ impl<const VNNI: bool> Isa for Avx512<VNNI> {
         _mm512_or_si512(_mm512_sll_epi16(high, _mm_cvtsi32_si128(left as i32)), low)
     }
     #[inline(always)]
+    unsafe fn look_up(x: __m512i, table: &[u8; 16]) -> __m512i {
+        let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+        _mm512_shuffle_epi8(table, x)
+    }
+    #[inline(always)]
     unsafe fn no_dots() -> __m512i {
         _mm512_setzero_si512()
     }

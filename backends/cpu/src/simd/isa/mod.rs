@@ -164,6 +164,13 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn bits(x: Self::Bytes, right: u32, mask: u8) -> Self::Bytes;
     /// `high << left | low` of each byte, where nothing is shifted out.
     unsafe fn join(high: Self::Bytes, left: u32, low: Self::Bytes) -> Self::Bytes;
+    /// What `table` holds for each byte, which is below 16.
+    #[inline(always)]
+    unsafe fn look_up(x: Self::Bytes, table: &[u8; 16]) -> Self::Bytes {
+        let mut bytes = [0u8; 4 * LANES];
+        Self::store_bytes(bytes.as_mut_ptr(), x);
+        Self::load_bytes(bytes.map(|byte| table[byte as usize & 15]).as_ptr())
+    }
     /// No products yet.
     unsafe fn no_dots() -> Self::Dots;
     /// Adds the products of each lane's four bytes (0 to 255) with the four signed bytes at `x`.

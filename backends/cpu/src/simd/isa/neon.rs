@@ -230,6 +230,11 @@ impl Isa for Neon {
         low
     }
     #[inline(always)]
+    unsafe fn look_up(x: Self::Bytes, table: &[u8; 16]) -> Self::Bytes {
+        let table = vld1q_u8(table.as_ptr());
+        x.map(|x| vqtbl1q_u8(table, x))
+    }
+    #[inline(always)]
     unsafe fn no_dots() -> Self::Dots {
         [vdupq_n_s32(0); 4]
     }

@@ -6,7 +6,8 @@ use swiftlm_ir::ops::Op;
 use swiftlm_ir::plan::Input;
 use swiftlm_ir::rounding::Rounding;
 use swiftlm_ir::template::{
-    ArgMax, Attend, Combine, Elementwise, Embed, ExpertLinear, Linear, Norm, RmsNorm, Rope, Route, Rows, Template, View,
+    ArgMax, Attend, Combine, Elementwise, Embed, ExpertLinear, Linear, Norm, RmsNorm, Rope, Rotate, Route, Rows,
+    Template, View,
 };
 use swiftlm_ir::ty::{StateType, Type};
 
@@ -39,7 +40,15 @@ impl Fuser<'_> {
                 self.push(Template::Rope(template), args, v);
                 Ok(())
             }
+            (Op::Rotate { inverse }, [Arg::Value(x)]) => {
+                let (placed, (heads, dim)) = (self.place(*x)?, self.heads(*x)?);
+                let y = View::dense(self.row_elements(v)?);
+                let template = Rotate { heads, dim, inverse: *inverse, x: placed.view, y };
+                self.push(Template::Rotate(template), vec![self.read(placed.base), GroupArg::Write(v)], v);
+                Ok(())
+            }
             (Op::KvAppend, _) => self.append(v, args),
+            (Op::KvArchive, [Arg::Value(state)]) => self.archive(v, *state),
             (Op::Attend { .. }, [Arg::Value(q), Arg::Value(k), Arg::Value(_)]) => self.attend(v, op, *q, *k),
             (Op::Rows, [Arg::Value(x)]) => {
                 let (placed, dim) = (self.place(*x)?, self.row_elements(v)?);
@@ -219,12 +228,19 @@ impl Fuser<'_> {
         let Some((Op::KvK, [Arg::Value(state)])) = self.g.node(k) else {
             return Err("keys must come from a state".into());
         };
-        let Type::State(StateType::Paged { heads: kv_heads, dim, k: k_format, v: v_format, .. }) =
+        let Type::State(StateType::Paged { heads: kv_heads, dim, k: k_format, v: v_format, archive, .. }) =
             &self.g.value(*state).ty
         else {
             return Err("attention needs a paged state".into());
         };
         let (placed, (heads, _)) = (self.place(q)?, self.heads(q)?);
+        let back =
+            self.only_user(v).filter(|user| matches!(self.g.node(*user), Some((Op::Rotate { inverse: true }, _))));
+        // Where a head's elements meet in several workgroups, rotating back is a launch of its own.
+        let output = back.filter(|_| archive.is_some() && self.chooser.fuse()).unwrap_or(v);
+        if output != v {
+            self.absorbed.insert(v);
+        }
         let template = Attend {
             class: self.class,
             heads,
@@ -235,12 +251,18 @@ impl Fuser<'_> {
             cap: *cap as f32,
             k_format: *k_format,
             v_format: *v_format,
+            archive: *archive,
+            rotate_back: output != v,
             q: placed.view,
             y: View::dense(self.row_elements(v)?),
         };
         let mut args = vec![self.read(placed.base)];
         args.extend(self.page_inputs(*state));
-        args.extend([GroupArg::State(0), GroupArg::State(1), GroupArg::Write(v)]);
+        args.extend([GroupArg::State(0), GroupArg::State(1)]);
+        if archive.is_some() {
+            args.extend(self.archive_args(*state));
+        }
+        args.push(GroupArg::Write(output));
         self.push(Template::Attend(template), args, v);
         Ok(())
     }

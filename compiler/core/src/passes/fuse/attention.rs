@@ -3,7 +3,7 @@
 use swiftlm_ir::graph::{Arg, Value};
 use swiftlm_ir::ops::{Op, RopeLayout};
 use swiftlm_ir::plan::Input;
-use swiftlm_ir::template::{Append, Norm, RopeAppend, Template};
+use swiftlm_ir::template::{Append, Archiving, Norm, RopeAppend, Template};
 use swiftlm_ir::ty::{StateType, Type};
 
 use super::view::Placed;
@@ -14,6 +14,8 @@ struct Chain {
     placed: Placed,
     norm: Option<(Norm, GroupArg)>,
     rope: Option<(usize, RopeLayout, Value)>,
+    /// Whether it is rotated for quantisation behind everything else.
+    rotate: bool,
     /// Values computed inside.
     inside: Vec<Value>,
 }
@@ -47,13 +49,16 @@ impl Fuser<'_> {
         };
         let keys = self.chain(*k)?;
         let (rotated, layout, table) = keys.rope?;
-        let values = self.place(*v).ok()?;
+        let (values, rotated_values) = self.rotated(*v);
+        let values = self.place(values).ok()?;
         let (query, queries) = (0..self.g.values.len()).find_map(|i| {
             let q = Value(i as u32);
             let chain = (q != *k).then(|| self.chain(q)).flatten()?;
-            (chain.rope == keys.rope && chain.placed.base == keys.placed.base).then_some((q, chain))
+            let alike = chain.rope == keys.rope && chain.rotate == keys.rotate;
+            (alike && chain.placed.base == keys.placed.base).then_some((q, chain))
         })?;
-        if values.base != keys.placed.base || self.only_user(*k).is_none() {
+        let apart = rotated_values.is_some() != keys.rotate;
+        if apart || values.base != keys.placed.base || self.only_user(*k).is_none() {
             return None;
         }
         let heads = self.g.value(query).ty.tensor()?.shape.get(1)?.constant()?;
@@ -67,18 +72,32 @@ impl Fuser<'_> {
             layout,
             q_norm: q_norm.map(|n| n.0),
             k_norm: k_norm.map(|n| n.0),
+            rotate: keys.rotate,
             q: queries.placed.view,
             q_out,
             append: self.append_template(*state, keys.placed, values)?,
         };
         let mut inside: Vec<Value> = queries.inside.into_iter().chain(keys.inside).collect();
-        inside.push(query);
-        inside.push(*k);
+        inside.extend(rotated_values);
+        inside.extend([query, *k]);
         Some((Match { append, query, template, base, norms, table }, inside))
     }
 
-    /// `rope(norm?(x))` ending in `v`.
+    /// What is rotated for quantisation to make `v`, and that rotation's value; or `v` itself.
+    fn rotated(&self, v: Value) -> (Value, Option<Value>) {
+        match self.g.node(v) {
+            Some((Op::Rotate { inverse: false }, [Arg::Value(x)])) => (*x, Some(v)),
+            _ => (v, None),
+        }
+    }
+
+    /// `rope(norm?(x))` ending in `v`, or that rotated for quantisation.
     fn chain(&self, v: Value) -> Option<Chain> {
+        if let (x, Some(_)) = self.rotated(v) {
+            let mut chain = self.chain(x).filter(|chain| !chain.rotate && self.only_user(x).is_some())?;
+            chain.inside.push(x);
+            return Some(Chain { rotate: true, ..chain });
+        }
         let (Op::Rope { dim, layout }, [Arg::Value(x), Arg::Value(table)]) = self.g.node(v)? else { return None };
         let rope = Some((*dim, *layout, *table));
         if let (Some((op @ Op::RmsNorm { .. }, [Arg::Value(inner), w])), Some(_)) =
@@ -86,9 +105,9 @@ impl Fuser<'_> {
         {
             let placed = self.place(*inner).ok()?;
             let norm = Some((self.norm(op, *w)?, self.whole_weight(*w).ok()?));
-            return Some(Chain { placed, norm, rope, inside: vec![*x] });
+            return Some(Chain { placed, norm, rope, rotate: false, inside: vec![*x] });
         }
-        Some(Chain { placed: self.place(*x).ok()?, norm: None, rope, inside: vec![] })
+        Some(Chain { placed: self.place(*x).ok()?, norm: None, rope, rotate: false, inside: vec![] })
     }
 
     /// The parameters of a norm op.
@@ -111,11 +130,37 @@ impl Fuser<'_> {
 
     /// The inputs that say where the tokens of a state are kept.
     pub(super) fn page_inputs(&self, state: Value) -> [GroupArg; 3] {
+        [Input::Positions, Input::Sequences, self.page_table(state, 0)].map(GroupArg::Input)
+    }
+
+    /// The page table of a part of a state.
+    fn page_table(&self, state: Value, part: usize) -> Input {
         let window = match &self.g.value(state).ty {
-            Type::State(state) => state.window(),
-            _ => 0,
+            Type::State(state) => state.window(part),
+            _ => None,
         };
-        [Input::Positions, Input::Sequences, Input::PageTable(window)].map(GroupArg::Input)
+        Input::PageTable(window.unwrap_or_default())
+    }
+
+    /// Page table, keys and values of a state's archive.
+    pub(super) fn archive_args(&self, state: Value) -> [GroupArg; 3] {
+        [GroupArg::Input(self.page_table(state, 2)), GroupArg::State(2), GroupArg::State(3)]
+    }
+
+    /// Full pages to the archive.
+    pub(super) fn archive(&mut self, v: Value, state: Value) -> Result<(), String> {
+        let Type::State(StateType::Paged { heads, dim, k, v: values, archive: Some(archive), .. }) =
+            &self.g.value(state).ty
+        else {
+            return Err("the state has no archive".to_owned());
+        };
+        let template = Archiving { heads: *heads, dim: *dim, k_format: *k, v_format: *values, archive: *archive };
+        let mut args = self.page_inputs(state).to_vec();
+        args.extend([GroupArg::State(0), GroupArg::State(1)]);
+        args.extend(self.archive_args(state));
+        self.available.insert(v);
+        self.push(Template::Archive(template), args, v);
+        Ok(())
     }
 
     pub(super) fn rope_append(&mut self, m: &Match) {

@@ -2,14 +2,13 @@
 //! name, since a flag that does nothing is worse than none.
 
 /// Flags without a feature behind them.
-const FLAGS: [&str; 16] = [
+const FLAGS: [&str; 15] = [
     "--thinking-budget",
     "--vision",
     "--no-vision",
     "--audio",
     "--gpu-layers",
     "--ssd-prefetch",
-    "--turbo-kv",
     "--draft-model",
     "--num-draft-tokens",
     "--mtp",
@@ -51,7 +50,7 @@ mod tests {
         let arguments = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let none = |_: &str| false;
         assert!(refusal(&arguments("swiftlm --model x --port 1"), none).is_none());
-        assert!(refusal(&arguments("swiftlm --turbo-kv=k4v4"), none).is_some_and(|text| text.contains("--turbo-kv")));
+        assert!(refusal(&arguments("swiftlm --gpu-layers=4"), none).is_some_and(|text| text.contains("--gpu-layers")));
         assert!(refusal(&arguments("swiftlm chat"), none).is_some_and(|text| text.contains("chat")));
         assert!(refusal(&arguments("swiftlm"), |name| name == "SWIFTLM_MTP").is_some());
     }

@@ -11,7 +11,7 @@ use crate::memory::Memory;
 use crate::plot::{Axis, Panel, Picture, Series};
 use crate::prepare::{Found, Prepared, Wishes};
 use crate::progress::Progress;
-use crate::quality::{self, QualityError};
+use crate::quality::QualityError;
 use crate::residency::ExpertWish;
 use crate::table::table;
 
@@ -91,7 +91,7 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<(Vec<V
         program.weights.iter().max_by_key(|w| w.ty.bytes()).map_or(String::new(), |w| w.ty.format.to_string());
     let (step_bytes, kv_bytes) = (program.decode_bytes(), program.kv_bytes_per_token());
     let read: Vec<usize> = flags.depths.iter().map(|depth| program.kv_bytes_read(*depth as usize)).collect();
-    let kv = quality::name(kv);
+    let kv = kv.name();
     let model = info.id.clone();
     let failed = |e: &dyn std::fmt::Display| LoadError::Model { model: model.clone(), reason: e.to_string() };
     let mut runner = Runner { executable: prepared.into_executable(progress)? };

@@ -58,6 +58,27 @@ pub enum Backend {
     Wgpu,
 }
 
+/// Bits of TurboQuant codes, as part of [`Kv`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TurboKv {
+    /// Keys and values of 4 bits.
+    K4v4,
+    /// Keys of 4 bits, values of 3.
+    K4v3,
+    /// Keys and values of 3 bits.
+    K3v3,
+}
+
+impl From<TurboKv> for Kv {
+    fn from(turbo: TurboKv) -> Self {
+        match turbo {
+            TurboKv::K4v4 => Self::K4v4,
+            TurboKv::K4v3 => Self::K4v3,
+            TurboKv::K3v3 => Self::K3v3,
+        }
+    }
+}
+
 /// Flags of `swiftlm serve`.
 #[derive(Args, Clone, Debug)]
 pub struct ServeFlags {
@@ -123,6 +144,9 @@ pub struct ServeFlags {
     /// How keys and values are stored; f16 if absent, f32 where the precision is exact
     #[arg(long, env = "SWIFTLM_KV", value_enum)]
     pub kv: Option<Kv>,
+    /// Keep older keys and values in TurboQuant codes [k4v4 if no value is given]
+    #[arg(long, env = "SWIFTLM_TURBO_KV", value_enum, num_args = 0..=1, default_missing_value = "k4v4", conflicts_with = "kv")]
+    pub turbo_kv: Option<TurboKv>,
     /// Let models that can think do so
     #[arg(long, env = "SWIFTLM_THINKING")]
     pub thinking: bool,

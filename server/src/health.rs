@@ -29,6 +29,7 @@ pub async fn health(State(state): State<AppState>) -> Response {
         "context_length": model.engine.context_length(),
         "backend": info.backend,
         "lossy": info.lossy,
+        "kv": info.kv,
         "fingerprint": info.fingerprint,
         "from_package": info.packaged,
         "compiler_passes": swiftlm_driver::compile::passes(),

@@ -11,6 +11,7 @@ pub mod flags;
 pub mod guard;
 pub mod health;
 pub mod hub;
+pub mod kv;
 pub mod load;
 pub mod memory;
 pub mod metrics;

@@ -7,6 +7,7 @@ use swiftlm_runtime::{Engine, EngineOptions};
 
 use crate::events::Events;
 use crate::flags::ServeFlags;
+use crate::kv::KvInfo;
 use crate::prepare::{Found, Prepared, Wishes};
 use crate::progress::Progress;
 use crate::text::{TextError, TextModel};
@@ -34,6 +35,8 @@ pub struct ModelInfo {
     pub weights_bytes: u64,
     /// Bytes of the KV pool.
     pub kv_bytes: u64,
+    /// How keys and values are kept.
+    pub kv: KvInfo,
     /// Layers of the model.
     pub layers: usize,
     /// Of these, on a GPU.

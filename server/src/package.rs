@@ -8,7 +8,7 @@ use swiftlm_driver::package::{Manifest, Package};
 use swiftlm_ir::quant::Format;
 use swiftlm_runtime::MemoryPlan;
 
-use crate::flags::Precision;
+use crate::flags::{Kv, Precision};
 use crate::load::LoadError;
 use crate::prepare::{Found, Model, Wishes};
 use crate::residency::ExpertWish;
@@ -50,10 +50,13 @@ fn refusal(manifest: &Manifest, wishes: &Wishes) -> Option<String> {
         return Some("--expert-budget: a package is made for all experts in memory".to_owned());
     }
     let stored = (made.keys, made.values);
-    if let Some(kv) = wishes.kv.filter(|kv| (kv.format(), kv.format()) != stored) {
+    let as_stored =
+        |kv: &Kv| (kv.format(), kv.format()) == stored && (kv.archive(), kv.rotates()) == (made.archive, made.rotated);
+    if let Some(kv) = wishes.kv.filter(|kv| !as_stored(kv)) {
+        let archive = made.archive.map_or(String::new(), |a| format!(", older ones of {} and {}", a.k, a.v));
         return Some(format!(
-            "--kv {}: this package was made for keys of {} and values of {}",
-            kv.format(),
+            "--kv {}: this package was made for keys of {} and values of {}{archive}",
+            kv.name(),
             stored.0,
             stored.1
         ));

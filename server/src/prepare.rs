@@ -20,6 +20,7 @@ use swiftlm_runtime::experts::ExpertSource;
 use swiftlm_runtime::{Executable, ExecutableOptions, StepError, WeightSource};
 
 use crate::flags::{Backend, Kv, Precision, ServeFlags};
+use crate::kv::KvInfo;
 use crate::load::{LoadError, ModelInfo};
 use crate::memory::Memory;
 use crate::progress::Progress;
@@ -109,7 +110,7 @@ impl Wishes {
             device: flags.device.clone(),
             threads: flags.threads.unwrap_or(0) as usize,
             precision: flags.precision,
-            kv: flags.kv,
+            kv: flags.turbo_kv.map(Kv::from).or(flags.kv),
             weights: flags.weights.clone(),
             chunk: flags.prefill_size.map(|n| n as usize),
             context: flags.ctx_size.map(|n| n as usize),
@@ -206,6 +207,11 @@ fn compiled(found: &Found, wishes: &Wishes, device: &dyn Device) -> Result<Model
     let (compiled, plan) = fitted.map_err(|e| LoadError::Memory(e.to_string()))?;
     let (seconds, kernels) = (compiled.time.as_secs_f64(), compiled.program.kernels.len());
     tracing::info!(family = compiled.family, device = device.target().name, seconds, kernels, "compiled");
+    if wishes.kv.and_then(Kv::archive).is_some() && KvInfo::of(&compiled.program).archive.is_none() {
+        tracing::warn!(
+            "TurboQuant is left out: no layer has heads that it can rotate and a history longer than its window"
+        );
+    }
     let lossy = wishes.experts_per_token.map(|most| lossy(&checkpoint, &options, most)).transpose();
     let lossy = lossy.map_err(|e| found.wrong(e))?.flatten();
     let Compiled { program, family, fingerprint, context, .. } = compiled;
@@ -264,6 +270,7 @@ impl Prepared {
             device: self.device.target().name.clone(),
             weights_bytes: self.model.plan.weights,
             kv_bytes: self.model.plan.kv(),
+            kv: KvInfo::of(&self.model.program),
             layers,
             gpu_layers: if self.backend == "wgpu" { layers } else { 0 },
         }

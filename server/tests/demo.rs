@@ -38,6 +38,25 @@ fn recalls_a_passkey_within_its_memory() {
     }
 }
 
+/// The same with older tokens in codes of 3 bits, which is said.
+#[test]
+fn recalls_a_passkey_from_an_archive() {
+    for (flags, codes) in [(&["--turbo-kv", "k3v3"][..], "turbo3"), (&["--turbo-kv"], "turbo4")] {
+        let server = Server::start(&[&["--backend", "cpu"], flags].concat());
+        let kv = &server.health()["kv"];
+        let layers = kv["layers"].as_u64();
+        assert!(layers > Some(0) && kv["archive"]["layers"].as_u64() == layers, "{kv}");
+        assert_eq!((&kv["keys"], &kv["archive"]["keys"]), (&json!("f16"), &json!(codes)));
+        let question = lines("passkey.jsonl").into_iter().find(|q| q["tokens"] == 4096).expect("one of 4096 tokens");
+        let reply = server.ask(question["prompt"].as_str().expect("a prompt"), json!({}));
+        assert_eq!(content(&reply), question["answer"]);
+        assert_eq!(reply["swiftlm"]["kv"], format!("{codes}/{codes}"));
+    }
+    let plain = Server::start(&["--backend", "cpu"]);
+    assert!(plain.health()["kv"]["archive"].is_null());
+    assert!(plain.ask("Hi", json!({}))["swiftlm"]["kv"].is_null());
+}
+
 #[test]
 fn answers_on_wgpu_as_on_the_cpu() {
     let (gpu, cpu) = (Server::start(&["--backend", "wgpu"]), Server::start(&["--backend", "cpu"]));

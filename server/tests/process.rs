@@ -12,7 +12,9 @@ fn bad_flags() {
     for (arguments, word) in [
         (&["--nonsense"][..], "nonsense"),
         (&["--temp", "9"], "temp"),
-        (&["--turbo-kv", "k4v4"], "turbo-kv"),
+        (&["--gpu-layers", "4"], "gpu-layers"),
+        (&["--turbo-kv", "k9v9"], "k9v9"),
+        (&["--turbo-kv", "k4v4", "--kv", "q8"], "--kv"),
         (&["doctor"], "doctor"),
         (&["--api-key-file", "does-not-exist"], "does-not-exist"),
         (&["--host", "999.0.0.1"], "999.0.0.1"),

@@ -58,6 +58,7 @@ pub async fn finish(state: &AppState, kind: Kind, job: Job, id: &str) -> Result<
         fingerprint: model.info.fingerprint.clone(),
         effective: settings.effective.body(),
         lossy: model.info.lossy.clone(),
+        kv: model.info.kv.archived(),
         scored: logprobs.is_some(),
         tokenizer: Arc::clone(&model.text.tokenizer),
         ignored: settings.ignored.clone(),

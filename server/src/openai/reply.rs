@@ -39,6 +39,8 @@ pub struct Reply {
     pub effective: Map<String, Value>,
     /// How less is computed than the model says, if it is.
     pub lossy: Option<String>,
+    /// How older keys and values are kept, if not as they are.
+    pub kv: Option<String>,
     /// Whether scores were asked for.
     pub scored: bool,
     /// For the tokens' names.
@@ -165,6 +167,9 @@ impl Reply {
         body["swiftlm"] = json!({"effective": self.effective});
         if let Some(lossy) = &self.lossy {
             body["swiftlm"]["lossy"] = lossy.as_str().into();
+        }
+        if let Some(kv) = &self.kv {
+            body["swiftlm"]["kv"] = kv.as_str().into();
         }
     }
 

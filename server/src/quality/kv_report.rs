@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::needle::ANSWER_TOKENS;
-use super::{
-    Comparison, Needle, QualityError, ReadFlags, Reader, check_context, found, name, prepare, scored, windows,
-};
+use super::{Comparison, Needle, QualityError, ReadFlags, Reader, check_context, found, prepare, scored, windows};
 use crate::flags::Kv;
 use crate::load::LoadError;
 use crate::plot::{Axis, Panel, Picture, Series};
@@ -77,7 +75,7 @@ pub fn kv_report(flags: &KvReportFlags, progress: &Progress) -> Result<String, Q
         let prepared = beside(&flags.read, *kv, context, limit.saturating_sub(taken), progress)?;
         let bytes_per_token = prepared.program().kv_bytes_per_token();
         let mut reader = Reader::new(prepared, progress)?;
-        let kv = name(*kv);
+        let kv = kv.name();
         let phase = format!("{kv} text");
         let comparison = compare(&mut reference, &mut reader, &windows, &mut |done| progress.report(&phase, done))?;
         let phase = format!("{kv} keys");
@@ -91,7 +89,7 @@ pub fn kv_report(flags: &KvReportFlags, progress: &Progress) -> Result<String, Q
     }
     progress.report("done", 1.0);
     if let Some(picture) = picture {
-        picture.write(&panels(&measured, &depths, &info.id, &name(flags.against), needles.len()))?;
+        picture.write(&panels(&measured, &depths, &info.id, &flags.against.name(), needles.len()))?;
     }
     Ok(lines(&measured, &depths, &info.id, needles.len(), flags.read.csv))
 }
@@ -102,7 +100,7 @@ fn beside(flags: &ReadFlags, kv: Kv, context: usize, left: u64, progress: &Progr
         QualityError::Load(LoadError::Memory(plan)) => LoadError::Memory(format!(
             "two programs do not fit at a time, the reference and --kv {}: more --mem-limit, a smaller --context, \
              smaller --depths or, for a mixture, an --expert-budget (of each) help\n{plan}",
-            name(kv)
+            kv.name()
         ))
         .into(),
         other => other,

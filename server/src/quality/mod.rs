@@ -10,7 +10,7 @@ mod windows;
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use swiftlm_runtime::StepError;
 use swiftlm_runtime::sampler::NotFinite;
 
@@ -183,9 +183,4 @@ fn prepare(
 fn check_context(prepared: &Prepared, flag: &'static str, asked: usize) -> Result<(), QualityError> {
     let (model, context) = (prepared.info().id, prepared.context());
     if asked > context { Err(QualityError::Context { flag, asked, model, context }) } else { Ok(()) }
-}
-
-/// The name by which a way of storing keys and values is chosen.
-pub(crate) fn name(kv: Kv) -> String {
-    kv.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
 }

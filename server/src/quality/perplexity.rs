@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::scores::{Distribution, Mean};
-use super::{QualityError, ReadFlags, Reader, check_context, name, prepare, scored, windows};
+use super::{QualityError, ReadFlags, Reader, check_context, prepare, scored, windows};
 use crate::flags::Kv;
 use crate::progress::Progress;
 use crate::table::table;
@@ -36,7 +36,7 @@ pub fn perplexity(flags: &PerplexityFlags, progress: &Progress) -> Result<String
         let mut reader = Reader::new(prepared, progress)?;
         let surprise = surprise(&mut reader, &windows, &mut |done| progress.report("read", done))?;
         let (value, error) = surprise.exp();
-        let cells = [info.id, info.backend, name(*kv), context.to_string(), surprise.count().to_string()];
+        let cells = [info.id, info.backend, kv.name(), context.to_string(), surprise.count().to_string()];
         rows.push(cells.into_iter().chain([format!("{value:.4}"), format!("{error:.4}")]).collect());
     }
     let header = ["model", "backend", "kv", "context", "tokens", "perplexity", "error"];

@@ -188,10 +188,16 @@ impl Tolerance {
             "f16" => Self { own: 1e-3, reference: 4e-3 },
             _ => Self { own: 5e-2, reference: 1e-1 },
         };
-        let (keys, values) = (kv(made.keys), kv(made.values));
+        // Codes of an archive are as coarse as those of 4 bits, or coarser.
+        let archive = match made.archive {
+            Some(_) => Self { own: 1e-1, reference: 5e-1 },
+            None => Self { own: 0.0, reference: 0.0 },
+        };
+        let all = [kv(made.keys), kv(made.values), archive];
         Self {
-            own: keys.own.max(values.own) + activations.own,
-            reference: keys.reference.max(values.reference) + activations.reference,
+            own: all.iter().map(|kv| kv.own).fold(activations.own, |sum, own| sum.max(activations.own + own)),
+            reference: (all.iter().map(|kv| kv.reference))
+                .fold(activations.reference, |sum, own| sum.max(activations.reference + own)),
         }
     }
 

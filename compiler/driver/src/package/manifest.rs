@@ -13,7 +13,7 @@ use swiftlm_compiler::{Choices, CompileOptions};
 use swiftlm_ir::graph::Def;
 use swiftlm_ir::ops::Op;
 use swiftlm_ir::plan::Program;
-use swiftlm_ir::quant::Format;
+use swiftlm_ir::quant::{Archive, Format};
 use swiftlm_ir::ty::StateType;
 use swiftlm_models::{Activations, BuildOptions};
 
@@ -25,7 +25,7 @@ pub(super) const FILE: &str = "manifest.json";
 /// What says that a manifest is one.
 pub(super) const FORMAT: &str = "swiftlm-package";
 /// Of the form of manifests and programs.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// Most bytes of a manifest.
 const LIMIT: u64 = 64 << 20;
 
@@ -81,6 +81,10 @@ pub struct Made {
     pub keys: Format,
     /// How values are stored.
     pub values: Format,
+    /// Whether both are rotated before.
+    pub rotated: bool,
+    /// Where older tokens are kept, in the layers that can keep them so.
+    pub archive: Option<Archive>,
     /// How inputs of products are rounded: `f32`, `f16`, `int8`, `int16`.
     pub activations: String,
     /// Who decided where several programs are right: `best`, `plain`, or `random` with a seed.
@@ -118,6 +122,8 @@ impl Made {
             max_binding: compile.max_binding,
             keys: build.kv.0,
             values: build.kv.1,
+            rotated: build.rotate,
+            archive: build.archive.map(|policy| policy.archive),
             activations,
             choices,
             without_rules: compile.without_rules.clone(),
@@ -128,14 +134,18 @@ impl Made {
 impl Made {
     /// What a program shows to be otherwise: how far it may be off is judged by what is said here.
     pub(super) fn misstated(&self, program: &Program) -> Vec<String> {
-        let Self { chunk, max_rows, keys, values, activations, .. } = self;
+        let Self { chunk, max_rows, keys, values, archive, activations, .. } = self;
         let mut problems = vec![];
         if (program.chunk, program.max_rows) != (*chunk, *max_rows) {
             problems.push(format!("steps of {} tokens and {} rows", program.chunk, program.max_rows));
         }
-        for StateType::Paged { k, v, .. } in &program.module.states {
+        for state in &program.module.states {
+            let StateType::Paged { k, v, archive: held, .. } = state;
             if (k, v) != (keys, values) {
                 problems.push(format!("keys of {k} and values of {v}"));
+            }
+            if held.is_some() && held != archive {
+                problems.push(format!("the state {state}"));
             }
         }
         for value in program.module.funcs.iter().flat_map(|graph| &graph.values) {

@@ -82,13 +82,24 @@ impl<'k> Archived<'k> {
         self.values.scale(self.values.place(page, kv_head), slot)
     }
 
-    /// Adds element `d` of the values of a page, weighted by `weights` (rows of a page's slots, scales in them).
-    pub(super) fn sums(&self, (page, kv_head, d): (E<'k>, E<'k>, E<'k>), weights: S<'k>, sums: &[V<'k>]) {
+    /// Adds some elements of the values of a page to each head's sums, weighted by `weights` (rows of a page's slots, scales
+    /// in them).
+    pub(super) fn sums(
+        &self,
+        (page, kv_head): (E<'k>, E<'k>),
+        weights: S<'k>,
+        elements: &[E<'k>],
+        sums: &[Vec<V<'k>>],
+    ) {
         let (kb, place) = (self.kb, self.values.place(page, kv_head));
-        for (slot, code) in self.values.codes(place, d, kb.u32(0), PAGE_TOKENS).into_iter().enumerate() {
-            let level = self.levels[1].get(code);
-            for (h, sum) in sums.iter().enumerate() {
-                sum.set(sum.get() + weights.get(kb.dim(h * PAGE_TOKENS + slot)) * level);
+        let codes: Vec<Vec<E<'k>>> =
+            elements.iter().map(|d| self.values.codes(place, *d, kb.u32(0), PAGE_TOKENS)).collect();
+        for slot in 0..PAGE_TOKENS {
+            let heads = sums.first().map_or(0, Vec::len);
+            let shares: Vec<E<'k>> = (0..heads).map(|h| weights.get(kb.dim(h * PAGE_TOKENS + slot))).collect();
+            for (codes, sums) in codes.iter().zip(sums) {
+                let level = self.levels[1].get(codes[slot]);
+                sums.iter().zip(&shares).for_each(|(sum, share)| sum.set(share.fma(level, sum.get())));
             }
         }
     }

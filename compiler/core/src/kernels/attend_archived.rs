@@ -4,7 +4,7 @@
 
 use swiftlm_ir::dim::Sym;
 use swiftlm_ir::kernel::builder::{E, Kb, S, V};
-use swiftlm_ir::kernel::{Access, KType};
+use swiftlm_ir::kernel::{Access, KType, ReduceOp};
 use swiftlm_ir::plan::{Groups, Reach};
 use swiftlm_ir::quant::Archive;
 use swiftlm_ir::quant::archive::MEAN_FROM;
@@ -50,7 +50,6 @@ struct Own<'a, 'k> {
     values: Pages<'k>,
     old: Archived<'k>,
     /// Rows of a page's slots, a row for each query head.
-    scores: S<'k>,
     weights: S<'k>,
     token: E<'k>,
     kv_head: E<'k>,
@@ -69,17 +68,6 @@ struct Chain<'k> {
     totals: Vec<V<'k>>,
     /// By place of the lane and head.
     sums: Vec<Vec<V<'k>>>,
-}
-
-/// Largest of the lanes' numbers, or their sum in lane order, for each row of a shared array.
-fn fold<'k>(kb: &'k Kb, rows: S<'k>, init: &[E<'k>], combine: impl Fn(E<'k>, E<'k>) -> E<'k>) -> Vec<E<'k>> {
-    let folded: Vec<V<'k>> = init.iter().map(|init| kb.var(*init)).collect();
-    kb.range(kb.u32(0), kb.dim(LANES), 1, |i| {
-        for (h, value) in folded.iter().enumerate() {
-            value.set(combine(value.get(), rows.get(i.plus(h * LANES))));
-        }
-    });
-    folded.iter().map(V::get).collect()
 }
 
 impl<'k> Own<'_, 'k> {
@@ -125,15 +113,10 @@ impl<'k> Own<'_, 'k> {
             let own = self.table.block(self.position);
             self.add_products(self.table.page(self.token, kb.dim(block).min(own)), &products);
             let from = kb.dim(if block == 0 { MEAN_FROM } else { 0 });
-            for (h, product) in products.iter().enumerate() {
-                self.scores.set(self.mine(h), from.le(kb.lane()).select(product.get(), kb.f32(0.0)));
+            for (mean, product) in self.centre.iter().zip(&products) {
+                let product = from.le(kb.lane()).select(product.get(), kb.f32(0.0));
+                mean.set(mean.get() + kb.reduce(ReduceOp::Sum, product, LANES as u32) / kb.f32(count));
             }
-            kb.barrier();
-            let sums = fold(kb, self.scores, &vec![kb.f32(0.0); self.heads.len()], |a, b| a + b);
-            for (mean, sum) in self.centre.iter().zip(&sums) {
-                mean.set(mean.get() + *sum / kb.f32(count));
-            }
-            kb.barrier();
         }
     }
 
@@ -174,15 +157,13 @@ impl<'k> Own<'_, 'k> {
         let own: Vec<E<'k>> = (products.iter().map(V::get))
             .map(|product| seen.select(capped(kb, product * kb.f32(t.scale), t.cap), kb.f32(UNSEEN)))
             .collect();
-        for (h, score) in own.iter().enumerate() {
-            self.scores.set(self.mine(h), *score);
-        }
+        // The last block's weights have been read.
         kb.barrier();
-        let before: Vec<E<'k>> = chain.largest.iter().map(V::get).collect();
-        let now = fold(kb, self.scores, &before, E::max);
         for h in 0..n {
-            let (shrink, weight) = ((before[h] - now[h]).exp(), (own[h] - now[h]).exp());
-            chain.largest[h].set(now[h]);
+            let before = chain.largest[h].get();
+            let now = before.max(kb.reduce(ReduceOp::Max, own[h], LANES as u32));
+            let (shrink, weight) = ((before - now).exp(), (own[h] - now).exp());
+            chain.largest[h].set(now);
             chain.totals[h].set(chain.totals[h].get() * shrink + weight);
             chain.sums.iter().for_each(|heads| heads[h].set(heads[h].get() * shrink));
             self.weights.set(self.mine(h), weight * value_scale.get());
@@ -206,8 +187,11 @@ impl<'k> Own<'_, 'k> {
         };
         let from_archive = || {
             let page = old.table.page(self.token, block);
-            for (d, sums) in places.iter().zip(&chain.sums) {
-                self.when_place(*d, || old.sums((page, self.kv_head, *d), self.weights, sums));
+            if t.dim.is_multiple_of(LANES) {
+                return old.sums((page, self.kv_head), self.weights, &places, &chain.sums);
+            }
+            for (d, sums) in places.iter().zip(chain.sums.chunks(1)) {
+                self.when_place(*d, || old.sums((page, self.kv_head), self.weights, &[*d], sums));
             }
         };
         kb.when_else(archived, from_archive, recent);
@@ -215,14 +199,7 @@ impl<'k> Own<'_, 'k> {
 
     /// The sums of the totals over lanes. All lanes are here.
     fn totals(&self, chain: &Chain<'k>) -> Vec<E<'k>> {
-        let kb = self.kb;
-        for (h, total) in chain.totals.iter().enumerate() {
-            self.scores.set(self.mine(h), total.get());
-        }
-        kb.barrier();
-        let totals = fold(kb, self.scores, &vec![kb.f32(0.0); self.heads.len()], |a, b| a + b);
-        kb.barrier();
-        totals
+        chain.totals.iter().map(|total| self.kb.reduce(ReduceOp::Sum, total.get(), LANES as u32)).collect()
     }
 
     /// Makes the chains whose numbers are `sharer` and every so many more.
@@ -252,7 +229,6 @@ fn chain_kernel(t: &Attend, archive: Archive, name: &str, bounds: Bounds) -> Bui
         _ => (None, Some(Partial::declare(&kb, t, bounds))),
     };
     let turning = (t.rotate_back && y.is_some()).then(|| Turning::declare(&kb, group, t.dim));
-    let scores = kb.shared(KType::F32, (group * LANES) as u32);
     let weights = kb.shared(KType::F32, (group * LANES) as u32);
     let (token, kv_head, sharer) = (kb.group(0), kb.group(1), kb.group(2));
     let body = || {
@@ -263,23 +239,8 @@ fn chain_kernel(t: &Attend, archive: Archive, name: &str, bounds: Bounds) -> Bui
             false => vec![],
         };
         let first = first(&kb, position, t.window);
-        let own = Own {
-            kb: &kb,
-            t,
-            q,
-            table,
-            keys,
-            values,
-            old,
-            scores,
-            weights,
-            token,
-            kv_head,
-            heads,
-            position,
-            first,
-            centre,
-        };
+        let own =
+            Own { kb: &kb, t, q, table, keys, values, old, weights, token, kv_head, heads, position, first, centre };
         if archive.centered {
             own.find_centre();
         }

@@ -29,7 +29,7 @@ const ARCHIVE: std::ops::Range<usize> = 6..9;
 const Y: usize = 9;
 const SCRATCH: usize = 10;
 /// Chains that are read in one go where they are put together.
-const MERGED: usize = 8;
+const MERGED: usize = 16;
 
 /// The kernels.
 pub(super) fn build(t: &Attend, archive: Archive, name: &str, bounds: Bounds) -> Vec<Built> {

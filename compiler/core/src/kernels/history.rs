@@ -21,7 +21,11 @@ const CHAINS: usize = 512;
 
 /// Most chains of a token's history for one KV head.
 pub(super) fn chains(t: &Attend) -> usize {
-    let most = (CHAINS / t.kv_heads).clamp(16, 128);
+    let most = match t.archive {
+        None => (CHAINS / t.kv_heads).clamp(16, 128),
+        // A workgroup of an archive is a quarter as many lanes.
+        Some(_) => (4 * CHAINS / t.kv_heads).clamp(64, 256),
+    };
     // A window lies in one span more than it fills.
     if t.window == 0 { most } else { most.min(t.window.div_ceil(SPAN) + 1) }
 }

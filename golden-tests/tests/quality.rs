@@ -121,7 +121,6 @@ fn turboquant_is_closer_than_rotated_groups() {
     assert!(four.divergence < groups.divergence, "{four:?}, groups {groups:?}");
     assert!(four.divergence < mixed.divergence && mixed.divergence < three.divergence, "{mixed:?}, {three:?}");
     assert!(three.divergence / three.positions as f64 <= 1e-3, "{three:?}");
-    println!("k4v4 {four:?}\nk4v3 {mixed:?}\nk3v3 {three:?}\nrotated groups {groups:?}");
 }
 
 /// What the CPU computes with unless flags say otherwise.

@@ -1,7 +1,5 @@
 //! Full pages to an archive: the template `archive`.
 
-use std::ops::Range;
-
 use half::f16;
 use swiftlm_ir::plan::StepSizes;
 use swiftlm_ir::quant::archive::MEAN_FROM;
@@ -189,7 +187,7 @@ impl Micro for Archiving {
         };
         let tokens = ctx.sizes.tokens as usize;
         let fills = |token: &usize| table.position(*token) % PAGE_TOKENS == PAGE_TOKENS - 1;
-        // A step has at most one token of a sequence's page in its last slot: those tokens are few.
+        // Few tokens fill a page, one in 32: they are listed some at a time, without memory of their own.
         let mut first = 0;
         while first < tokens {
             let (mut full, mut count) = ([0usize; 64], 0);
@@ -200,8 +198,8 @@ impl Micro for Archiving {
                 }
                 first += 1;
             }
-            let (full, range): (_, Range<usize>) = (&full, 0..count * heads);
-            ctx.parallel(range.len(), |task, scratch| Head {
+            let full = &full;
+            ctx.parallel(count * heads, |task, scratch| Head {
                 launch: &launch,
                 token: full[task / heads],
                 head: task % heads,

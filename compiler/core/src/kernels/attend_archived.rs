@@ -1,6 +1,6 @@
 //! Causal softmax attention where older tokens are in an archive, in the chains of [`attend`](super::attend) but a block at
 //! a time: a block is read from the archive or from the pages of recent tokens. Lanes are positions while scores are made,
-//! and words of a value row while values are added.
+//! and elements of a value row while values are added.
 
 use swiftlm_ir::dim::Sym;
 use swiftlm_ir::kernel::builder::{E, Kb, S, V};

@@ -5,4 +5,5 @@
 
 pub mod fixture;
 pub mod generated;
+pub mod published;
 pub mod run;

@@ -10,6 +10,7 @@ pub mod passes;
 pub mod pipeline;
 pub mod rewrite;
 pub mod rules;
+pub mod work;
 
 pub use choices::Choices;
 pub use pipeline::{CompileError, CompileOptions, Compiled, Seen, compile};

@@ -27,6 +27,8 @@ pub struct CompileOptions {
     pub choices: Choices,
     /// Experts of each layer that are in memory at a time; `None` for all.
     pub slots: Option<usize>,
+    /// Whether reports say by which rules values came to be as they are. Changes no program.
+    pub explain: bool,
 }
 
 impl Default for CompileOptions {
@@ -38,6 +40,7 @@ impl Default for CompileOptions {
             without_rules: vec![],
             choices: Choices::Best,
             slots: None,
+            explain: false,
         }
     }
 }
@@ -99,7 +102,7 @@ pub fn compile(
         }
         after(observe, "siblings", func);
         let chooser = Chooser::new(options.choices, i);
-        let (rewritten, report) = egraph::run::run_chosen(func, &rules, &chooser, &mut |island| {
+        let (rewritten, report) = egraph::run::run_chosen(func, &rules, &chooser, options.explain, &mut |island| {
             observe("egraph", Seen::EGraph(&func.name, island));
         });
         after(observe, "egraph", &rewritten);

@@ -46,6 +46,10 @@ pub struct ProfiledLaunch {
     pub loc: String,
     /// Name of its template.
     pub template: &'static str,
+    /// Index of the call in the module's main sequence.
+    pub call: usize,
+    /// Index of the launch in the plan of the call's function.
+    pub launch: usize,
     /// Nanoseconds by the device's own clock.
     pub nanoseconds: u64,
 }
@@ -217,8 +221,9 @@ impl Executable {
             }
             let labels = self.labels(recording);
             launches.extend(times.iter().filter_map(|time| {
-                let Label { loc, template } = labels.get(time.launch)?;
-                Some(ProfiledLaunch { loc: loc.clone(), template, nanoseconds: time.nanoseconds })
+                let Label { loc, template, place: (call, launch) } = labels.get(time.launch)?;
+                let (call, launch) = (*call, *launch);
+                Some(ProfiledLaunch { loc: loc.clone(), template, call, launch, nanoseconds: time.nanoseconds })
             }));
         }
         Ok(launches)

@@ -16,6 +16,8 @@ use super::{Executable, LoadError, bindings::Bindings};
 pub(super) struct Label {
     pub(super) loc: String,
     pub(super) template: &'static str,
+    /// The call of the program, and which of its launches.
+    pub(super) place: (usize, usize),
 }
 
 /// Launches that are submitted together.
@@ -81,8 +83,8 @@ impl Recorder<'_> {
         Ok(Body { class, parts })
     }
 
-    fn part(&mut self, launches: Vec<Launch>, fetch: Option<FetchSite>) -> Result<Part, LoadError> {
-        let labels = labels(&launches);
+    fn part(&mut self, launches: Vec<(Launch, Label)>, fetch: Option<FetchSite>) -> Result<Part, LoadError> {
+        let (launches, labels) = launches.into_iter().unzip();
         Ok(Part { recording: self.device.record(launches)?, fetch, labels })
     }
 
@@ -101,7 +103,7 @@ impl Recorder<'_> {
         };
         let (logits, greedy) =
             (self.bindings.resolve(program, call, logits)?, self.bindings.resolve(program, call, greedy)?);
-        let labels = labels(&launches);
+        let (launches, labels) = launches.into_iter().unzip();
         Ok(Head { class, recording: self.device.record(launches)?, logits, greedy, labels })
     }
 
@@ -110,7 +112,7 @@ impl Recorder<'_> {
         call: usize,
         class: ShapeClass,
         templates: &mut IndexMap<(usize, usize), Arc<Template>>,
-        launches: &mut Vec<Launch>,
+        launches: &mut Vec<(Launch, Label)>,
     ) -> Result<(), LoadError> {
         let program = self.program;
         let (func, scope) = (program.module.main[call].func, &program.module.main[call].scope);
@@ -125,7 +127,8 @@ impl Recorder<'_> {
             let template = templates.entry((func, at)).or_insert_with(|| Arc::new(dispatch.template.clone()));
             let loc = [scope.as_str(), dispatch.loc.as_str()].into_iter().filter(|s| !s.is_empty());
             let loc = loc.collect::<Vec<_>>().join(".");
-            launches.push(Launch { template: Arc::clone(template), args, stages, loc });
+            let label = Label { loc: loc.clone(), template: template.name(), place: (call, at) };
+            launches.push((Launch { template: Arc::clone(template), args, stages, loc }, label));
         }
         Ok(())
     }
@@ -146,10 +149,6 @@ pub(super) fn plan(program: &Program, call: usize, class: ShapeClass) -> Result<
     let func = program.module.main[call].func;
     let found = program.plans.get(func).and_then(|plans| plans.iter().find(|p| p.class == class));
     found.ok_or_else(|| LoadError::Program(format!("function {func} has no plan for class {}", class.name())))
-}
-
-fn labels(launches: &[Launch]) -> Vec<Label> {
-    launches.iter().map(|l| Label { loc: l.loc.clone(), template: l.template.name() }).collect()
 }
 
 impl Executable {

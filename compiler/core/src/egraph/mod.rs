@@ -2,6 +2,7 @@
 
 pub mod analysis;
 mod cost;
+pub mod explain;
 mod extract;
 pub mod lang;
 pub mod run;

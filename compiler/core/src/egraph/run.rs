@@ -10,6 +10,7 @@ use swiftlm_ir::graph::{Arg, Def, Graph, Value, WeightSlot};
 use swiftlm_ir::ops::infer::ArgType;
 
 use super::analysis::{Types, op_of};
+use super::explain::{Explained, explain};
 use super::extract::{Choice, extract};
 use super::lang::Node;
 use crate::choices::{Choices, Chooser};
@@ -28,6 +29,8 @@ pub struct Report {
     pub saturated: bool,
     /// Rules that merged unequal types, or an extraction that failed: defects, shown and without effect.
     pub defects: Vec<String>,
+    /// Why values are computed otherwise than they stood; only where explanations were asked for.
+    pub explained: Vec<Explained>,
 }
 
 /// A saturated e-graph, for whoever wants to look at it.
@@ -47,14 +50,16 @@ impl Island<'_> {
 
 /// Rewrites a function by `rules`, for speed.
 pub fn run(g: &Graph, rules: &[Rewrite<Node, Types>]) -> (Graph, Report) {
-    run_chosen(g, rules, &Chooser::new(Choices::Best, 0), &mut |_| {})
+    run_chosen(g, rules, &Chooser::new(Choices::Best, 0), false, &mut |_| {})
 }
 
-/// Rewrites a function by `rules`; `chooser` prices terms, `observe` sees the saturated e-graph of every island.
+/// Rewrites a function by `rules`; `chooser` prices terms, `observe` sees the saturated e-graph of every island. To
+/// `explain` keeps proofs, which takes time and changes nothing.
 pub(crate) fn run_chosen(
     g: &Graph,
     rules: &[Rewrite<Node, Types>],
     chooser: &Chooser,
+    explain: bool,
     observe: &mut dyn FnMut(Island<'_>),
 ) -> (Graph, Report) {
     let mut report = Report { saturated: true, ..Report::default() };
@@ -72,25 +77,27 @@ pub(crate) fn run_chosen(
         match &g.value(v).def {
             Def::Node { op, .. } if !op.is_effect() => island.push(v),
             _ => {
-                optimise(g, &mut r, &island, &uses, rules, &mut report, &mut choose);
+                optimise(g, &mut r, &island, &uses, rules, explain, &mut report, &mut choose);
                 island.clear();
                 r.copy(v);
             }
         }
     }
-    optimise(g, &mut r, &island, &uses, rules, &mut report, &mut choose);
+    optimise(g, &mut r, &island, &uses, rules, explain, &mut report, &mut choose);
     (r.finish(), report)
 }
 
 /// Picks the terms that compute the roots of a saturated e-graph.
 type Choose<'c> = dyn FnMut(&EGraph<Node, Types>, &[Id]) -> Result<Choice, String> + 'c;
 
+#[expect(clippy::too_many_arguments, reason = "one step of `run_chosen`, which has no state of its own")]
 fn optimise(
     g: &Graph,
     r: &mut Rewriter<'_>,
     island: &[Value],
     uses: &[Vec<Option<Value>>],
     rules: &[Rewrite<Node, Types>],
+    proofs: bool,
     report: &mut Report,
     choose: &mut Choose<'_>,
 ) {
@@ -104,6 +111,9 @@ fn optimise(
         conflicts: vec![],
     };
     let mut egraph = EGraph::new(types);
+    if proofs {
+        egraph = egraph.with_explanations_enabled().without_explanation_length_optimization();
+    }
     let mut ids: BTreeMap<Value, Id> = BTreeMap::new();
     for v in island {
         let id = add(g, &mut egraph, &ids, *v);
@@ -128,7 +138,14 @@ fn optimise(
         None => choose(&runner.egraph, &roots),
     };
     match extracted {
-        Ok(choice) => rebuild(g, r, &runner.egraph, &choice, island, &exits, &ids),
+        Ok(choice) => {
+            if proofs {
+                let mut egraph = runner.egraph.clone();
+                let explained = island.iter().filter_map(|v| explain(g, &mut egraph, &choice, &ids, *v));
+                report.explained.extend(explained);
+            }
+            rebuild(g, r, &runner.egraph, &choice, island, &exits, &ids);
+        }
         Err(defect) => {
             report.defects.push(defect);
             island.iter().for_each(|v| {

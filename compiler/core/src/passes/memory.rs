@@ -138,7 +138,7 @@ fn copy(g: &Graph, out: Value) -> Result<Group, String> {
     let view = View::dense(dim);
     let template = Elementwise { rows, dim, map: Map::identity(), extras: vec![Extra::Element(view)], y: view };
     let args = vec![GroupArg::Read(out), GroupArg::WriteFlow];
-    Ok(Group { template: Template::Map(template), args, loc: g.value(out).loc.clone() })
+    Ok(Group { template: Template::Map(template), args, anchor: out, loc: g.value(out).loc.clone() })
 }
 
 fn lives(g: &Graph, groups: &[Group], options: &CompileOptions) -> Result<Vec<(Value, Life)>, String> {

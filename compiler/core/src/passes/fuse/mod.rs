@@ -47,8 +47,40 @@ pub struct Group {
     pub template: Template,
     /// Arguments in binding order.
     pub args: Vec<GroupArg>,
-    /// Path of the op it is built around.
+    /// The op it is built around.
+    pub anchor: Value,
+    /// Path of that op.
     pub loc: String,
+}
+
+impl Group {
+    /// The values that the launch computes, those that never lie in memory included: all between what it reads and what
+    /// it writes.
+    pub fn computes(&self, g: &Graph) -> Vec<Value> {
+        let mut reads = BTreeSet::new();
+        let mut open = vec![self.anchor];
+        for arg in &self.args {
+            match arg {
+                GroupArg::Read(v) | GroupArg::ReadInPlace(v) => {
+                    reads.insert(*v);
+                }
+                GroupArg::Write(v) => open.push(*v),
+                _ => {}
+            }
+        }
+        let mut found = BTreeSet::new();
+        while let Some(v) = open.pop() {
+            let Some((op, args)) = g.node(v).filter(|_| !reads.contains(&v)) else { continue };
+            if (op.is_effect() && v != self.anchor) || !found.insert(v) {
+                continue;
+            }
+            open.extend(args.iter().filter_map(|a| match a {
+                Arg::Value(x) => Some(*x),
+                Arg::Weight(_) => None,
+            }));
+        }
+        found.into_iter().collect()
+    }
 }
 
 /// State of the pass.
@@ -111,7 +143,7 @@ impl<'g> Fuser<'g> {
             }
         }
         let loc = self.g.value(of).loc.clone();
-        self.groups.push(Group { template, args, loc });
+        self.groups.push(Group { template, args, anchor: of, loc });
     }
 
     /// The one user of a value that has no other use.

@@ -1,4 +1,13 @@
-//! Every text of a compiled model: graph, plan, kernels and shaders, of all functions or of one.
+//! What `kernel-dump` shows of a model: every text (graph, plan, kernels and shaders, of all functions or of one), the
+//! chain of passes and rules behind a value, each launch's time beside its floor, one launch run twice.
+
+pub mod cli;
+pub mod page;
+pub mod replay;
+pub mod roofline;
+pub mod subject;
+pub mod trace;
+pub mod why;
 
 use std::fmt::Write;
 
@@ -8,11 +17,15 @@ use swiftlm_ir::plan::Program;
 use swiftlm_ir::text;
 use swiftlm_shader::{LowerOptions, ShaderError, lower, msl, spirv, wgsl};
 
+use self::trace::Trace;
+
 /// What can be printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// The optimised graph.
     Graph,
+    /// Every function after each pass that changed it.
+    Passes,
     /// E-graphs of the rewriting, in Graphviz's language.
     EGraph,
     /// Launches and operands.
@@ -29,8 +42,9 @@ pub enum Stage {
 
 impl Stage {
     /// All, with the names they go by.
-    pub const ALL: [(&'static str, Self); 7] = [
+    pub const ALL: [(&'static str, Self); 8] = [
         ("graph", Self::Graph),
+        ("passes", Self::Passes),
         ("egraph", Self::EGraph),
         ("plan", Self::Plan),
         ("kernel", Self::Kernel),
@@ -47,6 +61,8 @@ pub struct Selection {
     pub func: Option<String>,
     /// Only this class.
     pub class: Option<ShapeClass>,
+    /// Of passes, only this.
+    pub pass: Option<String>,
 }
 
 /// Why a text could not be made.
@@ -60,6 +76,24 @@ pub enum DumpError {
         /// What there is.
         known: String,
     },
+    /// No pass has this name.
+    #[error("there is no pass `{name}`: expected one of {known}")]
+    NoPass {
+        /// Asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// A function has no value of this name.
+    #[error("@{func} has no value `{name}`: expected `{func}.` and one of {known}")]
+    NoValue {
+        /// The function.
+        func: String,
+        /// Asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
     /// A kernel has no shader.
     #[error("kernel {kernel}: {error}")]
     Shader {
@@ -68,26 +102,36 @@ pub enum DumpError {
         /// Why.
         error: ShaderError,
     },
+    /// The model could not be run.
+    #[error("{0}")]
+    Run(String),
 }
 
-/// The text of one stage. `egraphs` are drawings with the names of their functions, kept while compiling.
+impl DumpError {
+    fn run(reason: impl ToString) -> Self {
+        Self::Run(reason.to_string())
+    }
+}
+
+/// The text of one stage.
 ///
 /// # Errors
-/// A function that does not exist, or a kernel that cannot be lowered.
-pub fn dump(
-    program: &Program,
-    egraphs: &[(String, String)],
-    stage: Stage,
-    selection: &Selection,
-) -> Result<String, DumpError> {
+/// A function or pass that does not exist, or a kernel that cannot be lowered.
+pub fn dump(trace: &Trace, stage: Stage, selection: &Selection) -> Result<String, DumpError> {
+    let program = &trace.compiled.program;
     let funcs = selected(program, selection)?;
     let mut out = String::new();
     match stage {
         Stage::Graph if selection.func.is_none() => out.push_str(&text::print(&program.module)),
         Stage::Graph => funcs.iter().for_each(|f| out.push_str(&text::print_graph(&program.module.funcs[*f]))),
+        Stage::Passes => {
+            for func in &funcs {
+                out.push_str(&passes(trace, &program.module.funcs[*func].name, selection)?);
+            }
+        }
         Stage::EGraph => {
             let wanted = |func: &String| selection.func.as_ref().is_none_or(|name| name == func);
-            egraphs.iter().filter(|(func, _)| wanted(func)).for_each(|(_, dot)| out.push_str(dot));
+            trace.egraphs.iter().filter(|(func, _)| wanted(func)).for_each(|(_, dot)| out.push_str(dot));
         }
         Stage::Plan => {
             let plans = funcs.iter().flat_map(|f| &program.plans[*f]);
@@ -103,6 +147,25 @@ pub fn dump(
                 out.push_str(&kernel_text(kernel, stage).map_err(error)?);
                 out.push('\n');
             }
+        }
+    }
+    Ok(out)
+}
+
+/// A function after each pass that changed it, or after one.
+fn passes(trace: &Trace, func: &str, selection: &Selection) -> Result<String, DumpError> {
+    let texts: Vec<(&str, String)> =
+        trace.of_func(func).map(|after| (after.pass.as_str(), text::print_graph(&after.graph))).collect();
+    if let Some(wanted) = &selection.pass {
+        let found = texts.iter().find(|(pass, _)| pass == wanted).map(|(_, text)| text.clone());
+        let known = || texts.iter().map(|(pass, _)| *pass).collect::<Vec<_>>().join(", ");
+        return found.ok_or_else(|| DumpError::NoPass { name: wanted.clone(), known: known() });
+    }
+    let mut out = String::new();
+    for (i, (pass, text)) in texts.iter().enumerate() {
+        match i.checked_sub(1).map(|before| &texts[before].1) {
+            Some(before) if before == text => out.push_str(&format!("; {pass} leaves it as it is\n")),
+            _ => out.push_str(&format!("; after {pass}\n{text}")),
         }
     }
     Ok(out)

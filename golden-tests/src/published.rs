@@ -25,7 +25,8 @@ pub struct Published {
 pub fn all() -> Vec<Published> {
     let directory: PathBuf = workspace().join("golden-tests/published");
     let entries = std::fs::read_dir(&directory).expect("golden-tests/published can be read").flatten();
-    let mut paths: Vec<PathBuf> = entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "json")).collect();
+    let mut paths: Vec<PathBuf> =
+        entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "json")).collect();
     paths.sort();
     assert!(!paths.is_empty(), "golden-tests/published holds models");
     paths.iter().map(|path| read(path)).collect()

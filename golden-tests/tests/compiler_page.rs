@@ -43,7 +43,8 @@ fn the_page_shows_what_is_printed() {
         fresh.push_str(line);
         fresh.push('\n');
         let Some(command) = line.strip_prefix(MARK).and_then(|rest| rest.strip_suffix(" -->")) else { continue };
-        let fence = lines.next().filter(|l| l.starts_with("```")).unwrap_or_else(|| panic!("{command}: no block below"));
+        let fence =
+            lines.next().filter(|l| l.starts_with("```")).unwrap_or_else(|| panic!("{command}: no block below"));
         assert!(lines.any(|l| l == "```"), "{command}: its block does not end");
         fresh.push_str(&format!("{fence}\n{}\n```\n", output(command).trim_end()));
         shown += 1;

@@ -100,7 +100,8 @@ fn launches_of_published_models() {
         seen.push(family.to_owned());
     }
     // `gemma3` is `gemma3_text` beside a vision tower.
-    let missing: Vec<&str> = FAMILIES.iter().map(|f| f.0).filter(|f| *f != "gemma3" && !seen.iter().any(|s| s == f)).collect();
+    let missing: Vec<&str> =
+        FAMILIES.iter().map(|f| f.0).filter(|f| *f != "gemma3" && !seen.iter().any(|s| s == f)).collect();
     assert!(missing.is_empty(), "no published model of {missing:?}");
     assert_fresh("docs/models.md", &text, "published");
 }

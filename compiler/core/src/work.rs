@@ -145,11 +145,7 @@ pub fn work_of(template: &Template, step: &StepShape) -> Work {
             // The most experts that so many tokens can be sent to.
             let touched = ranks.min(t.experts);
             let weights = t.weight.bytes() / t.experts.max(1) * touched;
-            work(
-                weights + 4 * inputs * t.weight.cols + 4 * ranks,
-                4 * ranks * outputs,
-                2 * ranks * n * t.weight.cols,
-            )
+            work(weights + 4 * inputs * t.weight.cols + 4 * ranks, 4 * ranks * outputs, 2 * ranks * n * t.weight.cols)
         }
         Template::Combine(t) => {
             let n = rows * t.dim;

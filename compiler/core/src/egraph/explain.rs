@@ -128,7 +128,9 @@ fn applied<'t>(
 fn print(g: &Graph, names: &[String], term: &FlatTerm<Node>, depth: usize) -> String {
     match &term.node {
         Node::Value(v) => value_name(names, Value(*v)),
-        Node::Weight(w) => g.weights.get(*w as usize).map_or_else(|| format!("w{w}"), |w| format!("w\"{}\"", join(&w.names))),
+        Node::Weight(w) => {
+            g.weights.get(*w as usize).map_or_else(|| format!("w{w}"), |w| format!("w\"{}\"", join(&w.names)))
+        }
         Node::Op(name, _) if depth == 0 => format!("{name}(…)"),
         Node::Op(name, _) => {
             let children: Vec<String> = term.children.iter().map(|c| print(g, names, c, depth - 1)).collect();

@@ -33,6 +33,9 @@ pub struct Flags {
     /// Only this class of rows: one, few, some, many
     #[arg(long, value_parser = class)]
     class: Option<ShapeClass>,
+    /// Of kernels, only those of this name, or whose key begins so
+    #[arg(long)]
+    kernel: Option<String>,
     /// Of passes, only this one (model, canon, siblings, egraph, tidy, basis)
     #[arg(long)]
     pass: Option<String>,
@@ -90,10 +93,8 @@ fn class(name: &str) -> Result<ShapeClass, String> {
 
 impl Flags {
     fn options(&self) -> Options {
-        let mut options = Options {
-            build: self.precision.build(self.kv, self.step.backend == Place::Cpu),
-            ..Options::default()
-        };
+        let mut options =
+            Options { build: self.precision.build(self.kv, self.step.backend == Place::Cpu), ..Options::default() };
         options.compile.chunk = self.chunk as usize;
         options.compile.max_rows = options.compile.max_rows.min(options.compile.chunk);
         options
@@ -115,8 +116,7 @@ impl Flags {
             return self.either(&compared, || table(&compared));
         }
         let rates = Rates { bandwidth: self.bandwidth.map(|r| r * 1e9), peak: self.peak.map(|r| r * 1e9) };
-        let measured =
-            self.look.roofline.then(|| roofline(&trace, &checkpoint, &self.step, rates)).transpose()?;
+        let measured = self.look.roofline.then(|| roofline(&trace, &checkpoint, &self.step, rates)).transpose()?;
         if let Some(file) = &self.look.html {
             let shape = StepShape { tokens: self.step.tokens as usize, rows: 1, before: self.step.depth as usize };
             let page = page(&trace, &shape, measured.as_ref());
@@ -134,7 +134,8 @@ impl Flags {
     }
 
     fn emitted(&self, trace: &Trace) -> Result<String, Box<dyn std::error::Error>> {
-        let selection = Selection { func: self.func.clone(), class: self.class, pass: self.pass.clone() };
+        let (func, pass, kernel) = (self.func.clone(), self.pass.clone(), self.kernel.clone());
+        let selection = Selection { func, class: self.class, pass, kernel };
         let text = |stage: &Stage| dump(trace, *stage, &selection);
         if !self.json {
             return Ok(self.look.emit.iter().map(text).collect::<Result<String, _>>()?);

@@ -63,6 +63,8 @@ pub struct Selection {
     pub class: Option<ShapeClass>,
     /// Of passes, only this.
     pub pass: Option<String>,
+    /// Of kernels, only those of this name, or whose key begins so.
+    pub kernel: Option<String>,
 }
 
 /// Why a text could not be made.
@@ -188,7 +190,13 @@ fn kernels<'p>(program: &'p Program, funcs: &[usize], selection: &Selection) -> 
     let plans = plans.filter(|p| selection.class.is_none_or(|c| c == p.class));
     let stages = plans.flat_map(|p| &p.dispatches).flat_map(|d| &d.stages);
     let used: indexmap::IndexSet<usize> = stages.map(|s| s.kernel).collect();
-    used.into_iter().map(|k| &program.kernels[k]).collect()
+    let wanted = |k: &Kernel| selection.kernel.as_ref().is_none_or(|name| is_kernel(k, name));
+    used.into_iter().map(|k| &program.kernels[k]).filter(|k| wanted(k)).collect()
+}
+
+/// Whether a kernel is meant by a name, or by the beginning of a key.
+fn is_kernel(kernel: &Kernel, name: &str) -> bool {
+    kernel.name == name || kernel.key().to_string().starts_with(name)
 }
 
 fn kernel_text(kernel: &Kernel, stage: Stage) -> Result<String, ShaderError> {

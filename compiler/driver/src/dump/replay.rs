@@ -14,9 +14,9 @@ use swiftlm_ir::kernel::{Access, KType, Kernel};
 use swiftlm_ir::plan::StepSizes;
 use swiftlm_ir::template::Template;
 
-use super::DumpError;
 use super::subject::StepFlags;
 use super::trace::Trace;
+use super::{DumpError, is_kernel};
 use crate::checkpoint::Checkpoint;
 
 /// What an argument held after either run.
@@ -136,7 +136,7 @@ impl Twin {
     fn looked_at(&self, launch: &Launch) -> bool {
         let of = |stage: &Stage| {
             let kernel = self.kernels.get(stage.kernel.0 as usize).map(|(_, _, kernel)| kernel);
-            kernel.is_some_and(|k| k.name == self.wanted || k.key().to_string().starts_with(&self.wanted))
+            kernel.is_some_and(|k| is_kernel(k, &self.wanted))
         };
         self.wanted == "all" || launch.template.name() == self.wanted || launch.stages.iter().any(of)
     }

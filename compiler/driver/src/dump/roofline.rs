@@ -146,9 +146,11 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 impl std::fmt::Display for Roofline {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let rate = |rate: Option<f64>, unit: &str| rate.map_or(format!("? {unit}"), |r| format!("{:.1} {unit}", r / 1e9));
+        let rate =
+            |rate: Option<f64>, unit: &str| rate.map_or(format!("? {unit}"), |r| format!("{:.1} {unit}", r / 1e9));
         let micro = |ns: f64| format!("{:.1}", ns / 1e3);
-        let share = |floor: Option<f64>, time: f64| floor.map_or("-".to_owned(), |floor| format!("{:.2}", floor / time));
+        let share =
+            |floor: Option<f64>, time: f64| floor.map_or("-".to_owned(), |floor| format!("{:.2}", floor / time));
         let mut out = format!(
             "{}: a step of {} at depth {}; {}, {}; {ROUNDS} rounds, medians\n",
             self.device,

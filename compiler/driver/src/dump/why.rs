@@ -91,7 +91,10 @@ pub fn why(trace: &Trace, name: &str) -> Result<Why, DumpError> {
     let place = g.values[v].loc.clone();
     Ok(Why {
         func: func.to_owned(),
-        value: lines(g).into_iter().find(|l| l.starts_with(&format!("%{wanted} ="))).unwrap_or_else(|| format!("%{wanted}")),
+        value: lines(g)
+            .into_iter()
+            .find(|l| l.starts_with(&format!("%{wanted} =")))
+            .unwrap_or_else(|| format!("%{wanted}")),
         changes: changes(trace, func, &place),
         rewrites: rewrites(trace, at).into_iter().filter(|r| r.place == place).collect(),
         launches: trace.compiled.program.plans[at].iter().filter_map(|plan| computed_in(trace, plan, v)).collect(),

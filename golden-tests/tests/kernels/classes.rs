@@ -20,15 +20,23 @@ fn gated() -> Map {
     map
 }
 
-/// Rows `first .. first + count` of a linear layer with everything on, in the class that holds them.
-fn linear(weight: &Weight, gain: &Weight, x: &Rows, round: Option<Rounding>, first: usize, count: usize) -> Vec<f32> {
+/// Rows `first .. first + count` of a linear layer with everything on but the norm, which is as asked, in the class that
+/// holds them.
+fn linear(
+    weight: &Weight,
+    gain: Option<&Weight>,
+    x: &Rows,
+    round: Option<Rounding>,
+    first: usize,
+    count: usize,
+) -> Vec<f32> {
     let class = ShapeClass::of(count);
     let (bound, cols, outputs) = (class.max_rows(CHUNK).min(CHUNK), weight.ty.cols, weight.ty.rows / 2);
     let t = Linear {
         rows: Sym::Tokens,
         class,
         weight: weight.ty,
-        norm: Some(Norm { eps: 1e-5, offset: 0.0, weight: gain.ty.format }),
+        norm: gain.map(|gain| Norm { eps: 1e-5, offset: 0.0, weight: gain.ty.format }),
         round,
         pair: true,
         epilogue: gated(),
@@ -43,9 +51,10 @@ fn linear(weight: &Weight, gain: &Weight, x: &Rows, round: Option<Rounding>, fir
         bytes(&part)
     };
     let residual = Rows { view: View::dense(outputs), width: outputs, data: x.data[..CHUNK * outputs].to_vec() };
-    let args =
-        vec![rows(x), gain.bytes.clone(), weight.bytes.clone(), rows(&residual), bytes(&vec![0f32; bound * outputs])];
-    let y = floats(&run(&Template::Linear(t), CHUNK, args, sizes(count, 1, 1))[4]);
+    let mut args = vec![rows(x)];
+    args.extend(gain.map(|gain| gain.bytes.clone()));
+    args.extend([weight.bytes.clone(), rows(&residual), bytes(&vec![0f32; bound * outputs])]);
+    let y = floats(run(&Template::Linear(t), CHUNK, args, sizes(count, 1, 1)).last().expect("there is an output"));
     y[..count * outputs].to_vec()
 }
 
@@ -73,11 +82,12 @@ fn linear_rows_do_not_depend_on_the_class() {
         let weight = Weight::random(&mut random, format, 2 * 11, cols);
         let gain = Weight::random(&mut random, Format::F16, 1, cols);
         let x = Rows::random(&mut random, View::dense(cols), CHUNK, cols);
-        for round in [None, Some(Rounding::F16), Rounding::of_weight(format, 8), Rounding::of_weight(format, 16)] {
-            let all = linear(&weight, &gain, &x, round, 0, CHUNK);
+        let roundings = [None, Some(Rounding::F16), Rounding::of_weight(format, 8), Rounding::of_weight(format, 16)];
+        for (round, gain) in roundings.into_iter().flat_map(|round| [(round, None), (round, Some(&gain))]) {
+            let all = linear(&weight, gain, &x, round, 0, CHUNK);
             assert!(all.iter().all(|y| y.is_finite()), "rows behind the last one leak into results");
             for (first, count) in [(0, 1), (69, 1), (3, 2), (10, 5), (61, 8), (0, 9), (5, 64), (4, 65)] {
-                let part = linear(&weight, &gain, &x, round, first, count);
+                let part = linear(&weight, gain, &x, round, first, count);
                 assert_eq!(
                     bits(&part),
                     bits(&all[first * 11..(first + count) * 11]),

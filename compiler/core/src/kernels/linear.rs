@@ -9,7 +9,7 @@ use swiftlm_ir::template::Linear;
 
 use super::operand::{Extras, NormWeight, Packs, RUN, Rows, dot, inverse_rms, sum_of_run};
 use super::round::rounded;
-use super::{Bounds, Built, single, when_row};
+use super::{Bounds, Built, single, tile, when_row};
 
 /// How the rows and outputs of a matrix product are dealt to workgroups. Each run of lanes has all rows and some outputs
 /// of its workgroup, so that a decoded pack serves several rows and a pack of a row several outputs.
@@ -84,7 +84,7 @@ impl Blocking {
 
 /// Packs that a lane takes at a turn. Wide rows are dealt in pieces of 32 columns, so that scales are loaded once for
 /// several packs; narrow ones pack by pack, so that every lane has some.
-fn packs_per_turn(packs: usize) -> usize {
+pub(super) fn packs_per_turn(packs: usize) -> usize {
     let turn = 4;
     if packs.is_multiple_of(turn) && packs >= turn * RUN as usize { turn } else { 1 }
 }
@@ -137,6 +137,9 @@ fn inverse_rms_of<'k>(kb: &'k Kb, blocking: Blocking, x: &Packs<'k>, rows: &[E<'
 /// One workgroup per block of rows and block of outputs. Blocks of rows come first: what they read of the matrix is
 /// still near.
 pub(super) fn build(t: &Linear, name: &str, bounds: Bounds) -> Built {
+    if tile::fits(t, bounds.of(t.rows)) {
+        return tile::build(t, name, bounds);
+    }
     let (rows, blocking) = (bounds.of(t.rows), Blocking::of(t, bounds.of(t.rows)));
     let (inputs, outputs) = (t.weight.cols, t.outputs());
     let kb = bounds.kernel(name, blocking.lanes);

@@ -33,6 +33,7 @@ mod scores;
 mod share;
 mod span;
 mod sums;
+mod tile;
 
 use swiftlm_ir::dim::{ShapeClass, Sym};
 use swiftlm_ir::kernel::builder::{E, Kb};

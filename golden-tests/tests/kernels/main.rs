@@ -1,5 +1,6 @@
 //! Kernels of every template: verified, run by the interpreter and compared with sums in f64 written down here.
 
+mod archived;
 mod attention;
 mod classes;
 mod decode;

@@ -1,34 +1,35 @@
-//! The archived part of a history as attention reads it: a page at a time, in the codes' own units.
+//! The archived part of a history as attention reads it: keys and values of some slots, in the codes' own units.
 
 use swiftlm_ir::kernel::Access;
-use swiftlm_ir::kernel::builder::{E, Kb, S, V};
+use swiftlm_ir::kernel::builder::{E, Kb};
 use swiftlm_ir::quant::Archive;
-use swiftlm_ir::quant::decode::pack_width;
 use swiftlm_ir::ty::PAGE_TOKENS;
 
-use super::codes::{ArchivePages, Levels};
-use super::operand::{Packs, dot};
+use super::codes::{ArchivePages, COLUMNS, Codes, Levels};
 use super::pages::{PageTable, Part};
+use super::span::RUNS;
+
+/// Slots whose values a lane takes together: the codes of a word of 4 bits.
+pub(super) const OCTET: usize = 8;
 
 /// Page table, keys and values of an archive.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Archived<'k> {
     kb: &'k Kb,
     archive: Archive,
-    pub(super) table: PageTable<'k>,
+    table: PageTable<'k>,
     keys: ArchivePages<'k>,
     values: ArchivePages<'k>,
     levels: [Levels<'k>; 2],
 }
 
 impl<'k> Archived<'k> {
-    /// Declares the next three arguments. All lanes arrive.
+    /// Declares the next three arguments. All lanes are here; a barrier comes before the first product.
     pub(super) fn declare(kb: &'k Kb, table: &PageTable<'k>, archive: Archive, sizes: (usize, usize)) -> Self {
         let table = table.declare_second(kb);
         let keys = ArchivePages::declare(kb, Part::Keys, Access::Read, archive.k, sizes);
         let values = ArchivePages::declare(kb, Part::Values, Access::Read, archive.v, sizes);
         let levels = [archive.k, archive.v].map(|format| Levels::declare(kb, format));
-        kb.barrier();
         Self { kb, archive, table, keys, values, levels }
     }
 
@@ -43,64 +44,85 @@ impl<'k> Archived<'k> {
         kb.dim(self.archive.first / PAGE_TOKENS).le(block) & block.plus(self.archive.last / PAGE_TOKENS).lt(of)
     }
 
-    /// Adds the products of heads' queries with the key of a slot, in units of its scale.
-    pub(super) fn products(
+    /// Page of block `block` of a token's sequence.
+    pub(super) fn page(&self, token: E<'k>, block: E<'k>) -> E<'k> {
+        self.table.page(token, block)
+    }
+
+    /// Elements of a key that a run of lanes takes: whole words, or an even part of one.
+    pub(super) fn part(&self) -> usize {
+        self.keys.even(self.keys.row.dim.div_ceil(RUNS))
+    }
+
+    /// Vectors of words of a lane's part of four keys.
+    pub(super) fn words_of_keys(&self) -> usize {
+        self.keys.words(self.part())
+    }
+
+    /// Vectors of words of four elements of an octet of values.
+    pub(super) fn words_of_values(&self) -> usize {
+        self.values.words(OCTET)
+    }
+
+    fn part_of(&self, run: E<'k>) -> Codes<'k> {
+        Codes { start: run.times(self.part()), count: self.part() }
+    }
+
+    /// The words of a run's part of the keys of slots `4 · quad ..`.
+    pub(super) fn key_words(&self, page: E<'k>, kv_head: E<'k>, quad: E<'k>, run: E<'k>) -> Vec<E<'k>> {
+        self.keys.load(self.keys.place(page, kv_head), quad, self.part_of(run))
+    }
+
+    /// A run's part of the keys from their words.
+    pub(super) fn keys(&self, words: &[E<'k>], run: E<'k>) -> Decoded<'k> {
+        let codes = self.part_of(run);
+        Decoded { pages: self.keys, levels: self.levels[0], words: self.keys.aligned(words, codes), count: codes.count }
+    }
+
+    /// What holds the scales of the keys, and of the values, of slots `4 · quad ..`.
+    pub(super) fn scale_words(&self, page: E<'k>, kv_head: E<'k>, quad: E<'k>) -> [E<'k>; 2] {
+        [self.keys, self.values].map(|pages| pages.load_scales(pages.place(page, kv_head), quad))
+    }
+
+    /// Those scales, as vectors over the slots.
+    pub(super) fn scales(&self, words: [E<'k>; 2], quad: E<'k>) -> [E<'k>; 2] {
+        [self.keys.scales(words[0], quad), self.values.scales(words[1], quad)]
+    }
+
+    /// The words of elements `first ..`, four for each of `vectors`, of the values of slots `8 · octet ..` of a page.
+    pub(super) fn value_words(
         &self,
-        (page, kv_head, slot): (E<'k>, E<'k>, E<'k>),
-        q: &Packs<'k>,
-        (token, heads): (E<'k>, &[E<'k>]),
-        products: &[V<'k>],
-    ) {
-        let (kb, dim, place) = (self.kb, self.keys.row.dim, self.keys.place(page, kv_head));
-        let per = pack_width(dim);
-        let add = |group: E<'k>, count: usize| {
-            let codes = self.keys.codes(place, slot, group, count);
-            let levels: Vec<E<'k>> = codes.into_iter().map(|code| self.levels[0].get(code)).collect();
-            for (p, levels) in levels.chunks(per).enumerate() {
-                let key: Vec<E<'k>> = levels.chunks_exact(4).map(|l| E::compose4([l[0], l[1], l[2], l[3]])).collect();
-                let pack = group.times(PAGE_TOKENS / per).plus(p);
-                for (head, product) in heads.iter().zip(products) {
-                    product.set(product.get() + dot(&q.head_pack(token, *head, pack), &key));
-                }
-            }
-        };
-        if dim >= PAGE_TOKENS {
-            kb.range(kb.u32(0), kb.dim(dim / PAGE_TOKENS), 1, |group| add(group, PAGE_TOKENS));
-        }
-        if !dim.is_multiple_of(PAGE_TOKENS) {
-            add(kb.dim(dim / PAGE_TOKENS), dim % PAGE_TOKENS);
-        }
+        (page, kv_head, octet): (E<'k>, E<'k>, E<'k>),
+        first: E<'k>,
+        vectors: usize,
+    ) -> Vec<Vec<E<'k>>> {
+        let (place, columns) = (self.values.place(page, kv_head), first.over(COLUMNS));
+        (0..vectors).map(|i| self.values.load(place, columns.plus(i), slots_of(octet))).collect()
     }
 
-    /// The scale of a slot's key.
-    pub(super) fn key_scale(&self, page: E<'k>, kv_head: E<'k>, slot: E<'k>) -> E<'k> {
-        self.keys.scale(self.keys.place(page, kv_head), slot)
+    /// Four elements of the values of slots `8 · octet ..` from their words.
+    pub(super) fn values(&self, words: &[E<'k>], octet: E<'k>) -> Decoded<'k> {
+        let words = self.values.aligned(words, slots_of(octet));
+        Decoded { pages: self.values, levels: self.levels[1], words, count: OCTET }
     }
+}
 
-    /// The scale of a slot's value.
-    pub(super) fn value_scale(&self, page: E<'k>, kv_head: E<'k>, slot: E<'k>) -> E<'k> {
-        self.values.scale(self.values.place(page, kv_head), slot)
-    }
+fn slots_of(octet: E<'_>) -> Codes<'_> {
+    Codes { start: octet.times(OCTET), count: OCTET }
+}
 
-    /// Adds some elements of the values of a page to each head's sums, weighted by `weights` (rows of a page's slots, scales
-    /// in them).
-    pub(super) fn sums(
-        &self,
-        (page, kv_head): (E<'k>, E<'k>),
-        weights: S<'k>,
-        elements: &[E<'k>],
-        sums: &[Vec<V<'k>>],
-    ) {
-        let (kb, place) = (self.kb, self.values.place(page, kv_head));
-        let codes: Vec<Vec<E<'k>>> =
-            elements.iter().map(|d| self.values.codes(place, *d, kb.u32(0), PAGE_TOKENS)).collect();
-        for slot in 0..PAGE_TOKENS {
-            let heads = sums.first().map_or(0, Vec::len);
-            let shares: Vec<E<'k>> = (0..heads).map(|h| weights.get(kb.dim(h * PAGE_TOKENS + slot))).collect();
-            for (codes, sums) in codes.iter().zip(sums) {
-                let level = self.levels[1].get(codes[slot]);
-                sums.iter().zip(&shares).for_each(|(sum, share)| sum.set(share.fma(level, sum.get())));
-            }
-        }
+/// Numbers of codes that were read.
+#[derive(Clone, Debug)]
+pub(super) struct Decoded<'k> {
+    pages: ArchivePages<'k>,
+    levels: Levels<'k>,
+    words: Vec<E<'k>>,
+    count: usize,
+}
+
+impl<'k> Decoded<'k> {
+    /// Number `i`: an element, over four slots, or a slot, over four elements. It is decoded here.
+    pub(super) fn get(&self, i: usize) -> E<'k> {
+        self.levels.get(self.pages.code(&self.words, self.count, i))
     }
 }

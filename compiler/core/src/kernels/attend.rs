@@ -10,25 +10,31 @@ use swiftlm_ir::kernel::builder::{E, Kb};
 use swiftlm_ir::plan::{Groups, Reach};
 use swiftlm_ir::template::Attend;
 
-use super::attend_archived;
+use super::ahead::Ahead;
 use super::history::{History, SPAN, Seen, chains, first, spans};
 use super::operand::{Packs, Rows, per_token};
+use super::rotate::Turning;
 use super::share::{Merged, Partial, Share};
 use super::span::{Chain, Chains, LANES};
 use super::{Bounds, Built, when_row};
 
-/// Of the launch's arguments those that not every kernel takes.
+/// Of the launch's arguments the one that every kernel takes.
 const POSITIONS: usize = 1;
-const Y: usize = 6;
-const SCRATCH: usize = 7;
 /// Most query heads that a workgroup takes.
 const MOST_HEADS: usize = 8;
 /// Chains that meet first, in their order, before what they come to meets.
 const TEAM: usize = 8;
-/// Elements of a head that a workgroup puts together.
+/// Elements of a head that are put together at once: a slice.
 const ELEMENTS: usize = 32;
 /// Teams that a workgroup reads in one go.
 const TEAMS: usize = 8;
+/// Numbers that are rotated at once.
+const TURNED: usize = 2048;
+
+/// Of the launch's arguments the result, behind those of histories.
+fn y_at(t: &Attend) -> usize {
+    if t.archive.is_some() { 9 } else { 6 }
+}
 
 /// Whether all that is seen lies in one span.
 fn alone<'k>(first: E<'k>, last: E<'k>) -> E<'k> {
@@ -50,6 +56,11 @@ pub(super) fn sharers(t: &Attend) -> usize {
     }
 }
 
+/// Whether a workgroup has one chain at most.
+fn one_chain(t: &Attend) -> bool {
+    sharers(t) == chains(t)
+}
+
 /// Bytes of what chains come to, where workgroups share them.
 pub(super) fn scratch_bytes(t: &Attend, bounds: Bounds) -> usize {
     if sharers(t) == 1 { 0 } else { 4 * Partial::elements(t, bounds) }
@@ -57,9 +68,6 @@ pub(super) fn scratch_bytes(t: &Attend, bounds: Bounds) -> usize {
 
 /// The kernels.
 pub(super) fn build(t: &Attend, name: &str, bounds: Bounds) -> Vec<Built> {
-    if let Some(archive) = t.archive {
-        return attend_archived::build(t, archive, name, bounds);
-    }
     match sharers(t) {
         1 => vec![attend(t, name, bounds)],
         _ => vec![attend(t, name, bounds), merge(t, &format!("{name}_merge"), bounds)],
@@ -73,15 +81,29 @@ fn attend(t: &Attend, name: &str, bounds: Bounds) -> Built {
     let kb = bounds.kernel(name, LANES as u32);
     let q = Packs::declare_heads(&kb, "q", t.q, tokens, t.heads, t.dim);
     let history = History::declare(&kb, t, bounds);
-    let y = Rows::declare(&kb, "y", t.y, tokens, t.heads * t.dim);
-    let partial = (sharers > 1).then(|| Partial::declare(&kb, t, bounds));
+    let whole = sharers == 1;
+    let y = (whole || !t.rotate_back).then(|| Rows::declare(&kb, "y", t.y, tokens, t.heads * t.dim));
+    let partial = (!whole).then(|| Partial::declare(&kb, t, bounds));
     let (token, share, sharer) = (kb.group(0), kb.group(1), kb.group(2));
     let body = || {
         let head = share.times(heads);
         let query = |h, pack| q.head_pack(token, head + h, pack);
-        let chains = Chains::new(&kb, t, &history, (heads, q.count()), query);
-        let own = Own { kb: &kb, t, seen: history.of(token), kv_head: share.over(shares / t.kv_heads), sharer };
-        let store = |h: E<'_>, d, value| y.store(token, (head + h).times(t.dim) + d, value);
+        let kv_head = || share.over(shares / t.kv_heads);
+        // Where a workgroup has one chain, it asks for it before it waits for queries.
+        let before = |ahead: &Ahead<'_>| {
+            if one_chain(t) {
+                let seen = history.of(token);
+                ahead.ask(&seen, kv_head(), spans(seen.first, seen.last).0 + sharer);
+            }
+        };
+        let chains = Chains::new(&kb, t, &history, (heads, q.count()), before, query);
+        let own = Own { kb: &kb, t, seen: history.of(token), kv_head: kv_head(), sharer };
+        chains.find_centre(&own.seen, own.kv_head);
+        let store = |h: E<'_>, d, value| {
+            if let Some(y) = y {
+                y.store(token, (head + h).times(t.dim) + d, value);
+            }
+        };
         match partial {
             None => own.whole(&chains, store),
             Some(partial) => own.parts(&chains, &partial, |h, chain| partial.record(token, head + h, chain), store),
@@ -92,7 +114,8 @@ fn attend(t: &Attend, name: &str, bounds: Bounds) -> Built {
     });
     let sharers = Groups::fixed(sharers).reaching(Reach::Each(SPAN as u32));
     let grid = [Groups::per_rows(1, Sym::Tokens, 1), Groups::fixed(shares), sharers];
-    Built::whole(kb.finish(), grid)
+    let outputs = y.map(|_| y_at(t)).into_iter().chain(partial.map(|_| y_at(t) + 1));
+    Built { kernel: kb.finish(), args: (0..y_at(t)).chain(outputs).collect(), grid }
 }
 
 /// What a workgroup computes.
@@ -111,12 +134,16 @@ impl<'k> Own<'_, 'k> {
         let ((from, to), most) = (spans(seen.first, seen.last), super::history::chains(t));
         kb.range(*sharer, (to - from).min(kb.dim(most)), sharers(t) as u32, |index| {
             let chain = chains.begin();
+            if let Some(ahead) = chains.ahead().filter(|_| !one_chain(t)) {
+                ahead.ask(seen, *kv_head, from + index);
+            }
             kb.range(from + index, to, most as u32, |span| chain.add(seen, *kv_head, span));
             done(&chain, index);
         });
     }
 
-    /// Leaves what each chain comes to, `record` says where by head and chain; a chain that is alone is a result.
+    /// Leaves what each chain comes to, `record` says where by head and chain; a chain that is alone is a result, unless
+    /// results are rotated.
     fn parts(
         &self,
         chains: &Chains<'_, 'k>,
@@ -126,7 +153,7 @@ impl<'k> Own<'_, 'k> {
     ) {
         let kb = self.kb;
         let totals = kb.shared(KType::F32, heads_of_group(self.t) as u32);
-        let alone = alone(self.seen.first, self.seen.last);
+        let alone = (!self.t.rotate_back).then(|| alone(self.seen.first, self.seen.last));
         self.each_chain(chains, |chain, index| {
             chain.scores(|h, largest, total| {
                 let [at, then] = partial.scores(record(h, index));
@@ -135,15 +162,14 @@ impl<'k> Own<'_, 'k> {
                 totals.set(h, total);
             });
             chain.sums.finish(chains.exchange, |_, out| {
+                let leave = || {
+                    let record = record(out.head, index);
+                    out.each(|d, sum| partial.arg.store(partial.sum(record, d), sum));
+                };
+                let Some(alone) = alone else { return leave() };
                 let total = totals.get(out.head).splat(4);
-                kb.when_else(
-                    alone,
-                    || out.with(out.sum / total).each(|d, value| store(out.head, d, value)),
-                    || {
-                        let record = record(out.head, index);
-                        out.each(|d, sum| partial.arg.store(partial.sum(record, d), sum));
-                    },
-                );
+                let put = || out.with(out.sum / total).each(|d, value| store(out.head, d, value));
+                kb.when_else(alone, put, leave);
             });
         });
     }
@@ -172,26 +198,53 @@ impl<'k> Own<'_, 'k> {
                 }
             });
         });
-        chains.shape.places(kb, |i, out| {
-            // Of a team that is not full, or of none: what comes to nothing changes nothing.
-            let mean = all[i].with(&team[i].get()).mean();
-            out.with(mean).each(|d, value| store(out.head, d, value));
-        });
+        let each = |store: &dyn Fn(E<'k>, E<'k>, E<'k>)| {
+            chains.shape.places(kb, |i, out| {
+                // Of a team that is not full, or of none: what comes to nothing changes nothing.
+                let mean = all[i].with(&team[i].get()).mean();
+                out.with(mean).each(|d, value| store(out.head, d, value));
+            });
+        };
+        if self.t.rotate_back { self.rotated(each, store) } else { each(&store) }
+    }
+
+    /// Rotates results back: `each` gives its argument head, index and value of what is rotated.
+    fn rotated(&self, each: impl Fn(&dyn Fn(E<'k>, E<'k>, E<'k>)), store: impl Fn(E<'k>, E<'k>, E<'k>)) {
+        let (kb, dim, heads) = (self.kb, self.t.dim, heads_of_group(self.t));
+        let at_once = (TURNED / dim).clamp(1, heads);
+        let turning = Turning::declare(kb, at_once, dim);
+        for first in (0..heads).step_by(at_once) {
+            each(&|h, d, value| {
+                // What lies before wraps to what is far behind.
+                let own = h - kb.dim(first);
+                kb.when(own.lt(kb.dim(at_once)), || turning.set(own, d, value));
+            });
+            turning.rotate(true);
+            kb.for_lanes(at_once.min(heads - first) * dim, |i| {
+                let (own, d) = (i.over(dim), i.modulo(dim));
+                store(own.plus(first), d, turning.get(own, d));
+            });
+            kb.barrier();
+        }
     }
 }
 
-/// Puts chains together: one workgroup per token, query head and some elements. A run of lanes takes a team of chains;
-/// then one run puts teams together.
+/// Puts chains together: one workgroup per token, query head and a slice of the elements, or all slices where results are
+/// rotated. A run of lanes takes a team of chains; then a run puts the teams of a slice together.
 fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
-    let (most, slices) = (chains(t), t.dim.div_ceil(ELEMENTS));
+    let (most, slices, rotated) = (chains(t), t.dim.div_ceil(ELEMENTS), t.rotate_back);
+    let at_once = if rotated { slices.min(TEAMS) } else { 1 };
     let teams = most.div_ceil(TEAM);
     let kb = bounds.kernel(name, (ELEMENTS * TEAMS) as u32);
     let positions = per_token(&kb, "positions", bounds);
     let partial = Partial::declare(&kb, t, bounds);
     let y = Rows::declare(&kb, "y", t.y, bounds.of(Sym::Tokens), t.heads * t.dim);
-    let [largest, total, sum] = [0, 1, 2].map(|_| kb.shared(KType::F32, (teams * ELEMENTS) as u32));
+    let [largest, total] = [0, 1].map(|_| kb.shared(KType::F32, (teams * ELEMENTS) as u32));
+    let sum = kb.shared(KType::F32, (at_once * teams * ELEMENTS) as u32);
+    let turning = rotated.then(|| Turning::declare(&kb, 1, t.dim));
     let (token, head, slice) = (kb.group(0), kb.group(1), kb.group(2));
-    let body = |last| {
+    // Slices `slice ..`, as many as are taken at once.
+    let body = |last: E<'_>, slice: E<'_>, put: &dyn Fn(E<'_>, &Merged<'_>)| {
         let (run, lane) = (kb.lane().over(ELEMENTS), kb.lane().modulo(ELEMENTS));
         let d = slice.times(ELEMENTS) + lane;
         let (from, to) = spans(first(&kb, last, t.window), last);
@@ -203,33 +256,58 @@ fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
             let read = |i: usize| {
                 let record = partial.record(token, head, index(i).min(kb.dim(most - 1)));
                 let [largest, total] = partial.scores(record).map(|at| partial.arg.load(at));
-                Share { largest, total, sum: partial.arg.load(partial.sum(record, d.min(kb.dim(t.dim - 1)))) }
+                let sum = |j: usize| partial.sum(record, d.plus(j * ELEMENTS).min(kb.dim(t.dim - 1)));
+                let share = |j: usize| Share { largest, total, sum: partial.arg.load(sum(j)) };
+                (0..at_once).map(share).collect()
             };
-            let shares: Vec<Share<'_>> = (0..TEAM).map(read).collect();
-            let merged = Merged::new(&kb, kb.f32(0.0));
-            shares.iter().enumerate().for_each(|(i, share)| merged.add_if(index(i).lt(count), share));
-            let (at, share) = (team.times(ELEMENTS) + lane, merged.get());
-            largest.set(at, share.largest);
-            total.set(at, share.total);
-            sum.set(at, share.sum);
+            let shares: Vec<Vec<Share<'_>>> = (0..TEAM).map(read).collect();
+            for j in 0..at_once {
+                let merged = Merged::new(&kb, kb.f32(0.0));
+                shares.iter().enumerate().for_each(|(i, shares)| merged.add_if(index(i).lt(count), &shares[j]));
+                let (at, share) = (team.times(ELEMENTS) + lane, merged.get());
+                if j == 0 {
+                    largest.set(at, share.largest);
+                    total.set(at, share.total);
+                }
+                sum.set(at.plus(j * teams * ELEMENTS), share.sum);
+            }
         });
         kb.barrier();
-        kb.when(run.equals(kb.u32(0)) & d.lt(kb.dim(t.dim)), || {
+        let (takes, d) = match at_once {
+            1 => (run.equals(kb.u32(0)), d),
+            n => (run.lt(kb.dim(n)), d + run.times(ELEMENTS)),
+        };
+        kb.when(takes & d.lt(kb.dim(t.dim)), || {
             let merged = Merged::new(&kb, kb.f32(0.0));
             kb.range(kb.u32(0), count_of_teams, 1, |team| {
                 let at = team.times(ELEMENTS) + lane;
-                merged.add(&Share { largest: largest.get(at), total: total.get(at), sum: sum.get(at) });
+                let of_slice = if at_once == 1 { at } else { at + run.times(teams * ELEMENTS) };
+                merged.add(&Share { largest: largest.get(at), total: total.get(at), sum: sum.get(of_slice) });
             });
-            y.store(token, head.times(t.dim) + d, merged.get().mean());
+            put(d, &merged);
         });
+    };
+    let store = |d: E<'_>, merged: &Merged<'_>| y.store(token, head.times(t.dim) + d, merged.get().mean());
+    let whole = |turning: Turning<'_>, last: E<'_>| {
+        for slice in (0..slices).step_by(at_once) {
+            body(last, kb.dim(slice), &|d, merged| turning.set(kb.u32(0), d, merged.get().mean()));
+            // Teams of the next slices are written where those of these were read.
+            kb.barrier();
+        }
+        turning.rotate(true);
+        kb.for_lanes(t.dim, |d| y.store(token, head.times(t.dim) + d, turning.get(kb.u32(0), d)));
     };
     when_row(&kb, Sym::Tokens, token, || {
         let last = positions.load(token);
+        if let Some(turning) = turning {
+            return kb.when(head.lt(kb.dim(t.heads)), || whole(turning, last));
+        }
         // The only chain of a token was put out where it was made.
         let several = !alone(first(&kb, last, t.window), last);
-        kb.when(head.lt(kb.dim(t.heads)) & slice.lt(kb.dim(slices)) & several, || body(last));
+        kb.when(head.lt(kb.dim(t.heads)) & slice.lt(kb.dim(slices)) & several, || body(last, slice, &store));
     });
-    let slices = Groups::fixed(slices).reaching(Reach::Beyond(SPAN as u32));
-    let grid = [Groups::per_rows(1, Sym::Tokens, 1), Groups::fixed(t.heads), slices];
-    Built { kernel: kb.finish(), args: vec![POSITIONS, SCRATCH, Y], grid }
+    let each = Groups::fixed(if rotated { 1 } else { slices });
+    let each = if rotated { each } else { each.reaching(Reach::Beyond(SPAN as u32)) };
+    let grid = [Groups::per_rows(1, Sym::Tokens, 1), Groups::fixed(t.heads), each];
+    Built { kernel: kb.finish(), args: vec![POSITIONS, y_at(t) + 1, y_at(t)], grid }
 }

@@ -1,11 +1,16 @@
 //! TurboQuant codes in kernels: pages of an archive as operands, and the coding of numbers.
 
+use std::cmp::Ordering;
+
 use swiftlm_ir::kernel::builder::{A, E, Kb, S};
 use swiftlm_ir::kernel::{Access, DataBound, KType, Length};
 use swiftlm_ir::quant::{ArchiveRow, Turbo};
 use swiftlm_ir::ty::PAGE_TOKENS;
 
 use super::pages::Part;
+
+/// Columns (slots of keys, elements of values) that are read together: a vector of their words.
+pub(super) const COLUMNS: usize = 4;
 
 /// Keys or values of an archive.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +20,36 @@ pub(super) struct ArchivePages<'k> {
     pub(super) row: ArchiveRow,
     part: Part,
     heads: usize,
+    /// Words of an element of the argument: [`COLUMNS`] of what is only read, else 1.
+    width: usize,
+}
+
+/// Codes of a plane: so many bits of each.
+#[derive(Clone, Copy, Debug)]
+struct Plane {
+    bits: usize,
+    /// Bits of a code below these.
+    below: usize,
+    /// The plane's first word beside a column, and how many it has there.
+    first: usize,
+    words: usize,
+}
+
+impl Plane {
+    /// Codes of a word.
+    fn per_word(self) -> usize {
+        32 / self.bits
+    }
+}
+
+/// Some codes beside [`COLUMNS`] columns, from a multiple of their count on: whole words of each plane, or an even part
+/// of one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Codes<'k> {
+    /// The first.
+    pub(super) start: E<'k>,
+    /// How many; a multiple of 4.
+    pub(super) count: usize,
 }
 
 impl<'k> ArchivePages<'k> {
@@ -22,14 +57,15 @@ impl<'k> ArchivePages<'k> {
     pub(super) fn declare(kb: &'k Kb, part: Part, access: Access, format: Turbo, (heads, dim): (usize, usize)) -> Self {
         let row = ArchiveRow { format, dim };
         let name = if part == Part::Keys { "archived_keys" } else { "archived_values" };
-        let unit = (heads * row.page_bytes() / 4) as u64;
-        Self { kb, arg: kb.arg(name, access, KType::U32, Length::Units(unit)), row, part, heads }
+        let (elem, width) = if access == Access::Read { (KType::U32X4, COLUMNS) } else { (KType::U32, 1) };
+        let unit = (heads * row.page_bytes() / 4 / width) as u64;
+        Self { kb, arg: kb.arg(name, access, elem, Length::Units(unit)), row, part, heads, width }
     }
 
-    /// A head's first word in a page.
+    /// A head's first element in a page.
     pub(super) fn place(&self, page: E<'k>, head: E<'k>) -> E<'k> {
-        let words = self.row.page_bytes() / 4;
-        page.trust(DataBound::BelowUnits(self.arg.index)).times(self.heads * words) + head.times(words)
+        let elements = self.row.page_bytes() / 4 / self.width;
+        page.trust(DataBound::BelowUnits(self.arg.index)).times(self.heads * elements) + head.times(elements)
     }
 
     /// Elements (of keys) or slots (of values) that codes are counted by, and the words between two of theirs.
@@ -40,36 +76,91 @@ impl<'k> ArchivePages<'k> {
         }
     }
 
-    /// Codes `32 · group ..` that lie beside `column` (a slot of keys, an element of values), as many as there are below
-    /// `count`; a group is a constant or a loop's.
-    pub(super) fn codes(&self, place: E<'k>, column: E<'k>, group: E<'k>, count: usize) -> Vec<E<'k>> {
-        let (all, stride) = self.counts();
-        let (mut first, mut below) = (0, 0u32);
-        let mut codes: Vec<E<'k>> = vec![];
-        for bits in self.row.format.planes().iter().map(|bits| *bits as usize) {
-            let words = (count * bits).div_ceil(32);
-            let loaded: Vec<E<'k>> = (0..words)
-                .map(|w| self.arg.load(place + (group.times(bits).plus(first + w)).times(stride) + column))
-                .collect();
-            for i in 0..count {
-                let (word, within) = (i * bits / 32, i % (32 / bits));
-                let shift = (8 * (within % 4) + bits * (within / 4)) as u32;
-                let field = (loaded[word] >> self.kb.u32(shift)) & self.kb.u32((1 << bits) - 1);
-                match codes.get_mut(i) {
-                    Some(code) => *code = *code | (field << self.kb.u32(below)),
-                    None => codes.push(field),
-                }
-            }
-            first += (all * bits).div_ceil(32);
-            below += bits as u32;
-        }
-        codes
+    fn planes(&self) -> Vec<Plane> {
+        let (all, _) = self.counts();
+        let (mut first, mut below) = (0, 0);
+        let plane = |bits: &u8| {
+            let bits = *bits as usize;
+            let plane = Plane { bits, below, first, words: (all * bits).div_ceil(32) };
+            (first, below) = (first + plane.words, below + bits);
+            plane
+        };
+        self.row.format.planes().iter().map(plane).collect()
     }
 
-    /// The scale of a slot.
-    pub(super) fn scale(&self, place: E<'k>, slot: E<'k>) -> E<'k> {
-        let pair = self.arg.load(place + slot.over(2).plus(self.row.code_words()));
-        slot.modulo(2).equals(self.kb.u32(0)).select(pair.half_low(), pair.half_high())
+    /// The fewest codes, at least `count`, that are whole words of each plane or an even part of one.
+    pub(super) fn even(&self, count: usize) -> usize {
+        let planes = self.planes();
+        let fits = |n: &usize| planes.iter().map(|p| p.per_word()).all(|per| n.is_multiple_of(per) || per.is_multiple_of(*n));
+        (count.next_multiple_of(4)..).step_by(4).find(fits).expect("a multiple of 32 is whole words")
+    }
+
+    /// Words that hold so many codes, an even count.
+    pub(super) fn words(&self, count: usize) -> usize {
+        self.planes().iter().map(|plane| count.div_ceil(plane.per_word())).sum()
+    }
+
+    /// The words that hold some codes beside columns `4 · columns ..`, by plane. In place of those behind the last word
+    /// of a plane, it is read.
+    pub(super) fn load(&self, place: E<'k>, columns: E<'k>, codes: Codes<'k>) -> Vec<E<'k>> {
+        let (_, stride) = self.counts();
+        let plane = |plane: Plane| {
+            let first = codes.start.over(plane.per_word());
+            (0..codes.count.div_ceil(plane.per_word())).map(move |w| {
+                let word = first.plus(w).min(self.kb.dim(plane.words - 1)).plus(plane.first);
+                self.arg.load(place + word.times(stride / self.width) + columns)
+            })
+        };
+        self.planes().into_iter().flat_map(plane).collect()
+    }
+
+    /// What [`Self::load`] gave, moved so that the first code is the first of its word.
+    pub(super) fn aligned(&self, loaded: &[E<'k>], codes: Codes<'k>) -> Vec<E<'k>> {
+        let mut loaded = loaded.iter();
+        let mut aligned = vec![];
+        for plane in self.planes() {
+            let per = plane.per_word();
+            for word in loaded.by_ref().take(codes.count.div_ceil(per)) {
+                // Fields of four codes lie beside one another, one in each byte.
+                aligned.push(match codes.count.is_multiple_of(per) {
+                    true => *word,
+                    false => *word >> codes.start.modulo(per).over(4).times(plane.bits).splat(COLUMNS as u8),
+                });
+            }
+        }
+        aligned
+    }
+
+    /// Code `i` of `count` in what [`Self::aligned`] gave, a vector over its columns.
+    pub(super) fn code(&self, aligned: &[E<'k>], count: usize, i: usize) -> E<'k> {
+        let all = |n: usize| self.kb.dim(n).splat(COLUMNS as u8);
+        let mut rest = aligned;
+        let field = |plane: Plane| {
+            let per = plane.per_word();
+            let (words, behind) = rest.split_at(count.div_ceil(per));
+            rest = behind;
+            let (word, within) = (words[i / per], i % per);
+            let (shift, below) = (8 * (within % 4) + plane.bits * (within / 4), plane.below);
+            let at = match shift.cmp(&below) {
+                Ordering::Less => word << all(below - shift),
+                Ordering::Equal => word,
+                Ordering::Greater => word >> all(shift - below),
+            };
+            at & all(((1 << plane.bits) - 1) << below)
+        };
+        self.planes().into_iter().map(field).reduce(|a, b| a | b).expect("there is a plane")
+    }
+
+    /// The element that holds the scales of slots `4 · quad ..`.
+    pub(super) fn load_scales(&self, place: E<'k>, quad: E<'k>) -> E<'k> {
+        self.arg.load(place + quad.over(2).plus(self.row.code_words() / self.width))
+    }
+
+    /// The scales of slots `4 · quad ..` in what [`Self::load_scales`] gave.
+    pub(super) fn scales(&self, loaded: E<'k>, quad: E<'k>) -> E<'k> {
+        let even = quad.modulo(2).equals(self.kb.u32(0));
+        let [low, high] = [0, 1].map(|i| even.select(loaded.extract(i), loaded.extract(i + 2)));
+        E::compose4([low.half_low(), low.half_high(), high.half_low(), high.half_high()])
     }
 
     /// Writes the codes `32 · group ..` beside `column`.
@@ -115,9 +206,9 @@ impl<'k> Levels<'k> {
         Self { table }
     }
 
-    /// What a code means, in units of its vector's scale.
-    pub(super) fn get(&self, code: E<'k>) -> E<'k> {
-        self.table.get(code)
+    /// What each code of a vector means, in units of its vector's scale.
+    pub(super) fn get(&self, codes: E<'k>) -> E<'k> {
+        E::compose4([0, 1, 2, 3].map(|i| self.table.get(codes.extract(i))))
     }
 }
 

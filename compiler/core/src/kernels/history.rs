@@ -10,6 +10,7 @@ use swiftlm_ir::template::Attend;
 use swiftlm_ir::ty::PAGE_TOKENS;
 
 use super::Bounds;
+use super::archived::Archived;
 use super::pages::{PageTable, Pages, Part, Place};
 
 /// Positions of a span.
@@ -21,11 +22,7 @@ const CHAINS: usize = 512;
 
 /// Most chains of a token's history for one KV head.
 pub(super) fn chains(t: &Attend) -> usize {
-    let most = match t.archive {
-        None => (CHAINS / t.kv_heads).clamp(16, 128),
-        // A workgroup of an archive is a quarter as many lanes.
-        Some(_) => (4 * CHAINS / t.kv_heads).clamp(64, 256),
-    };
+    let most = (CHAINS / t.kv_heads).clamp(16, 128);
     // A window lies in one span more than it fills.
     if t.window == 0 { most } else { most.min(t.window.div_ceil(SPAN) + 1) }
 }
@@ -37,6 +34,7 @@ pub(super) struct History<'k> {
     table: PageTable<'k>,
     keys: Pages<'k>,
     values: Pages<'k>,
+    archived: Option<Archived<'k>>,
     window: usize,
 }
 
@@ -62,12 +60,14 @@ pub(super) struct Seen<'k> {
 }
 
 impl<'k> History<'k> {
-    /// Declares the next arguments: the page table's, keys, values.
+    /// Declares the next arguments: the page table's, keys, values, and the same of an archive. All lanes are here; a
+    /// barrier comes before what is archived is used.
     pub(super) fn declare(kb: &'k Kb, t: &Attend, bounds: Bounds) -> Self {
         let table = PageTable::declare(kb, bounds);
         let keys = Pages::declare(kb, Part::Keys, Access::Read, t.k_format, t.kv_heads, t.dim);
         let values = Pages::declare(kb, Part::Values, Access::Read, t.v_format, t.kv_heads, t.dim);
-        Self { kb, table, keys, values, window: t.window }
+        let archived = t.archive.map(|archive| Archived::declare(kb, &table, archive, (t.kv_heads, t.dim)));
+        Self { kb, table, keys, values, archived, window: t.window }
     }
 
     /// The pages of keys of any block, for what does not depend on the block.
@@ -78,6 +78,11 @@ impl<'k> History<'k> {
     /// The pages of values of any block.
     pub(super) fn values(&self) -> Pages<'k> {
         self.values
+    }
+
+    /// The archive, if there is one.
+    pub(super) fn archived(&self) -> Option<Archived<'k>> {
+        self.archived
     }
 
     /// What a token sees.
@@ -105,6 +110,19 @@ impl<'k> Seen<'k> {
         // Changes nothing but what can be proved of it.
         let block = position.over(PAGE_TOKENS).min(table.block(self.last));
         Block { keys, values, page: table.page(self.token, block) }
+    }
+
+    /// Whether a position that is seen is read from the archive, and the page of the archive that its block has.
+    pub(super) fn archived(&self, archived: &Archived<'k>, position: E<'k>) -> (E<'k>, E<'k>) {
+        let of = self.history.table.block(self.last);
+        let block = position.over(PAGE_TOKENS).min(of);
+        (archived.holds(block, of), archived.page(self.token, block))
+    }
+
+    /// The same token as if it saw all before it.
+    pub(super) fn all(&self) -> Self {
+        let Self { history, token, last, .. } = *self;
+        Self { history: History { window: 0, ..history }, token, last, first: history.kb.u32(0) }
     }
 }
 

@@ -8,12 +8,12 @@
 //! selects. A row's value depends neither on its class nor on the rows around it: sums over columns are made by
 //! [`operand::RUN`] lanes and combined by halving, however rows and outputs are blocked.
 
+mod ahead;
 mod append;
 mod archive;
 mod archived;
 mod arg_max;
 mod attend;
-mod attend_archived;
 mod codes;
 mod combine;
 mod embed;

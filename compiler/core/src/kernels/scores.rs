@@ -3,8 +3,8 @@
 use swiftlm_ir::kernel::KType;
 use swiftlm_ir::kernel::builder::{E, Kb, S};
 
-use super::history::{QUAD, Seen, quad_of_block};
-use super::pages::Pages;
+use super::archived::Archived;
+use super::history::{History, QUAD, Seen, quad_of_block};
 use super::span::{QUADS, RUNS};
 
 /// Query heads that one workgroup takes, and what is known of them before any key is read.
@@ -27,6 +27,8 @@ pub(super) struct Queries<'k> {
     unit: usize,
     /// Units of a part.
     units: usize,
+    /// Elements of a head, those multiplied by 0 included.
+    filled: usize,
     /// Units that share scales wherever a part begins.
     piece: usize,
     /// Elements that share scales; `None` for formats without.
@@ -39,12 +41,12 @@ impl<'k> Queries<'k> {
     /// The queries whose `packs` packs `query` gives by head and number. All lanes of a workgroup are here.
     pub(super) fn new(
         kb: &'k Kb,
-        keys: &Pages<'k>,
+        history: &History<'k>,
         heads: usize,
         packs: usize,
         query: impl Fn(E<'k>, E<'k>) -> Vec<E<'k>>,
     ) -> Self {
-        let row = keys.row();
+        let row = history.keys().row();
         let (dim, words, per) = (row.dim, row.words(), row.per_word());
         let width = if dim.is_multiple_of(4) { 4 } else { 1 };
         let unit_words = (width / per).max(1);
@@ -59,10 +61,11 @@ impl<'k> Queries<'k> {
             _ => 1,
         };
         let elem = if width == 4 { KType::F32X4 } else { KType::F32 };
-        let vectors = kb.shared(elem, (heads * RUNS * part / width) as u32);
+        let filled = RUNS * history.archived().map_or(part, |archived| archived.part().max(part));
+        let vectors = kb.shared(elem, (heads * filled / width) as u32);
         let group = (row.groups() > 0).then_some(group);
         let mut queries =
-            Self { kb, heads, dim, vectors, width, words, unit_words, unit, units, piece, group, sums: vec![] };
+            Self { kb, heads, dim, vectors, width, words, unit_words, unit, units, filled, piece, group, sums: vec![] };
         queries.take(packs, query);
         if group.is_some() {
             queries.sums = (0..heads).map(|h| queries.sums_of(h)).collect();
@@ -70,9 +73,14 @@ impl<'k> Queries<'k> {
         queries
     }
 
+    /// Query heads.
+    pub(super) fn heads(&self) -> usize {
+        self.heads
+    }
+
     /// Vectors of a head, those multiplied by 0 included.
     fn vectors_of_head(&self) -> usize {
-        RUNS * self.units * self.unit / self.width
+        self.filled / self.width
     }
 
     fn take(&self, packs: usize, query: impl Fn(E<'k>, E<'k>) -> Vec<E<'k>>) {
@@ -155,6 +163,21 @@ impl<'k> Queries<'k> {
                     .map(|((own, total), sums)| bias.fma(sums[piece].splat(4), own.fma(scale, *total)))
                     .collect(),
             };
+        }
+        total
+    }
+
+    /// `total` and the same of archived keys, in units of their scales, from the words of the lane's part of them.
+    pub(super) fn add_archived(&self, archived: &Archived<'k>, words: &[E<'k>], mut total: Vec<E<'k>>) -> Vec<E<'k>> {
+        let (first, keys) = (self.part().times(archived.part() / self.width), archived.keys(words, self.part()));
+        for i in 0..archived.part() / self.width {
+            let elements: Vec<E<'k>> = (0..self.width).map(|j| keys.get(self.width * i + j)).collect();
+            for (h, total) in total.iter_mut().enumerate() {
+                let q = self.vectors.get(first.plus(h * self.vectors_of_head() + i));
+                for (j, element) in elements.iter().enumerate() {
+                    *total = element.fma(q.extract(j as u8).splat(4), *total);
+                }
+            }
         }
         total
     }

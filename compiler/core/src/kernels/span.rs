@@ -6,9 +6,11 @@
 
 use swiftlm_ir::kernel::builder::{E, Kb, S, V};
 use swiftlm_ir::kernel::{KType, ReduceOp};
+use swiftlm_ir::quant::archive::MEAN_FROM;
 use swiftlm_ir::template::Attend;
 
-use super::history::{History, QUAD, SPAN, Seen};
+use super::ahead::{Ahead, Scales};
+use super::history::{History, QUAD, SPAN, Seen, chains};
 use super::scores::Queries;
 use super::sums::{Shape, Sums};
 
@@ -35,6 +37,10 @@ pub(super) struct Chains<'a, 'k> {
     weights: S<'k>,
     /// What the sums of each head are multiplied by before a span is added.
     shrinks: S<'k>,
+    /// Of the next span of an archive.
+    ahead: Option<Ahead<'k>>,
+    /// By head, the product with the mean that archived keys lack.
+    centre: Option<S<'k>>,
 }
 
 /// A chain that is being made.
@@ -49,51 +55,76 @@ pub(super) struct Chain<'a, 'k> {
 }
 
 impl<'a, 'k> Chains<'a, 'k> {
-    /// Chains for `heads` query heads whose `packs` packs `query` gives by head and number. All lanes are here.
+    /// Chains of what a token sees for `heads` query heads whose `packs` packs `query` gives by head and number; of an
+    /// archive something may be asked for before. All lanes are here.
     pub(super) fn new(
         kb: &'k Kb,
         t: &'a Attend,
         history: &History<'k>,
         (heads, packs): (usize, usize),
+        before: impl FnOnce(&Ahead<'k>),
         query: impl Fn(E<'k>, E<'k>) -> Vec<E<'k>>,
     ) -> Self {
         let products = RUNS * RUNS.min(heads) * QUADS;
-        let shape = Shape::new(&history.values(), heads, products);
+        let shape = Shape::new(&history.values(), history.archived().is_some(), heads, products);
         let exchange = kb.shared(KType::F32X4, products.max(shape.met()) as u32);
         let weights = kb.shared(KType::F32X4, (heads * QUADS) as u32);
         let shrinks = kb.shared(KType::F32, heads as u32);
-        let queries = Queries::new(kb, &history.keys(), heads, packs, query);
-        Self { kb, t, heads, queries, shape, exchange, weights, shrinks }
-    }
-
-    /// A chain of nothing.
-    pub(super) fn begin(&'a self) -> Chain<'a, 'k> {
-        let (kb, rounds) = (self.kb, self.heads.div_ceil(RUNS));
-        let vars = |value: E<'k>| (0..rounds).map(|_| kb.var(value)).collect();
-        let (largest, totals) = (vars(kb.f32(UNSEEN)), vars(kb.f32(0.0).splat(4)));
-        Chain { chains: self, largest, totals, sums: Sums::new(kb, self.shape) }
-    }
-}
-
-impl<'k> Chain<'_, 'k> {
-    /// Adds a span of which something is seen.
-    pub(super) fn add(&self, seen: &Seen<'k>, kv_head: E<'k>, span: E<'k>) {
-        let Chains { kb, queries, heads, .. } = self.chains;
-        let start = span.times(SPAN);
-        // Asked for before anything waits, so that memory is waited for once.
-        let first = self.sums.read_first(seen, kv_head, start);
-        let products = queries.products(seen, kv_head, start);
-        for (round, products) in products.chunks(RUNS).enumerate() {
-            self.weigh(seen, start, round, products);
+        let ahead = history.archived().map(|archived| Ahead::new(kb, archived, shape));
+        if let Some(ahead) = &ahead {
+            before(ahead);
         }
-        let shrinks: Vec<E<'k>> = (0..*heads).map(|h| self.chains.shrinks.get(kb.dim(h))).collect();
-        self.sums.shrink(&shrinks);
-        self.sums.add(seen, kv_head, start, &first, self.chains.weights);
+        let queries = Queries::new(kb, history, heads, packs, query);
+        let centred = ahead.as_ref().is_some_and(|ahead| ahead.archived().archive().centered);
+        let centre = centred.then(|| kb.shared(KType::F32, heads as u32));
+        Self { kb, t, heads, queries, shape, exchange, weights, shrinks, ahead, centre }
     }
 
-    /// Weights of some heads from the parts of their products, one head for each run of lanes.
-    fn weigh(&self, seen: &Seen<'k>, start: E<'k>, round: usize, products: &[E<'k>]) {
-        let Chains { kb, t, exchange, .. } = self.chains;
+    /// What is asked for ahead, of an archive.
+    pub(super) fn ahead(&self) -> Option<&Ahead<'k>> {
+        self.ahead.as_ref()
+    }
+
+    /// Finds what archived keys lack for a token: the mean of the products with the keys of its first tokens. All lanes
+    /// are here.
+    pub(super) fn find_centre(&self, seen: &Seen<'k>, kv_head: E<'k>) {
+        let kb = self.kb;
+        let (Some(centre), Some(ahead)) = (self.centre, &self.ahead) else { return };
+        let (seen, first) = (seen.all(), ahead.archived().archive().first);
+        let sums: Vec<V<'k>> = (0..self.rounds()).map(|_| kb.var(kb.f32(0.0))).collect();
+        for start in (0..first).step_by(SPAN) {
+            let products = self.queries.products(&seen, kv_head, kb.dim(start));
+            for (sum, products) in sums.iter().zip(products.chunks(RUNS)) {
+                let (quad, product) = self.meet(products);
+                let of_slot = |i: usize| {
+                    let position = quad.times(QUAD).plus(start + i);
+                    let counts = kb.dim(MEAN_FROM).le(position) & position.lt(kb.dim(first));
+                    counts.select(product.extract(i as u8), kb.f32(0.0))
+                };
+                let own = [0, 1, 2, 3].map(of_slot);
+                let own = kb.reduce(ReduceOp::Sum, (own[0] + own[1]) + (own[2] + own[3]), QUADS as u32);
+                sum.set(sum.get() + own);
+                kb.barrier();
+            }
+        }
+        for (round, sum) in sums.iter().enumerate() {
+            self.for_head(round, |head| {
+                let mean = sum.get() / kb.f32((first - MEAN_FROM) as f32);
+                kb.when(kb.lane().modulo(QUADS).equals(kb.u32(0)), || centre.set(head, mean));
+            });
+        }
+        kb.barrier();
+    }
+
+    /// Rounds of heads whose weights are made at once.
+    fn rounds(&self) -> usize {
+        self.heads.div_ceil(RUNS)
+    }
+
+    /// Which four slots are the lane's, and the sum of all parts of the products of some heads with them, of one head for
+    /// each run of lanes. All lanes are here, and wait before parts are written again.
+    fn meet(&self, products: &[E<'k>]) -> (E<'k>, E<'k>) {
+        let Self { kb, exchange, .. } = self;
         let (heads, run, quad) = (products.len(), kb.lane().over(QUADS), kb.lane().modulo(QUADS));
         for (h, product) in products.iter().enumerate() {
             exchange.set(run.times(heads * QUADS).plus(h * QUADS) + quad, *product);
@@ -101,7 +132,71 @@ impl<'k> Chain<'_, 'k> {
         kb.barrier();
         let own = run.min(kb.dim(heads - 1));
         let parts = (0..RUNS).map(|part| exchange.get(own.times(QUADS).plus(part * heads * QUADS) + quad));
-        let product = parts.reduce(|a, b| a + b).expect("there is a part");
+        (quad, parts.reduce(|a, b| a + b).expect("there is a part"))
+    }
+
+    /// The head whose weights the lane's run makes in a round, if there is one.
+    fn for_head(&self, round: usize, body: impl FnOnce(E<'k>)) {
+        let Self { kb, heads, .. } = self;
+        let run = kb.lane().over(QUADS);
+        let left = heads - round * RUNS;
+        if left >= RUNS {
+            return body(run.plus(round * RUNS));
+        }
+        kb.when(run.lt(kb.dim(left)), || body(run.plus(round * RUNS)));
+    }
+
+    /// A chain of nothing.
+    pub(super) fn begin(&'a self) -> Chain<'a, 'k> {
+        let (kb, rounds) = (self.kb, self.rounds());
+        let vars = |value: E<'k>| (0..rounds).map(|_| kb.var(value)).collect();
+        let (largest, totals) = (vars(kb.f32(UNSEEN)), vars(kb.f32(0.0).splat(4)));
+        Chain { chains: self, largest, totals, sums: Sums::new(kb, self.shape) }
+    }
+}
+
+impl<'k> Chain<'_, 'k> {
+    /// Adds a span of which something is seen; of an archive it was asked for.
+    pub(super) fn add(&self, seen: &Seen<'k>, kv_head: E<'k>, span: E<'k>) {
+        let Chains { t, queries, weights, ahead, .. } = self.chains;
+        let start = span.times(SPAN);
+        if let Some(ahead) = ahead {
+            let next = ahead.places(seen, span.plus(chains(t)));
+            let (products, scales) = ahead.products(queries, seen, kv_head, start);
+            ahead.ask_keys(kv_head, &next);
+            self.weigh(seen, start, &products, Some(&scales));
+            ahead.add(&self.sums, seen, kv_head, start, *weights);
+            return ahead.ask_values(kv_head, &next);
+        }
+        // Asked for before anything waits, so that memory is waited for once.
+        let first = self.sums.read_first(seen, kv_head, start);
+        let products = queries.products(seen, kv_head, start);
+        self.weigh(seen, start, &products, None);
+        self.sums.add(seen, kv_head, start, &first, *weights);
+    }
+
+    /// Weights of all heads from the parts of their products, and sums made ready for them.
+    fn weigh(&self, seen: &Seen<'k>, start: E<'k>, products: &[E<'k>], scales: Option<&Scales<'k>>) {
+        for (round, products) in products.chunks(RUNS).enumerate() {
+            self.weigh_round(seen, start, round, products, scales);
+        }
+        let Chains { kb, heads, shrinks, .. } = self.chains;
+        let shrinks: Vec<E<'k>> = (0..*heads).map(|h| shrinks.get(kb.dim(h))).collect();
+        self.sums.shrink(&shrinks);
+    }
+
+    /// Weights of some heads, one head for each run of lanes.
+    fn weigh_round(
+        &self,
+        seen: &Seen<'k>,
+        start: E<'k>,
+        round: usize,
+        products: &[E<'k>],
+        scales: Option<&Scales<'k>>,
+    ) {
+        let Chains { kb, t, .. } = self.chains;
+        let (quad, product) = self.chains.meet(products);
+        let product = scales.map_or(product, |scales| self.scaled(product, round, scales));
         let score = |i: usize| {
             let score = capped(kb, product.extract(i as u8) * kb.f32(t.scale), t.cap);
             seen.contains(start + quad.times(QUAD).plus(i)).select(score, kb.f32(UNSEEN))
@@ -114,22 +209,21 @@ impl<'k> Chain<'_, 'k> {
         let weights = E::compose4(scores.map(|score| (score - now).exp()));
         self.largest[round].set(now);
         self.totals[round].set(self.totals[round].get().fma(shrink.splat(4), weights));
-        self.for_head(round, |head| {
+        let weights = scales.map_or(weights, |scales| weights * scales.values);
+        self.chains.for_head(round, |head| {
             self.chains.weights.set(head.times(QUADS) + quad, weights);
             kb.when(quad.equals(kb.u32(0)), || self.chains.shrinks.set(head, shrink));
         });
         kb.barrier();
     }
 
-    /// The head whose weights the lane's run makes in a round, if there is one.
-    fn for_head(&self, round: usize, body: impl FnOnce(E<'k>)) {
-        let Chains { kb, heads, .. } = self.chains;
-        let run = kb.lane().over(QUADS);
-        let left = heads - round * RUNS;
-        if left >= RUNS {
-            return body(run.plus(round * RUNS));
-        }
-        kb.when(run.lt(kb.dim(left)), || body(run.plus(round * RUNS)));
+    /// Products in the keys' own units, of the lane's head of a round, as numbers.
+    fn scaled(&self, product: E<'k>, round: usize, scales: &Scales<'k>) -> E<'k> {
+        let Chains { kb, heads, centre, .. } = self.chains;
+        let Some(centre) = centre else { return product * scales.keys };
+        let head = kb.lane().over(QUADS).plus(round * RUNS).min(kb.dim(heads - 1));
+        let mean = scales.archived.select(centre.get(head), kb.f32(0.0));
+        product.fma(scales.keys, mean.splat(4))
     }
 
     /// Largest score and total of each head, in one lane. All lanes are here.
@@ -138,7 +232,7 @@ impl<'k> Chain<'_, 'k> {
         for (round, (largest, total)) in self.largest.iter().zip(&self.totals).enumerate() {
             let own = [0, 1, 2, 3].map(|i| total.get().extract(i));
             let total = kb.reduce(ReduceOp::Sum, (own[0] + own[1]) + (own[2] + own[3]), QUADS as u32);
-            self.for_head(round, |head| {
+            self.chains.for_head(round, |head| {
                 kb.when(kb.lane().modulo(QUADS).equals(kb.u32(0)), || store(head, largest.get(), total));
             });
         }

@@ -2,12 +2,15 @@
 
 use swiftlm_ir::kernel::builder::{E, Kb, S, V};
 
-use super::history::{QUAD, Seen, quad_of_block};
+use super::archived::{Archived, Decoded, OCTET};
+use super::history::{QUAD, SPAN, Seen, quad_of_block};
 use super::pages::Pages;
 use super::span::{LANES, QUADS};
 
 /// Fours of rows that a lane reads in one go.
 const READ_AT_ONCE: usize = 2;
+/// Octets of a span.
+const OCTETS: usize = SPAN / OCTET;
 
 /// How values divide over lanes: a lane takes a chunk of the elements of every so manieth four rows.
 #[derive(Clone, Copy, Debug)]
@@ -74,19 +77,26 @@ impl<'k> Output<'k> {
 }
 
 impl Shape {
-    /// Of values for `heads` query heads whose sums may meet in `room` shared vectors.
-    pub(super) fn new(values: &Pages<'_>, heads: usize, room: usize) -> Self {
+    /// Of values for `heads` query heads whose sums may meet in `room` shared vectors; of some an archive may hold
+    /// `octets`.
+    pub(super) fn new(values: &Pages<'_>, octets: bool, heads: usize, room: usize) -> Self {
         let row = values.row();
         let chunk = values.width() * row.per_word();
         let chunks = row.dim / chunk;
-        let (each, rows) = (chunks.div_ceil(LANES), (LANES / chunks).clamp(1, QUADS));
+        let most = if octets { OCTETS } else { QUADS };
+        let (each, rows) = (chunks.div_ceil(LANES), (LANES / chunks).clamp(1, most));
         let group = (row.groups() > 0).then_some(row.group());
         let shape = Self { heads, chunk, chunks, each, rows, at_once: 1, group };
         Self { at_once: (room / shape.met()).clamp(1, heads), ..shape }
     }
 
+    /// Chunks of a lane.
+    pub(super) fn each(&self) -> usize {
+        self.each
+    }
+
     /// Vectors of a chunk.
-    fn vectors(&self) -> usize {
+    pub(super) fn vectors(&self) -> usize {
         self.chunk.div_ceil(4)
     }
 
@@ -158,6 +168,39 @@ impl Shape {
         (from, (seen.last - start).over(batch).min(kb.dim(last)).plus(1))
     }
 
+    /// Batches of octets of a span.
+    pub(super) fn octet_batches(&self) -> usize {
+        OCTETS.div_ceil(self.rows)
+    }
+
+    /// The lane's octet of a batch, and whether there is one, if that is not certain.
+    pub(super) fn octet<'k>(&self, kb: &'k Kb, batch: E<'k>) -> (E<'k>, Option<E<'k>>) {
+        let octet = self.row(kb).min(kb.dim(self.rows - 1)) + batch.times(self.rows);
+        let exists = (!OCTETS.is_multiple_of(self.rows)).then(|| octet.lt(kb.dim(OCTETS)));
+        (if exists.is_some() { octet.min(kb.dim(OCTETS - 1)) } else { octet }, exists)
+    }
+
+    /// The lane's chunk number `index`; one behind the last is the last.
+    fn chunk<'k>(&self, kb: &'k Kb, index: usize) -> E<'k> {
+        let chunks = self.chunks;
+        if chunks < LANES {
+            return kb.lane().modulo(chunks);
+        }
+        let chunk = kb.lane().plus(index * LANES);
+        if chunks.is_multiple_of(LANES) { chunk } else { chunk.min(kb.dim(chunks - 1)) }
+    }
+
+    /// Words of the values of an octet of an archive, by chunk of the lane and vector.
+    pub(super) fn read_octet<'k>(
+        &self,
+        kb: &'k Kb,
+        archived: &Archived<'k>,
+        place: (E<'k>, E<'k>, E<'k>),
+    ) -> Vec<Vec<Vec<E<'k>>>> {
+        let chunk = |i| archived.value_words(place, self.chunk(kb, i).times(self.chunk), self.chunk / QUAD);
+        (0..self.each).map(chunk).collect()
+    }
+
     /// Runs `body` in lanes that have rows.
     fn when_rows<'k>(&self, kb: &'k Kb, body: impl FnOnce(E<'k>)) {
         let row = self.row(kb);
@@ -174,16 +217,6 @@ impl<'k> Sums<'k> {
         let sums = |_| (0..shape.heads).map(|_| vars(shape.vectors(), zeros)).collect();
         let sums = (0..shape.each).map(sums).collect();
         Self { kb, shape, sums, biases: (0..shape.each).map(|_| vars(biased, zero)).collect() }
-    }
-
-    /// The lane's chunk number `index`; one behind the last is the last.
-    fn chunk(&self, index: usize) -> E<'k> {
-        let (kb, chunks) = (self.kb, self.shape.chunks);
-        if chunks < LANES {
-            return kb.lane().modulo(chunks);
-        }
-        let chunk = kb.lane().plus(index * LANES);
-        if chunks.is_multiple_of(LANES) { chunk } else { chunk.min(kb.dim(chunks - 1)) }
     }
 
     /// Multiplies the sums of each head.
@@ -217,30 +250,72 @@ impl<'k> Sums<'k> {
         let (kb, shape) = (self.kb, &self.shape);
         let row = shape.row(kb).min(kb.dim(shape.rows - 1));
         let chunk_rows = |index: usize| {
-            let chunk = self.chunk(index);
+            let chunk = shape.chunk(kb, index);
             let of = |i: usize| {
                 let quad = row + batch.times(shape.batch()).plus(i * shape.rows);
                 let exists = (!QUADS.is_multiple_of(shape.batch())).then(|| quad.lt(kb.dim(QUADS)));
                 let quad = if exists.is_some() { quad.min(kb.dim(QUADS - 1)) } else { quad };
-                let position = start + quad.times(QUAD);
-                let nearest = seen.nearest(position);
-                let block = seen.block(nearest);
-                // A slot that is not seen may hold anything: in its stead one that is seen is read, with a weight of 0.
-                let places = [0, 1, 2, 3].map(|i| block.row(kv_head, seen.nearest(position.plus(i))));
-                let group = |elements: usize| chunk.times(shape.chunk).over(elements);
-                let groups = |elements| block.values.groups(places[0], quad_of_block(nearest), group(elements));
-                Rows {
-                    quad,
-                    exists,
-                    position,
-                    pages: block.values,
-                    words: places.map(|place| block.values.load(place, chunk)),
-                    groups: shape.group.map(groups),
-                }
+                self.read_four(seen, kv_head, start, (quad, exists), chunk)
             };
             (0..shape.read_at_once()).map(of).collect()
         };
         (0..shape.each).map(chunk_rows).collect()
+    }
+
+    /// Reads a chunk of four rows.
+    fn read_four(
+        &self,
+        seen: &Seen<'k>,
+        kv_head: E<'k>,
+        start: E<'k>,
+        (quad, exists): (E<'k>, Option<E<'k>>),
+        chunk: E<'k>,
+    ) -> Rows<'k> {
+        let shape = &self.shape;
+        let position = start + quad.times(QUAD);
+        let nearest = seen.nearest(position);
+        let block = seen.block(nearest);
+        // A slot that is not seen may hold anything: in its stead one that is seen is read, with a weight of 0.
+        let places = [0, 1, 2, 3].map(|i| block.row(kv_head, seen.nearest(position.plus(i))));
+        let group = |elements: usize| chunk.times(shape.chunk).over(elements);
+        let groups = |elements| block.values.groups(places[0], quad_of_block(nearest), group(elements));
+        Rows {
+            quad,
+            exists,
+            position,
+            pages: block.values,
+            words: places.map(|place| block.values.load(place, chunk)),
+            groups: shape.group.map(groups),
+        }
+    }
+
+    /// Adds what [`Shape::read_octet`] read of octet `octet` of the span, which is octet `own` of its page.
+    pub(super) fn add_octet(
+        &self,
+        archived: &Archived<'k>,
+        read: &[Vec<Vec<E<'k>>>],
+        (octet, own): (E<'k>, E<'k>),
+        weights: S<'k>,
+    ) {
+        for (words, sums) in read.iter().zip(&self.sums) {
+            let values: Vec<Decoded<'k>> = words.iter().map(|words| archived.values(words, own)).collect();
+            for i in 0..OCTET / QUAD {
+                let quad = octet.times(OCTET / QUAD).plus(i);
+                let weights: Vec<E<'k>> = (0..self.shape.heads).map(|h| weights.get(quad.plus(h * QUADS))).collect();
+                let slot = |j: usize| values.iter().map(|values| values.get(i * QUAD + j)).collect();
+                add_four(&[0, 1, 2, 3].map(slot), sums, &weights);
+            }
+        }
+    }
+
+    /// Adds the same octet from pages of the recent.
+    pub(super) fn add_recent(&self, seen: &Seen<'k>, kv_head: E<'k>, start: E<'k>, octet: E<'k>, weights: S<'k>) {
+        let quads = |i: usize| (octet.times(OCTET / QUAD).plus(i), None);
+        let chunk = |index: usize| {
+            let four = |i: usize| self.read_four(seen, kv_head, start, quads(i), self.shape.chunk(self.kb, index));
+            (0..OCTET / QUAD).map(four).collect()
+        };
+        self.take(seen, &(0..self.shape.each).map(chunk).collect::<Vec<_>>(), weights);
     }
 
     /// Adds rows that were read.
@@ -268,13 +343,7 @@ impl<'k> Sums<'k> {
                 weights.iter().map(|w| *w * scale).collect()
             }
         };
-        let elements = rows.words.map(|words| vectors(kb, &rows.pages.elements(words)));
-        for (sums, weights) in sums.iter().zip(&scaled) {
-            for (j, sum) in sums.iter().enumerate() {
-                let slot = |sum, i: usize| elements[i][j].fma(weights.extract(i as u8).splat(4), sum);
-                sum.set((0..QUAD).fold(sum.get(), slot));
-            }
-        }
+        add_four(&rows.words.map(|words| vectors(kb, &rows.pages.elements(words))), sums, &scaled);
     }
 
     /// Adds up what lanes have in shared vectors, and gives each vector of a head to one lane. All lanes are here.
@@ -284,7 +353,7 @@ impl<'k> Sums<'k> {
             let heads = shape.at_once.min(shape.heads - first);
             shape.when_rows(kb, |row| {
                 for (index, (sums, biases)) in self.sums.iter().zip(&self.biases).enumerate() {
-                    let at = row.times(heads * shape.head()) + self.chunk(index).times(shape.vectors());
+                    let at = row.times(heads * shape.head()) + shape.chunk(kb, index).times(shape.vectors());
                     for h in 0..heads {
                         let bias = biases.get(first + h).map(|bias| bias.get().splat(4));
                         for (j, sum) in sums[first + h].iter().enumerate() {
@@ -300,6 +369,16 @@ impl<'k> Sums<'k> {
                 put(i, shape.output(first, index, rows.reduce(|a, b| a + b).expect("there is a row")));
             });
             kb.barrier();
+        }
+    }
+}
+
+/// Adds four rows, vectors by row, to the sums of each head, vectors again.
+fn add_four<'k>(rows: &[Vec<E<'k>>; QUAD], sums: &[Vec<V<'k>>], weights: &[E<'k>]) {
+    for (sums, weights) in sums.iter().zip(weights) {
+        for (j, sum) in sums.iter().enumerate() {
+            let slot = |sum, i: usize| rows[i][j].fma(weights.extract(i as u8).splat(4), sum);
+            sum.set((0..QUAD).fold(sum.get(), slot));
         }
     }
 }

@@ -5,5 +5,6 @@
 
 pub mod fixture;
 pub mod generated;
+pub mod host;
 pub mod published;
 pub mod run;

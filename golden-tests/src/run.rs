@@ -103,6 +103,11 @@ impl Loaded {
         &self.executable
     }
 
+    /// What runs it, to be asked for more than steps.
+    pub fn executable_mut(&mut self) -> &mut Executable {
+        &mut self.executable
+    }
+
     /// Takes a sequence back to a mark and gives the length from which its tokens must come again.
     pub fn rewind(&mut self, sequence: usize, mark: Mark) -> usize {
         self.sequences[sequence].0.rewind(&mut self.pool, mark).expect("a mark lies behind")

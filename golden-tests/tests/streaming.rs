@@ -9,7 +9,7 @@ use swiftlm_golden_tests::fixture::{Row, names};
 use swiftlm_golden_tests::run::{Loaded, On, arg_max, compile_with, exact, relative_error};
 use swiftlm_ir::plan::WeightBuffer;
 use swiftlm_models::{Activations, BuildOptions};
-use swiftlm_runtime::experts::{ExpertSource, ExpertStats};
+use swiftlm_runtime::experts::{ExpertSource, ExpertStats, Policy};
 use swiftlm_runtime::{StepError, WeightSource};
 
 const CHUNK: usize = 64;
@@ -89,6 +89,27 @@ fn turns_meet_the_reference_on_other_devices() {
             let error = relative_error(&logits, &model.row.logits);
             assert!(error < 1e-4, "{name} on {on:?}: {error:.2e}");
         }
+    }
+}
+
+/// The share of experts that were in memory is what a replay of the choices gives, and no policy has more than the one that
+/// knows the future.
+#[test]
+fn hits_are_those_of_a_replay() {
+    let model = Model::demo();
+    let prompt: Vec<u32> = (0..120).map(|i| (i * 31 + 7) % 500).collect();
+    for slots in [model.experts() / 4, model.experts() / 2] {
+        let mut loaded = model.load(Some(slots), On::Cpu, 1);
+        loaded.executable_mut().record_experts();
+        loaded.prompt(0, &prompt[..1], 1);
+        loaded.feed(0, &prompt[1..], 1);
+        let stats = loaded.expert_stats().expect("there is a store");
+        let trace = loaded.executable().expert_trace().expect("it was asked for").clone();
+        assert_eq!(trace.to_string().parse(), Ok(trace.clone()));
+        let (lru, best) = (trace.replay(slots, Policy::LeastRecentlyUsed), trace.replay(slots, Policy::Belady));
+        let rate = stats.hits as f64 / (stats.hits + stats.misses) as f64;
+        assert!((rate - lru.hit_rate()).abs() < 0.01, "{slots} slots: {rate}, {lru:?}");
+        assert!(best.hit_rate() > lru.hit_rate() && lru.hit_rate() > 0.0, "{slots} slots: {lru:?}, {best:?}");
     }
 }
 

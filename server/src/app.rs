@@ -91,6 +91,9 @@ pub fn run(arguments: Vec<String>, load: Loader) -> ExitCode {
         Some(Command::Iobench(flags)) => {
             (plain, commands::iobench(&flags).map(|text| plain.text(&text)).map_err(AppError::from))
         }
+        Some(Command::Experts(flags)) => {
+            (plain, commands::experts(&flags).map(|text| plain.text(&text)).map_err(AppError::from))
+        }
         Some(Command::Pull(flags)) => {
             let pulled = commands::pull(&flags, &Progress::new(plain));
             (plain, pulled.map(|text| plain.text(&text)).map_err(AppError::from))

@@ -105,6 +105,11 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<(Vec<V
             runner.run(0, depth, None).map_err(|e| failed(&e))?;
         }
         let at_depth = runner.measure(depth, prefill, generate).map_err(|e| failed(&e))?;
+        if let Some(file) = &flags.expert_trace {
+            let trace = runner.executable.expert_trace();
+            let trace = trace.ok_or_else(|| failed(&"--expert-trace: all experts are in memory, or there are none"))?;
+            std::fs::write(file, trace.to_string()).map_err(|e| failed(&format!("{}: {e}", file.display())))?;
+        }
         measured.push((at_depth, Memory::now().peak >> 20));
     }
     // Last, since the probe takes memory of its own.
@@ -149,6 +154,7 @@ impl Runner {
             prefills.push(prefill as f64 / start.elapsed().as_secs_f64());
         }
         let before = self.executable.expert_stats().unwrap_or_default();
+        self.executable.record_experts();
         let mut decodes = vec![];
         for i in 0..generate {
             let start = Instant::now();

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use swiftlm_runtime::experts::{Policy, Trace};
 
 use crate::load::LoadError;
 use crate::progress::Progress;
@@ -56,6 +57,9 @@ pub struct BenchFlags {
     /// Memory to use at most, in MB; 85 % of the system's if absent
     #[arg(long)]
     pub mem_limit: Option<u64>,
+    /// Write the experts that decoding chose, layer by layer, to this file, where not all are in memory
+    #[arg(long)]
+    pub expert_trace: Option<PathBuf>,
     /// CPU threads; one per core if absent
     #[arg(long)]
     pub threads: Option<u32>,
@@ -104,6 +108,33 @@ pub fn iobench(flags: &IobenchFlags) -> Result<String, LoadError> {
         text.push_str("\nThe file system cannot read past the page cache: these are speeds of memory, too.");
     }
     Ok(text)
+}
+
+/// Flags of `swiftlm experts`.
+#[derive(Args, Clone, Debug)]
+pub struct ExpertsFlags {
+    /// A file that `swiftlm bench --expert-trace` wrote
+    pub trace: PathBuf,
+    /// Experts of a layer in memory; a line for each
+    #[arg(long, value_delimiter = ',', default_value = "8,16,32,64", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub slots: Vec<u32>,
+}
+
+/// Runs `swiftlm experts`; the text is a table of hit rates.
+///
+/// # Errors
+/// The file cannot be read, or is no trace.
+pub fn experts(flags: &ExpertsFlags) -> Result<String, LoadError> {
+    let wrong = |reason: String| LoadError::Model { model: flags.trace.display().to_string(), reason };
+    let text = std::fs::read_to_string(&flags.trace).map_err(|e| wrong(e.to_string()))?;
+    let trace: Trace = text.parse().map_err(wrong)?;
+    let mut out = format!("{:>6} {:>6} {:>6} {:>7}", "slots", "of", "LRU", "Belady");
+    for slots in flags.slots.iter().filter(|slots| **slots as usize <= trace.experts) {
+        let rate = |policy| trace.replay(*slots as usize, policy).hit_rate();
+        let (lru, best) = (rate(Policy::LeastRecentlyUsed), rate(Policy::Belady));
+        out.push_str(&format!("\n{slots:>6} {:>6} {lru:>6.3} {best:>7.3}", trace.experts));
+    }
+    Ok(out)
 }
 
 /// Flags of `swiftlm pull`.

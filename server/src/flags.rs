@@ -30,6 +30,8 @@ pub enum Command {
     KvReport(crate::quality::kv_report::KvReportFlags),
     /// Measure how fast a disk gives experts
     Iobench(crate::commands::IobenchFlags),
+    /// Measure how well policies of keeping experts in memory would have done
+    Experts(crate::commands::ExpertsFlags),
     /// Download a model from the hub
     Pull(crate::commands::PullFlags),
     /// Print the licences of the packages that this program is made with

@@ -93,9 +93,7 @@ fn attended(t: &Attend, history: &History, q: &Rows, row: usize, token: (u32, us
     let first = if t.window == 0 { 0 } else { (last + 1).saturating_sub(t.window) };
     let head = |head: usize| {
         let kv_head = head / (t.heads / t.kv_heads);
-        let product = |p: usize| {
-            dot(t.dim, |d| q.at(row, head * t.dim + d), |d| history.at(0, token, p, kv_head, d))
-        };
+        let product = |p: usize| dot(t.dim, |d| q.at(row, head * t.dim + d), |d| history.at(0, token, p, kv_head, d));
         let mean = || {
             let recent = |p: usize| {
                 let key = history.row(0, token.0, p, kv_head);

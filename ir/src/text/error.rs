@@ -2,6 +2,10 @@
 
 use std::ops::Range;
 
+use super::print_graph;
+use crate::graph::Graph;
+use crate::verify::VerifyError;
+
 /// One thing that is wrong with a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextError {
@@ -28,6 +32,17 @@ impl TextError {
         let line = before.matches('\n').count() + 1;
         Self { line, column, width, text: source[start..end].trim_end_matches('\r').to_owned(), message }
     }
+}
+
+/// What the verifier says of one of these functions: its line as the text has it, with a caret below the value; only the
+/// words where they are about something else.
+pub fn point(funcs: &[Graph], error: &VerifyError) -> String {
+    let pointed = || {
+        let text = print_graph(funcs.iter().find(|g| g.name == error.func)?);
+        let start = text.find(&format!("{} = ", error.value)).filter(|_| error.value.starts_with('%'))?;
+        Some(TextError::new(&text, &(start..start + error.value.len()), error.to_string()).to_string())
+    };
+    pointed().unwrap_or_else(|| error.to_string())
 }
 
 impl std::error::Error for TextError {}

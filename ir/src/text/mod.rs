@@ -39,7 +39,7 @@ mod parse;
 mod plan;
 mod print;
 
-pub use error::TextError;
+pub use error::{TextError, point};
 pub use kernel::print_kernel;
 pub use parse::{parse, parse_graph};
 pub use plan::{print_plan, print_program};

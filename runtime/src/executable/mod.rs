@@ -22,7 +22,7 @@ pub use load::{ExecutableOptions, LoadError, Progress};
 use recordings::{Body, Head, Label, Part};
 use turns::FetchSite;
 
-use crate::experts::{ExpertStats, Store};
+use crate::experts::{ExpertStats, Store, Trace};
 use crate::state::PageSet;
 
 /// What a step failed of.
@@ -160,6 +160,18 @@ impl Executable {
     /// What was read of experts, if they take turns in memory.
     pub fn expert_stats(&self) -> Option<ExpertStats> {
         self.experts.as_ref().map(Store::stats)
+    }
+
+    /// Writes down the experts that steps choose from now on, if they take turns in memory.
+    pub fn record_experts(&mut self) {
+        if let Some(store) = &mut self.experts {
+            store.record();
+        }
+    }
+
+    /// What was written down since [`Self::record_experts`].
+    pub fn expert_trace(&self) -> Option<&Trace> {
+        self.experts.as_ref().and_then(Store::trace)
     }
 
     /// Bytes of the pages of all states on the device.

@@ -6,6 +6,7 @@
 mod reader;
 mod residency;
 mod store;
+mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::weights::WeightSource;
 
 pub use residency::Residency;
 pub(crate) use store::{Layer, Matrix, Store, StoreError};
+pub use trace::{Policy, Replayed, Trace};
 
 /// Where threads read experts from while the engine computes.
 pub type ExpertSource = Arc<dyn WeightSource + Send + Sync>;

@@ -37,8 +37,15 @@ impl Residency {
 
     /// Empties the slot that was not used for longest among those whose expert may go; `None` if none may.
     pub fn make_room(&mut self, may_go: impl Fn(u32) -> bool) -> Option<u32> {
+        self.make_room_by(may_go, |_, used| used)
+    }
+
+    /// Empties the slot of the lowest rank among those whose expert may go: `rank` is given the expert and when it was
+    /// used. `None` if none may.
+    pub fn make_room_by(&mut self, may_go: impl Fn(u32) -> bool, rank: impl Fn(u32, u64) -> u64) -> Option<u32> {
         let candidates = self.slots.iter().enumerate().filter(|(_, slot)| slot.expert.is_none_or(&may_go));
-        let (at, _) = candidates.min_by_key(|(_, slot)| (slot.expert.is_some(), slot.used))?;
+        let rank = |slot: &Slot| slot.expert.map(|expert| rank(expert, slot.used));
+        let (at, _) = candidates.min_by_key(|(_, slot)| rank(slot))?;
         if let Some(expert) = self.slots[at].expert.take() {
             self.slot_of[expert as usize] = None;
         }

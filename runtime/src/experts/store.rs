@@ -9,7 +9,7 @@ use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::plan::WeightBuffer;
 
 use super::reader::{Job, Reader, Record};
-use super::{ExpertSource, ExpertStats, Residency};
+use super::{ExpertSource, ExpertStats, Residency, Trace};
 use crate::weights::WeightSource;
 
 /// One weight of a layer's experts: gate and up, or down.
@@ -95,6 +95,8 @@ pub(crate) struct Store {
     step: u64,
     /// Experts that the step waits for.
     awaited: usize,
+    /// What was chosen since it was asked to be written down.
+    trace: Option<Trace>,
 }
 
 impl Store {
@@ -107,12 +109,22 @@ impl Store {
         let residency = layers.iter().map(|l| Residency::new(l.experts, l.slots)).collect();
         let most = |of: fn(&Layer) -> usize| layers.iter().map(of).max().unwrap_or(0);
         let stats = ExpertStats { slots: most(|l| l.slots), experts: most(|l| l.experts), ..ExpertStats::default() };
-        Ok(Self { reader: Reader::start(source, &layers)?, layers, residency, stats, step: 0, awaited: 0 })
+        Ok(Self { reader: Reader::start(source, &layers)?, layers, residency, stats, step: 0, awaited: 0, trace: None })
     }
 
     /// What it did so far.
     pub(crate) fn stats(&self) -> ExpertStats {
         self.stats
+    }
+
+    /// Writes down what is chosen from now on.
+    pub(crate) fn record(&mut self) {
+        self.trace = Some(Trace { experts: self.stats.experts, choices: vec![] });
+    }
+
+    /// What was chosen since [`Self::record`].
+    pub(crate) fn trace(&self) -> Option<&Trace> {
+        self.trace.as_ref()
     }
 
     /// The slot of an expert, if it is in memory.
@@ -123,6 +135,9 @@ impl Store {
     /// Begins with a choice of distinct experts: gives those in memory, and asks for the others.
     pub(crate) fn begin(&mut self, layer: usize, chosen: &[u32]) -> Vec<u32> {
         self.step += 1;
+        if let Some(trace) = &mut self.trace {
+            trace.choices.push((layer, chosen.to_vec()));
+        }
         let (residency, step) = (&mut self.residency[layer], self.step);
         let (present, absent): (Vec<u32>, Vec<u32>) = chosen.iter().partition(|e| residency.use_slot(**e).is_some());
         self.stats.hits += present.len() as u64;

@@ -88,3 +88,114 @@ fn candidates(egraph: &EGraph<Node, Types>, roots: &[Id], chooser: &Chooser) -> 
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use egg::{RecExpr, Runner};
+    use swiftlm_ir::graph::WeightType;
+    use swiftlm_ir::ops::infer::ArgType;
+    use swiftlm_ir::quant::Format;
+    use swiftlm_ir::ty::Type;
+
+    use super::*;
+    use crate::choices::Choices;
+    use crate::rules;
+
+    /// An e-graph of one term over `%0: f32[T,8]` and `w0: f32[8,8]`, saturated with all rules.
+    fn saturated(term: &str) -> (EGraph<Node, Types>, Id) {
+        let graph =
+            swiftlm_ir::text::parse_graph("func @f(%x: flow f32[T,8]) {\n  return %x\n}\n").expect("a function");
+        let x = ArgType::Value(graph.values[0].ty.clone());
+        assert!(matches!(graph.values[0].ty, Type::Tensor(_)));
+        let weight = ArgType::Weight(WeightType { format: Format::F32, rows: 8, cols: 8 });
+        let types = Types { values: vec![Some(x)], weights: vec![weight], conflicts: vec![] };
+        let mut egraph = EGraph::new(types);
+        let pattern: RecExpr<Node> = term.parse().expect("a term");
+        // Leaves parse as words.
+        let leaf = |node: Node| match &node {
+            Node::Word(w) if w.as_str() == "x" => Node::Value(0),
+            Node::Word(w) if w.as_str() == "w" => Node::Weight(0),
+            _ => node,
+        };
+        let mut ids: Vec<Id> = vec![];
+        for node in pattern.as_ref() {
+            let node = leaf(node.clone().map_children(|c| ids[usize::from(c)]));
+            ids.push(egraph.add(node));
+        }
+        let root = *ids.last().expect("a term has a node");
+        egraph.rebuild();
+        let egraph = Runner::<Node, Types>::new(Types::default()).with_egraph(egraph).run(&rules::all()).egraph;
+        let root = egraph.find(root);
+        (egraph, root)
+    }
+
+    /// The least price of all ways to pick one node for each class that the root needs, shared ones counted once.
+    fn least(all: &BTreeMap<Id, Vec<(Node, u64)>>, egraph: &EGraph<Node, Types>, root: Id) -> u64 {
+        fn walk(
+            all: &BTreeMap<Id, Vec<(Node, u64)>>,
+            egraph: &EGraph<Node, Types>,
+            open: &mut Vec<Id>,
+            picked: &mut BTreeMap<Id, Node>,
+            price: u64,
+            best: &mut u64,
+        ) {
+            let Some(id) = open.pop() else {
+                if acyclic(egraph, picked) {
+                    *best = price.min(*best);
+                }
+                return;
+            };
+            if picked.contains_key(&id) {
+                walk(all, egraph, open, picked, price, best);
+            } else {
+                for (node, own) in &all[&id] {
+                    picked.insert(id, node.clone());
+                    let mut open = open.clone();
+                    open.extend(node.children().iter().map(|c| egraph.find(*c)));
+                    walk(all, egraph, &mut open, picked, price + own, best);
+                    picked.remove(&id);
+                }
+            }
+            open.push(id);
+        }
+        fn acyclic(egraph: &EGraph<Node, Types>, picked: &BTreeMap<Id, Node>) -> bool {
+            let mut done = std::collections::BTreeSet::new();
+            loop {
+                let ready = |node: &Node| node.children().iter().all(|c| done.contains(&egraph.find(*c)));
+                let next: Vec<Id> =
+                    picked.iter().filter(|(id, node)| !done.contains(*id) && ready(node)).map(|(id, _)| *id).collect();
+                if next.is_empty() {
+                    return done.len() == picked.len();
+                }
+                done.extend(next);
+            }
+        }
+        let mut best = u64::MAX;
+        walk(all, egraph, &mut vec![root], &mut BTreeMap::new(), 0, &mut best);
+        best
+    }
+
+    /// The integer program picks what trying all ways picks.
+    #[test]
+    fn the_cheapest_is_picked() {
+        for term in [
+            "(scale (linear (scale x 2) w) 3)",
+            "(add (linear (scale x 2) w) (linear (scale x 2) w))",
+            "(mul (scale x 2) (sigmoid (scale x 2)))",
+            "(add (linear x w) (linear (silu x) w))",
+            "(linear (scale (add (linear x w) (linear (silu x) w)) 2) w)",
+            "(mul (mul x (sigmoid x)) (scale (linear (scale (mul x (sigmoid x)) 3) w) 5))",
+        ] {
+            let (egraph, root) = saturated(term);
+            let chooser = Chooser::new(Choices::Best, 0);
+            let all = candidates(&egraph, &[root], &chooser);
+            let choice = extract(&egraph, &[root], &chooser).unwrap_or_else(|e| panic!("{term}: {e}"));
+            let price = |(id, node): (&Id, &Node)| {
+                all[id].iter().find(|(known, _)| known == node).map(|(_, price)| *price).expect("a candidate")
+            };
+            let picked: u64 = choice.iter().map(price).sum();
+            assert_eq!(picked, least(&all, &egraph, root), "{term}");
+            assert!(all.values().any(|nodes| nodes.len() > 1), "{term}: there is something to choose");
+        }
+    }
+}

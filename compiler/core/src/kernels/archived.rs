@@ -121,8 +121,8 @@ pub(super) struct Decoded<'k> {
 }
 
 impl<'k> Decoded<'k> {
-    /// Number `i`: an element, over four slots, or a slot, over four elements. It is decoded here.
-    pub(super) fn get(&self, i: usize) -> E<'k> {
-        self.levels.get(self.pages.code(&self.words, self.count, i))
+    /// Numbers `4 · i ..`: elements, over four slots, or slots, over four elements. They are decoded here.
+    pub(super) fn four(&self, i: usize) -> [E<'k>; 4] {
+        self.pages.four(&self.words, self.count, i).map(|codes| self.levels.get(codes))
     }
 }

@@ -169,9 +169,9 @@ impl<'k> Queries<'k> {
 
     /// `total` and the same of archived keys, in units of their scales, from the words of the lane's part of them.
     pub(super) fn add_archived(&self, archived: &Archived<'k>, words: &[E<'k>], mut total: Vec<E<'k>>) -> Vec<E<'k>> {
-        let (first, keys) = (self.part().times(archived.part() / self.width), archived.keys(words, self.part()));
-        for i in 0..archived.part() / self.width {
-            let elements: Vec<E<'k>> = (0..self.width).map(|j| keys.get(self.width * i + j)).collect();
+        let (first, keys) = (self.part().times(archived.part() / QUAD), archived.keys(words, self.part()));
+        for i in 0..archived.part() / QUAD {
+            let elements = keys.four(i);
             for (h, total) in total.iter_mut().enumerate() {
                 let q = self.vectors.get(first.plus(h * self.vectors_of_head() + i));
                 for (j, element) in elements.iter().enumerate() {

@@ -302,7 +302,8 @@ impl<'k> Sums<'k> {
             for i in 0..OCTET / QUAD {
                 let quad = octet.times(OCTET / QUAD).plus(i);
                 let weights: Vec<E<'k>> = (0..self.shape.heads).map(|h| weights.get(quad.plus(h * QUADS))).collect();
-                let slot = |j: usize| values.iter().map(|values| values.get(i * QUAD + j)).collect();
+                let vectors: Vec<[E<'k>; QUAD]> = values.iter().map(|values| values.four(i)).collect();
+                let slot = |j: usize| vectors.iter().map(|vector| vector[j]).collect();
                 add_four(&[0, 1, 2, 3].map(slot), sums, &weights);
             }
         }

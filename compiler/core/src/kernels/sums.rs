@@ -302,21 +302,26 @@ impl<'k> Sums<'k> {
             for i in 0..OCTET / QUAD {
                 let quad = octet.times(OCTET / QUAD).plus(i);
                 let weights: Vec<E<'k>> = (0..self.shape.heads).map(|h| weights.get(quad.plus(h * QUADS))).collect();
-                let vectors: Vec<[E<'k>; QUAD]> = values.iter().map(|values| values.four(i)).collect();
-                let slot = |j: usize| vectors.iter().map(|vector| vector[j]).collect();
-                add_four(&[0, 1, 2, 3].map(slot), sums, &weights);
+                for (j, values) in values.iter().enumerate() {
+                    // A vector at a time: the fewer numbers a lane holds, the more lanes run.
+                    let rows = values.four(i);
+                    for (sums, weights) in sums.iter().zip(&weights) {
+                        add_four(&rows, &sums[j], *weights);
+                    }
+                }
             }
         }
     }
 
     /// Adds the same octet from pages of the recent.
     pub(super) fn add_recent(&self, seen: &Seen<'k>, kv_head: E<'k>, start: E<'k>, octet: E<'k>, weights: S<'k>) {
-        let quads = |i: usize| (octet.times(OCTET / QUAD).plus(i), None);
-        let chunk = |index: usize| {
-            let four = |i: usize| self.read_four(seen, kv_head, start, quads(i), self.shape.chunk(self.kb, index));
-            (0..OCTET / QUAD).map(four).collect()
-        };
-        self.take(seen, &(0..self.shape.each).map(chunk).collect::<Vec<_>>(), weights);
+        // One four after another, for the same reason; few spans are of the recent.
+        for i in 0..OCTET / QUAD {
+            let quad = octet.times(OCTET / QUAD).plus(i);
+            let chunk = |index| self.shape.chunk(self.kb, index);
+            let four = |index| vec![self.read_four(seen, kv_head, start, (quad, None), chunk(index))];
+            self.take(seen, &(0..self.shape.each).map(four).collect::<Vec<_>>(), weights);
+        }
     }
 
     /// Adds rows that were read.
@@ -344,7 +349,12 @@ impl<'k> Sums<'k> {
                 weights.iter().map(|w| *w * scale).collect()
             }
         };
-        add_four(&rows.words.map(|words| vectors(kb, &rows.pages.elements(words))), sums, &scaled);
+        let elements = rows.words.map(|words| vectors(kb, &rows.pages.elements(words)));
+        for (sums, weights) in sums.iter().zip(&scaled) {
+            for (j, sum) in sums.iter().enumerate() {
+                add_four(&[0, 1, 2, 3].map(|i| elements[i][j]), sum, *weights);
+            }
+        }
     }
 
     /// Adds up what lanes have in shared vectors, and gives each vector of a head to one lane. All lanes are here.
@@ -374,14 +384,10 @@ impl<'k> Sums<'k> {
     }
 }
 
-/// Adds four rows, vectors by row, to the sums of each head, vectors again.
-fn add_four<'k>(rows: &[Vec<E<'k>>; QUAD], sums: &[Vec<V<'k>>], weights: &[E<'k>]) {
-    for (sums, weights) in sums.iter().zip(weights) {
-        for (j, sum) in sums.iter().enumerate() {
-            let slot = |sum, i: usize| rows[i][j].fma(weights.extract(i as u8).splat(4), sum);
-            sum.set((0..QUAD).fold(sum.get(), slot));
-        }
-    }
+/// Adds a vector of each of four rows to a sum.
+fn add_four<'k>(rows: &[E<'k>; QUAD], sum: &V<'k>, weights: E<'k>) {
+    let slot = |sum, i: usize| rows[i].fma(weights.extract(i as u8).splat(4), sum);
+    sum.set((0..QUAD).fold(sum.get(), slot));
 }
 
 /// Vectors of 4, the last filled with 0.

@@ -8,8 +8,9 @@ use swiftlm_ir::ty::PAGE_TOKENS;
 use super::archived::{Archived, OCTET};
 use super::history::{QUAD, SPAN, Seen};
 use super::scores::Queries;
+use super::shape::Shape;
 use super::span::QUADS;
-use super::sums::{Shape, Sums};
+use super::sums::Sums;
 
 /// Batches of octets that are asked for ahead.
 const BATCHES: usize = 2;
@@ -59,7 +60,7 @@ impl<'k> Ahead<'k> {
         let word = || kb.var(kb.u32(0).splat(4));
         let vector = |_: usize| (0..archived.words_of_values()).map(|_| word()).collect();
         let chunk = |_: usize| (0..shape.vectors()).map(vector).collect();
-        let batch = |_: usize| (0..shape.each()).map(chunk).collect();
+        let batch = |_: usize| (0..shape.each).map(chunk).collect();
         let batches = shape.octet_batches().min(BATCHES);
         Self {
             kb,

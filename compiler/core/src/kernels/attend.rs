@@ -28,8 +28,8 @@ const TEAM: usize = 8;
 const ELEMENTS: usize = 32;
 /// Teams that a workgroup reads in one go.
 const TEAMS: usize = 8;
-/// Numbers that are rotated at once.
-const TURNED: usize = 2048;
+/// Numbers that are rotated at once, or one head: shared memory is short where heads are large.
+const TURNED: usize = 512;
 
 /// Of the launch's arguments the result, behind those of histories.
 fn y_at(t: &Attend) -> usize {
@@ -217,7 +217,8 @@ impl<'k> Own<'_, 'k> {
             each(&|h, d, value| {
                 // What lies before wraps to what is far behind.
                 let own = h - kb.dim(first);
-                kb.when(own.lt(kb.dim(at_once)), || turning.set(own, d, value));
+                // The lesser changes nothing but what can be proved where no lane comes.
+                kb.when(own.lt(kb.dim(at_once)), || turning.set(own.min(kb.dim(at_once - 1)), d, value));
             });
             turning.rotate(true);
             kb.for_lanes(at_once.min(heads - first) * dim, |i| {

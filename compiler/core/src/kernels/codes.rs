@@ -91,7 +91,8 @@ impl<'k> ArchivePages<'k> {
     /// The fewest codes, at least `count`, that are whole words of each plane or an even part of one.
     pub(super) fn even(&self, count: usize) -> usize {
         let planes = self.planes();
-        let fits = |n: &usize| planes.iter().map(|p| p.per_word()).all(|per| n.is_multiple_of(per) || per.is_multiple_of(*n));
+        let fits =
+            |n: &usize| planes.iter().map(|p| p.per_word()).all(|per| n.is_multiple_of(per) || per.is_multiple_of(*n));
         (count.next_multiple_of(4)..).step_by(4).find(fits).expect("a multiple of 32 is whole words")
     }
 

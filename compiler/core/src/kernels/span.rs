@@ -12,7 +12,8 @@ use swiftlm_ir::template::Attend;
 use super::ahead::{Ahead, Scales};
 use super::history::{History, QUAD, SPAN, Seen, chains};
 use super::scores::Queries;
-use super::sums::{Shape, Sums};
+use super::shape::Shape;
+use super::sums::Sums;
 
 /// Lanes of a workgroup.
 pub(super) const LANES: usize = 128;

@@ -54,16 +54,6 @@ impl<'k> Archived<'k> {
         self.keys.even(self.keys.row.dim.div_ceil(RUNS))
     }
 
-    /// Vectors of words of a lane's part of four keys.
-    pub(super) fn words_of_keys(&self) -> usize {
-        self.keys.words(self.part())
-    }
-
-    /// Vectors of words of four elements of an octet of values.
-    pub(super) fn words_of_values(&self) -> usize {
-        self.values.words(OCTET)
-    }
-
     fn part_of(&self, run: E<'k>) -> Codes<'k> {
         Codes { start: run.times(self.part()), count: self.part() }
     }

@@ -96,11 +96,6 @@ impl<'k> ArchivePages<'k> {
         (count.next_multiple_of(4)..).step_by(4).find(fits).expect("a multiple of 32 is whole words")
     }
 
-    /// Words that hold so many codes, an even count.
-    pub(super) fn words(&self, count: usize) -> usize {
-        self.planes().iter().map(|plane| count.div_ceil(plane.per_word())).sum()
-    }
-
     /// The words that hold some codes beside columns `4 · columns ..`, by plane. In place of those behind the last word
     /// of a plane, it is read.
     pub(super) fn load(&self, place: E<'k>, columns: E<'k>, codes: Codes<'k>) -> Vec<E<'k>> {

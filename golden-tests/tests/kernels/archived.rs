@@ -1,5 +1,6 @@
 //! Attention over an archive, compared with the definition, for every width of codes, sizes of heads, and classes.
 
+use swiftlm_compiler::kernels::build;
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::quant::archive::MEAN_FROM;
 use swiftlm_ir::quant::rotation::rotate;
@@ -7,6 +8,7 @@ use swiftlm_ir::quant::turbo::Scale;
 use swiftlm_ir::quant::{Archive, ArchiveRow, Format, Turbo};
 use swiftlm_ir::template::{Attend, Template, View};
 use swiftlm_ir::ty::PAGE_TOKENS;
+use swiftlm_shader::{LowerOptions, lower};
 
 use crate::harness::{Random, Rows, Weight, bytes, dot, floats, run, sizes, to_pages};
 
@@ -217,6 +219,39 @@ fn an_archive_is_read_as_the_definition_says_in_every_class() {
             let n = part.len().min(few.len() - from * q.width);
             let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&part[..n]), bits(&few[from * q.width..][..n]), "case {i}: {count} tokens from {from}");
+        }
+    }
+}
+
+/// Large groups of large heads, in the shared memory that the smallest of the devices we know have.
+#[test]
+fn large_heads_fit_in_shared_memory() {
+    for dim in [64, 128, 256, 512] {
+        for class in ShapeClass::ALL {
+            for bits in [3, 4] {
+                let archive = Archive { centered: true, ..Archive::of_bits(bits, bits).expect("1 to 4 bits") };
+                let view = View::dense(8 * dim);
+                let t = Attend {
+                    class,
+                    heads: 8,
+                    kv_heads: 1,
+                    dim,
+                    scale: 1.0,
+                    window: 0,
+                    cap: 0.0,
+                    k_format: Format::F16,
+                    v_format: Format::F16,
+                    archive: Some(archive),
+                    rotate_back: true,
+                    q: view,
+                    y: view,
+                };
+                for built in build(&Template::Attend(t), CHUNK, 1) {
+                    let options = LowerOptions { subgroup: None, shared_bytes: 32 << 10, ..LowerOptions::default() };
+                    let lowered = lower(&built.kernel, &options);
+                    assert!(lowered.is_ok(), "{dim}, {class:?}, {bits} bits: {:?}", lowered.err());
+                }
+            }
         }
     }
 }

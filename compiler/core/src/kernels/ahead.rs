@@ -1,6 +1,7 @@
 //! A chain's way through a history of which an archive holds a part: what lanes take of the next span is asked for while
 //! this one is added, so that memory is not waited for. A lane's four slots, or eight rows, are of one page, so that it
-//! reads either the archive or pages of the recent.
+//! uses either the archive or pages of the recent; it asks for what the archive has there in any case, since what is
+//! asked for on one of two ways is waited for where they meet.
 
 use swiftlm_ir::kernel::builder::{E, Kb, S, V};
 use swiftlm_ir::ty::PAGE_TOKENS;
@@ -8,22 +9,31 @@ use swiftlm_ir::ty::PAGE_TOKENS;
 use super::archived::{Archived, OCTET};
 use super::history::{QUAD, SPAN, Seen};
 use super::scores::Queries;
+use super::shape::Shape;
 use super::span::QUADS;
-use super::sums::{Shape, Sums};
+use super::sums::Sums;
 
 /// Batches of octets that are asked for ahead.
 const BATCHES: usize = 2;
 
-/// Words of a span that were asked for; where the archive does not hold it, whatever was there before.
+/// An archive as chains read it.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Ahead<'k> {
     kb: &'k Kb,
     archived: Archived<'k>,
     shape: Shape,
+}
+
+/// Values of the octets of a lane, by batch, chunk of the lane, vector and word.
+type Octets<T> = Vec<Vec<Vec<Vec<T>>>>;
+
+/// Words of a span that were asked for; where the archive does not hold it, whatever lies there.
+#[derive(Clone, Debug)]
+pub(super) struct Asked<'k> {
     keys: Vec<V<'k>>,
     /// Of keys and values.
     scales: [V<'k>; 2],
-    /// By batch, chunk of the lane, vector and word.
-    values: Vec<Vec<Vec<Vec<V<'k>>>>>,
+    values: Octets<V<'k>>,
 }
 
 /// What the archive has for a lane: whether it has it, and in which page.
@@ -54,21 +64,14 @@ pub(super) struct Scales<'k> {
 }
 
 impl<'k> Ahead<'k> {
-    /// Of chains whose sums divide so.
+    /// For chains whose sums divide so.
     pub(super) fn new(kb: &'k Kb, archived: Archived<'k>, shape: Shape) -> Self {
-        let word = || kb.var(kb.u32(0).splat(4));
-        let vector = |_: usize| (0..archived.words_of_values()).map(|_| word()).collect();
-        let chunk = |_: usize| (0..shape.vectors()).map(vector).collect();
-        let batch = |_: usize| (0..shape.each()).map(chunk).collect();
-        let batches = shape.octet_batches().min(BATCHES);
-        Self {
-            kb,
-            archived,
-            shape,
-            keys: (0..archived.words_of_keys()).map(|_| word()).collect(),
-            scales: [word(), word()],
-            values: (0..batches).map(batch).collect(),
-        }
+        Self { kb, archived, shape }
+    }
+
+    /// Batches of octets that are asked for ahead.
+    fn batches(&self) -> usize {
+        self.shape.octet_batches().min(BATCHES)
     }
 
     fn held(&self, seen: &Seen<'k>, position: E<'k>) -> Held<'k> {
@@ -94,42 +97,50 @@ impl<'k> Ahead<'k> {
     pub(super) fn places(&self, seen: &Seen<'k>, span: E<'k>) -> Places<'k> {
         let start = span.times(SPAN);
         let octet = |i| self.octet(seen, start, self.shape.octet(self.kb, self.kb.dim(i)).0);
-        Places { quad: self.quad(seen, start), octets: (0..self.values.len()).map(octet).collect() }
+        Places { quad: self.quad(seen, start), octets: (0..self.batches()).map(octet).collect() }
+    }
+
+    fn read_keys(&self, kv_head: E<'k>, Held { page, slot, .. }: Held<'k>) -> (Vec<E<'k>>, [E<'k>; 2]) {
+        let quad = slot.over(QUAD);
+        let words = self.archived.key_words(page, kv_head, quad, self.kb.lane().over(QUADS));
+        (words, self.archived.scale_words(page, kv_head, quad))
+    }
+
+    fn read_values(&self, kv_head: E<'k>, octets: &[Held<'k>]) -> Octets<E<'k>> {
+        let place = |held: &Held<'k>| (held.page, kv_head, held.slot.over(OCTET));
+        octets.iter().map(|held| self.shape.read_octet(self.kb, &self.archived, place(held))).collect()
     }
 
     /// Asks for a span.
-    pub(super) fn ask(&self, seen: &Seen<'k>, kv_head: E<'k>, span: E<'k>) {
+    pub(super) fn ask(&self, seen: &Seen<'k>, kv_head: E<'k>, span: E<'k>) -> Asked<'k> {
         let places = self.places(seen, span);
-        self.ask_keys(kv_head, &places);
-        self.ask_values(kv_head, &places);
+        let var = |word: E<'k>| self.kb.var(word);
+        let (keys, scales) = self.read_keys(kv_head, places.quad);
+        let (keys, scales) = (keys.into_iter().map(var).collect(), scales.map(var));
+        let vector = |words: Vec<E<'k>>| words.into_iter().map(var).collect();
+        let chunk = |vectors: Vec<Vec<E<'k>>>| vectors.into_iter().map(vector).collect();
+        let batch = |chunks: Vec<Vec<Vec<E<'k>>>>| chunks.into_iter().map(chunk).collect();
+        let values = self.read_values(kv_head, &places.octets).into_iter().map(batch).collect();
+        Asked { keys, scales, values }
     }
 
-    /// Asks for keys and scales.
-    pub(super) fn ask_keys(&self, kv_head: E<'k>, Places { quad, .. }: &Places<'k>) {
-        let Held { holds, page, slot } = *quad;
-        self.kb.when(holds, || {
-            let words = self.archived.key_words(page, kv_head, slot.over(QUAD), self.kb.lane().over(QUADS));
-            self.keys.iter().zip(words).for_each(|(var, word)| var.set(word));
-            let scales = self.archived.scale_words(page, kv_head, slot.over(QUAD));
-            self.scales.iter().zip(scales).for_each(|(var, word)| var.set(word));
-        });
+    /// Asks for the keys and scales of a span in place of those of another.
+    pub(super) fn ask_keys(&self, asked: &Asked<'k>, kv_head: E<'k>, places: &Places<'k>) {
+        let (keys, scales) = self.read_keys(kv_head, places.quad);
+        asked.keys.iter().zip(keys).for_each(|(var, word)| var.set(word));
+        asked.scales.iter().zip(scales).for_each(|(var, word)| var.set(word));
     }
 
-    /// Asks for values.
-    pub(super) fn ask_values(&self, kv_head: E<'k>, Places { octets, .. }: &Places<'k>) {
-        for (held, vars) in octets.iter().zip(&self.values) {
-            self.kb.when(held.holds, || {
-                let place = (held.page, kv_head, held.slot.over(OCTET));
-                let read = self.shape.read_octet(self.kb, &self.archived, place);
-                let words = read.into_iter().flatten().flatten();
-                vars.iter().flatten().flatten().zip(words).for_each(|(var, word)| var.set(word));
-            });
-        }
+    /// Asks for the values of a span in place of those of another.
+    pub(super) fn ask_values(&self, asked: &Asked<'k>, kv_head: E<'k>, places: &Places<'k>) {
+        let read = self.read_values(kv_head, &places.octets).into_iter().flatten().flatten().flatten();
+        asked.values.iter().flatten().flatten().flatten().zip(read).for_each(|(var, word)| var.set(word));
     }
 
     /// The lane's part of q · k, as [`Queries::products`]; of archived keys in units of their scales, which are here, too.
     pub(super) fn products(
         &self,
+        asked: &Asked<'k>,
         queries: &Queries<'k>,
         seen: &Seen<'k>,
         kv_head: E<'k>,
@@ -142,17 +153,24 @@ impl<'k> Ahead<'k> {
         let get = |vars: &[V<'k>]| vars.iter().map(V::get).collect::<Vec<_>>();
         kb.when_else(
             holds,
-            || set(queries.add_archived(&self.archived, &get(&self.keys), get(&products))),
+            || set(queries.add_archived(&self.archived, &get(&asked.keys), get(&products))),
             || set(queries.products(seen, kv_head, start)),
         );
-        let scales = self.archived.scales([0, 1].map(|i| self.scales[i].get()), slot.over(QUAD));
+        let scales = self.archived.scales([0, 1].map(|i| asked.scales[i].get()), slot.over(QUAD));
         let [keys, values] = scales.map(|scales| holds.select(scales, ones));
         (get(&products), Scales { archived: holds, keys, values })
     }
 
     /// Adds the values of the span.
-    pub(super) fn add(&self, sums: &Sums<'k>, seen: &Seen<'k>, kv_head: E<'k>, start: E<'k>, weights: S<'k>) {
-        let (kb, shape, ahead) = (self.kb, &self.shape, self.values.len());
+    pub(super) fn add(
+        &self,
+        asked: &Asked<'k>,
+        sums: &Sums<'k>,
+        seen: &Seen<'k>,
+        (kv_head, start): (E<'k>, E<'k>),
+        weights: S<'k>,
+    ) {
+        let (kb, shape, ahead) = (self.kb, &self.shape, self.batches());
         let add = |batch: E<'k>, asked: Option<&Vec<Vec<Vec<V<'k>>>>>| {
             let (octet, exists) = shape.octet(kb, batch);
             let body = || {
@@ -173,7 +191,7 @@ impl<'k> Ahead<'k> {
                 None => body(),
             }
         };
-        self.values.iter().enumerate().for_each(|(i, asked)| add(kb.dim(i), Some(asked)));
+        asked.values.iter().enumerate().for_each(|(i, asked)| add(kb.dim(i), Some(asked)));
         if ahead < shape.octet_batches() {
             kb.range(kb.dim(ahead), kb.dim(shape.octet_batches()), 1, |batch| add(batch, None));
         }

@@ -54,16 +54,6 @@ impl<'k> Archived<'k> {
         self.keys.even(self.keys.row.dim.div_ceil(RUNS))
     }
 
-    /// Vectors of words of a lane's part of four keys.
-    pub(super) fn words_of_keys(&self) -> usize {
-        self.keys.words(self.part())
-    }
-
-    /// Vectors of words of four elements of an octet of values.
-    pub(super) fn words_of_values(&self) -> usize {
-        self.values.words(OCTET)
-    }
-
     fn part_of(&self, run: E<'k>) -> Codes<'k> {
         Codes { start: run.times(self.part()), count: self.part() }
     }
@@ -121,8 +111,8 @@ pub(super) struct Decoded<'k> {
 }
 
 impl<'k> Decoded<'k> {
-    /// Number `i`: an element, over four slots, or a slot, over four elements. It is decoded here.
-    pub(super) fn get(&self, i: usize) -> E<'k> {
-        self.levels.get(self.pages.code(&self.words, self.count, i))
+    /// Numbers `4 · i ..`: elements, over four slots, or slots, over four elements. They are decoded here.
+    pub(super) fn four(&self, i: usize) -> [E<'k>; 4] {
+        self.pages.four(&self.words, self.count, i).map(|codes| self.levels.get(codes))
     }
 }

@@ -10,7 +10,6 @@ use swiftlm_ir::kernel::builder::{E, Kb};
 use swiftlm_ir::plan::{Groups, Reach};
 use swiftlm_ir::template::Attend;
 
-use super::ahead::Ahead;
 use super::history::{History, SPAN, Seen, chains, first, spans};
 use super::operand::{Packs, Rows, per_token};
 use super::rotate::Turning;
@@ -28,8 +27,8 @@ const TEAM: usize = 8;
 const ELEMENTS: usize = 32;
 /// Teams that a workgroup reads in one go.
 const TEAMS: usize = 8;
-/// Numbers that are rotated at once.
-const TURNED: usize = 2048;
+/// Numbers that are rotated at once, or one head: shared memory is short where heads are large.
+const TURNED: usize = 512;
 
 /// Of the launch's arguments the result, behind those of histories.
 fn y_at(t: &Attend) -> usize {
@@ -89,14 +88,14 @@ fn attend(t: &Attend, name: &str, bounds: Bounds) -> Built {
         let head = share.times(heads);
         let query = |h, pack| q.head_pack(token, head + h, pack);
         let kv_head = || share.over(shares / t.kv_heads);
-        // Where a workgroup has one chain, it asks for it before it waits for queries.
-        let before = |ahead: &Ahead<'_>| {
-            if one_chain(t) {
+        let heads = (heads, q.count());
+        let chains = Chains::new(&kb, t, &history, heads, query, |ahead| {
+            // A workgroup with one chain asks for it before it waits for queries.
+            one_chain(t).then(|| {
                 let seen = history.of(token);
-                ahead.ask(&seen, kv_head(), spans(seen.first, seen.last).0 + sharer);
-            }
-        };
-        let chains = Chains::new(&kb, t, &history, (heads, q.count()), before, query);
+                ahead.ask(&seen, kv_head(), spans(seen.first, seen.last).0 + sharer)
+            })
+        });
         let own = Own { kb: &kb, t, seen: history.of(token), kv_head: kv_head(), sharer };
         chains.find_centre(&own.seen, own.kv_head);
         let store = |h: E<'_>, d, value| {
@@ -133,10 +132,7 @@ impl<'k> Own<'_, 'k> {
         let Self { kb, t, seen, kv_head, sharer } = self;
         let ((from, to), most) = (spans(seen.first, seen.last), super::history::chains(t));
         kb.range(*sharer, (to - from).min(kb.dim(most)), sharers(t) as u32, |index| {
-            let chain = chains.begin();
-            if let Some(ahead) = chains.ahead().filter(|_| !one_chain(t)) {
-                ahead.ask(seen, *kv_head, from + index);
-            }
+            let chain = chains.begin(seen, *kv_head, || from + index);
             kb.range(from + index, to, most as u32, |span| chain.add(seen, *kv_head, span));
             done(&chain, index);
         });
@@ -217,7 +213,8 @@ impl<'k> Own<'_, 'k> {
             each(&|h, d, value| {
                 // What lies before wraps to what is far behind.
                 let own = h - kb.dim(first);
-                kb.when(own.lt(kb.dim(at_once)), || turning.set(own, d, value));
+                // The lesser changes nothing but what can be proved where no lane comes.
+                kb.when(own.lt(kb.dim(at_once)), || turning.set(own.min(kb.dim(at_once - 1)), d, value));
             });
             turning.rotate(true);
             kb.for_lanes(at_once.min(heads - first) * dim, |i| {

@@ -96,11 +96,6 @@ impl<'k> ArchivePages<'k> {
         (count.next_multiple_of(4)..).step_by(4).find(fits).expect("a multiple of 32 is whole words")
     }
 
-    /// Words that hold so many codes, an even count.
-    pub(super) fn words(&self, count: usize) -> usize {
-        self.planes().iter().map(|plane| count.div_ceil(plane.per_word())).sum()
-    }
-
     /// The words that hold some codes beside columns `4 · columns ..`, by plane. In place of those behind the last word
     /// of a plane, it is read.
     pub(super) fn load(&self, place: E<'k>, columns: E<'k>, codes: Codes<'k>) -> Vec<E<'k>> {
@@ -132,24 +127,35 @@ impl<'k> ArchivePages<'k> {
         aligned
     }
 
-    /// Code `i` of `count` in what [`Self::aligned`] gave, a vector over its columns.
-    pub(super) fn code(&self, aligned: &[E<'k>], count: usize, i: usize) -> E<'k> {
+    /// Codes `4 · i ..` of `count` in what [`Self::aligned`] gave, vectors over its columns.
+    pub(super) fn four(&self, aligned: &[E<'k>], count: usize, i: usize) -> [E<'k>; 4] {
+        let planes = self.planes();
         let all = |n: usize| self.kb.dim(n).splat(COLUMNS as u8);
-        let mut rest = aligned;
-        let field = |plane: Plane| {
-            let per = plane.per_word();
-            let (words, behind) = rest.split_at(count.div_ceil(per));
-            rest = behind;
-            let (word, within) = (words[i / per], i % per);
-            let (shift, below) = (8 * (within % 4) + plane.bits * (within / 4), plane.below);
-            let at = match shift.cmp(&below) {
-                Ordering::Less => word << all(below - shift),
-                Ordering::Equal => word,
-                Ordering::Greater => word >> all(shift - below),
-            };
-            at & all(((1 << plane.bits) - 1) << below)
+        let moved = |word: E<'k>, left: usize, right: usize| match left.cmp(&right) {
+            Ordering::Less => word >> all(right - left),
+            Ordering::Equal => word,
+            Ordering::Greater => word << all(left - right),
         };
-        self.planes().into_iter().map(field).reduce(|a, b| a | b).expect("there is a plane")
+        let codes = all((1 << self.row.format.bits) - 1);
+        // The word of a plane that holds the four, and by how much the first is shifted there.
+        let mut rest = aligned;
+        let mut place = |plane: Plane| {
+            let (words, behind) = rest.split_at(count.div_ceil(plane.per_word()));
+            rest = behind;
+            let first = 4 * i % plane.per_word();
+            (words[4 * i / plane.per_word()], plane.bits * first / 4)
+        };
+        if let [plane] = planes[..] {
+            let (word, shift) = place(plane);
+            return [0, 1, 2, 3].map(|byte| moved(word, 0, shift + 8 * byte) & codes);
+        }
+        // Planes meet while the four codes are the bytes of a word.
+        let field = |plane: Plane| {
+            let (word, shift) = place(plane);
+            moved(word, plane.below, shift) & all((((1 << plane.bits) - 1) << plane.below) * 0x0101_0101)
+        };
+        let word = planes.into_iter().map(field).reduce(|a, b| a | b).expect("there is a plane");
+        [0, 1, 2, 3].map(|byte| if byte == 3 { word >> all(24) } else { moved(word, 0, 8 * byte) & codes })
     }
 
     /// The element that holds the scales of slots `4 · quad ..`.

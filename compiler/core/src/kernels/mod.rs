@@ -30,6 +30,7 @@ mod round;
 mod route;
 mod rows;
 mod scores;
+mod shape;
 mod share;
 mod span;
 mod sums;

@@ -7,6 +7,9 @@ use super::archived::Archived;
 use super::history::{History, QUAD, Seen, quad_of_block};
 use super::span::{QUADS, RUNS};
 
+/// Units of recent keys that a lane reads at once beside an archive.
+const UNITS_AT_ONCE: usize = 2;
+
 /// Query heads that one workgroup takes, and what is known of them before any key is read.
 ///
 /// A run of lanes takes a part of the elements, and a lane of it four slots. A part is whole units: the fewest elements
@@ -29,7 +32,7 @@ pub(super) struct Queries<'k> {
     units: usize,
     /// Elements of a head, those multiplied by 0 included.
     filled: usize,
-    /// Units that share scales wherever a part begins.
+    /// Units that are read at once, and share scales wherever a part begins.
     piece: usize,
     /// Elements that share scales; `None` for formats without.
     group: Option<usize>,
@@ -56,6 +59,8 @@ impl<'k> Queries<'k> {
         // A group holds whole parts, or a part whole groups; else scales are those of a unit.
         let even = part * RUNS == dim && (group.is_multiple_of(part) || part.is_multiple_of(group));
         let piece = match row.groups() {
+            // Few spans of what an archive holds the rest of are read here: what lanes hold meanwhile counts for more.
+            0 if history.archived().is_some() => units.min(UNITS_AT_ONCE),
             0 => units,
             _ if even => part.min(group) / unit,
             _ => 1,
@@ -145,10 +150,10 @@ impl<'k> Queries<'k> {
                 let first = part.times(self.units * self.unit).plus(units[0] * self.unit).min(kb.dim(self.dim - 1));
                 block.keys.scales(block.keys.groups(place, quad_of_block(position), first.over(group)))
             });
-            // All words are read before one is used.
+            // All words of a piece are read before one is used.
             let words = units.iter().flat_map(|unit| (0..self.unit_words).map(move |i| (*unit, i)));
             let loaded: Vec<E<'k>> = words.map(|(unit, i)| block.keys.load(place, word(unit, i))).collect();
-            let mut own = vec![zeros; self.heads];
+            let mut own = if scales.is_some() { vec![zeros; self.heads] } else { total.clone() };
             for (unit, words) in units.iter().zip(loaded.chunks(self.unit_words)) {
                 let elements: Vec<E<'k>> = words.iter().flat_map(|bits| block.keys.elements(*bits)).collect();
                 for (h, own) in own.iter_mut().enumerate() {
@@ -169,9 +174,9 @@ impl<'k> Queries<'k> {
 
     /// `total` and the same of archived keys, in units of their scales, from the words of the lane's part of them.
     pub(super) fn add_archived(&self, archived: &Archived<'k>, words: &[E<'k>], mut total: Vec<E<'k>>) -> Vec<E<'k>> {
-        let (first, keys) = (self.part().times(archived.part() / self.width), archived.keys(words, self.part()));
-        for i in 0..archived.part() / self.width {
-            let elements: Vec<E<'k>> = (0..self.width).map(|j| keys.get(self.width * i + j)).collect();
+        let (first, keys) = (self.part().times(archived.part() / QUAD), archived.keys(words, self.part()));
+        for i in 0..archived.part() / QUAD {
+            let elements = keys.four(i);
             for (h, total) in total.iter_mut().enumerate() {
                 let q = self.vectors.get(first.plus(h * self.vectors_of_head() + i));
                 for (j, element) in elements.iter().enumerate() {

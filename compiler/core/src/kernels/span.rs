@@ -9,10 +9,11 @@ use swiftlm_ir::kernel::{KType, ReduceOp};
 use swiftlm_ir::quant::archive::MEAN_FROM;
 use swiftlm_ir::template::Attend;
 
-use super::ahead::{Ahead, Scales};
+use super::ahead::{Ahead, Asked, Scales};
 use super::history::{History, QUAD, SPAN, Seen, chains};
 use super::scores::Queries;
-use super::sums::{Shape, Sums};
+use super::shape::Shape;
+use super::sums::Sums;
 
 /// Lanes of a workgroup.
 pub(super) const LANES: usize = 128;
@@ -37,8 +38,9 @@ pub(super) struct Chains<'a, 'k> {
     weights: S<'k>,
     /// What the sums of each head are multiplied by before a span is added.
     shrinks: S<'k>,
-    /// Of the next span of an archive.
     ahead: Option<Ahead<'k>>,
+    /// What was asked for of the first span, if it was.
+    asked: Option<Asked<'k>>,
     /// By head, the product with the mean that archived keys lack.
     centre: Option<S<'k>>,
 }
@@ -52,6 +54,8 @@ pub(super) struct Chain<'a, 'k> {
     totals: Vec<V<'k>>,
     /// The lane's part of Σ e^(score - largest) · value.
     pub(super) sums: Sums<'k>,
+    /// Of the next span of an archive.
+    asked: Option<Asked<'k>>,
 }
 
 impl<'a, 'k> Chains<'a, 'k> {
@@ -62,8 +66,8 @@ impl<'a, 'k> Chains<'a, 'k> {
         t: &'a Attend,
         history: &History<'k>,
         (heads, packs): (usize, usize),
-        before: impl FnOnce(&Ahead<'k>),
         query: impl Fn(E<'k>, E<'k>) -> Vec<E<'k>>,
+        before: impl FnOnce(&Ahead<'k>) -> Option<Asked<'k>>,
     ) -> Self {
         let products = RUNS * RUNS.min(heads) * QUADS;
         let shape = Shape::new(&history.values(), history.archived().is_some(), heads, products);
@@ -71,18 +75,11 @@ impl<'a, 'k> Chains<'a, 'k> {
         let weights = kb.shared(KType::F32X4, (heads * QUADS) as u32);
         let shrinks = kb.shared(KType::F32, heads as u32);
         let ahead = history.archived().map(|archived| Ahead::new(kb, archived, shape));
-        if let Some(ahead) = &ahead {
-            before(ahead);
-        }
+        let asked = ahead.as_ref().and_then(before);
         let queries = Queries::new(kb, history, heads, packs, query);
         let centred = ahead.as_ref().is_some_and(|ahead| ahead.archived().archive().centered);
         let centre = centred.then(|| kb.shared(KType::F32, heads as u32));
-        Self { kb, t, heads, queries, shape, exchange, weights, shrinks, ahead, centre }
-    }
-
-    /// What is asked for ahead, of an archive.
-    pub(super) fn ahead(&self) -> Option<&Ahead<'k>> {
-        self.ahead.as_ref()
+        Self { kb, t, heads, queries, shape, exchange, weights, shrinks, ahead, asked, centre }
     }
 
     /// Finds what archived keys lack for a token: the mean of the products with the keys of its first tokens. All lanes
@@ -146,27 +143,29 @@ impl<'a, 'k> Chains<'a, 'k> {
         kb.when(run.lt(kb.dim(left)), || body(run.plus(round * RUNS)));
     }
 
-    /// A chain of nothing.
-    pub(super) fn begin(&'a self) -> Chain<'a, 'k> {
+    /// A chain of nothing that begins with the span `first`.
+    pub(super) fn begin(&'a self, seen: &Seen<'k>, kv_head: E<'k>, first: impl FnOnce() -> E<'k>) -> Chain<'a, 'k> {
         let (kb, rounds) = (self.kb, self.rounds());
         let vars = |value: E<'k>| (0..rounds).map(|_| kb.var(value)).collect();
         let (largest, totals) = (vars(kb.f32(UNSEEN)), vars(kb.f32(0.0).splat(4)));
-        Chain { chains: self, largest, totals, sums: Sums::new(kb, self.shape) }
+        let sums = Sums::new(kb, self.shape);
+        let asked = self.ahead.map(|ahead| self.asked.clone().unwrap_or_else(|| ahead.ask(seen, kv_head, first())));
+        Chain { chains: self, largest, totals, sums, asked }
     }
 }
 
 impl<'k> Chain<'_, 'k> {
-    /// Adds a span of which something is seen; of an archive it was asked for.
+    /// Adds a span of which something is seen.
     pub(super) fn add(&self, seen: &Seen<'k>, kv_head: E<'k>, span: E<'k>) {
         let Chains { t, queries, weights, ahead, .. } = self.chains;
         let start = span.times(SPAN);
-        if let Some(ahead) = ahead {
+        if let (Some(ahead), Some(asked)) = (ahead, &self.asked) {
             let next = ahead.places(seen, span.plus(chains(t)));
-            let (products, scales) = ahead.products(queries, seen, kv_head, start);
-            ahead.ask_keys(kv_head, &next);
+            let (products, scales) = ahead.products(asked, queries, seen, kv_head, start);
+            ahead.ask_keys(asked, kv_head, &next);
             self.weigh(seen, start, &products, Some(&scales));
-            ahead.add(&self.sums, seen, kv_head, start, *weights);
-            return ahead.ask_values(kv_head, &next);
+            ahead.add(asked, &self.sums, seen, (kv_head, start), *weights);
+            return ahead.ask_values(asked, kv_head, &next);
         }
         // Asked for before anything waits, so that memory is waited for once.
         let first = self.sums.read_first(seen, kv_head, start);

@@ -3,33 +3,10 @@
 use swiftlm_ir::kernel::builder::{E, Kb, S, V};
 
 use super::archived::{Archived, Decoded, OCTET};
-use super::history::{QUAD, SPAN, Seen, quad_of_block};
+use super::history::{QUAD, Seen, quad_of_block};
 use super::pages::Pages;
-use super::span::{LANES, QUADS};
-
-/// Fours of rows that a lane reads in one go.
-const READ_AT_ONCE: usize = 2;
-/// Octets of a span.
-const OCTETS: usize = SPAN / OCTET;
-
-/// How values divide over lanes: a lane takes a chunk of the elements of every so manieth four rows.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
-    /// Query heads.
-    heads: usize,
-    /// Elements of a chunk.
-    chunk: usize,
-    /// Chunks of a row.
-    chunks: usize,
-    /// Chunks of a lane.
-    each: usize,
-    /// Fours of rows that the lanes take at once.
-    rows: usize,
-    /// Heads whose sums meet at once at the end of a chain.
-    at_once: usize,
-    /// Elements that share scales; `None` for formats without.
-    group: Option<usize>,
-}
+use super::shape::{Output, Shape};
+use super::span::QUADS;
 
 /// Sums of a chain that is being made.
 pub(super) struct Sums<'k> {
@@ -51,161 +28,6 @@ pub(super) struct Rows<'k> {
     words: [E<'k>; 4],
     /// Scales and biases as stored; of slots that are not seen they may be anything.
     groups: Option<[E<'k>; 4]>,
-}
-
-/// A vector of the sum of a head that a lane holds at the end.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Output<'k> {
-    /// The head.
-    pub(super) head: E<'k>,
-    /// The vector; what lies behind a chunk is nothing.
-    pub(super) sum: E<'k>,
-    first: E<'k>,
-    elements: usize,
-}
-
-impl<'k> Output<'k> {
-    /// The same place with another vector.
-    pub(super) fn with(&self, sum: E<'k>) -> Self {
-        Self { sum, ..*self }
-    }
-
-    /// Each element with its index in the head.
-    pub(super) fn each(&self, f: impl Fn(E<'k>, E<'k>)) {
-        (0..self.elements).for_each(|i| f(self.first.plus(i), self.sum.extract(i as u8)));
-    }
-}
-
-impl Shape {
-    /// Of values for `heads` query heads whose sums may meet in `room` shared vectors; of some an archive may hold
-    /// `octets`.
-    pub(super) fn new(values: &Pages<'_>, octets: bool, heads: usize, room: usize) -> Self {
-        let row = values.row();
-        let chunk = values.width() * row.per_word();
-        let chunks = row.dim / chunk;
-        let most = if octets { OCTETS } else { QUADS };
-        let (each, rows) = (chunks.div_ceil(LANES), (LANES / chunks).clamp(1, most));
-        let group = (row.groups() > 0).then_some(row.group());
-        let shape = Self { heads, chunk, chunks, each, rows, at_once: 1, group };
-        Self { at_once: (room / shape.met()).clamp(1, heads), ..shape }
-    }
-
-    /// Chunks of a lane.
-    pub(super) fn each(&self) -> usize {
-        self.each
-    }
-
-    /// Vectors of a chunk.
-    pub(super) fn vectors(&self) -> usize {
-        self.chunk.div_ceil(4)
-    }
-
-    /// Vectors of a head.
-    fn head(&self) -> usize {
-        self.chunks * self.vectors()
-    }
-
-    /// Shared vectors in which the sums of a head meet.
-    pub(super) fn met(&self) -> usize {
-        self.rows * self.head()
-    }
-
-    /// Vectors of `heads` heads that a lane puts out at most.
-    fn rounds(&self, heads: usize) -> usize {
-        (heads * self.head()).div_ceil(LANES)
-    }
-
-    /// Vectors that a lane puts out at most.
-    pub(super) fn outputs(&self) -> usize {
-        self.heads.div_ceil(self.at_once) * self.rounds(self.at_once)
-    }
-
-    /// For each vector of heads `first ..` that the lane puts out: its number, and its index among those heads.
-    fn each_output<'k>(&self, kb: &'k Kb, first: usize, f: impl Fn(usize, E<'k>)) {
-        let all = self.at_once.min(self.heads - first) * self.head();
-        for round in 0..all.div_ceil(LANES) {
-            let (number, index) =
-                (first / self.at_once * self.rounds(self.at_once) + round, kb.lane().plus(round * LANES));
-            let body = || f(number, index);
-            if (round + 1) * LANES > all { kb.when(index.lt(kb.dim(all)), body) } else { body() }
-        }
-    }
-
-    fn output<'k>(&self, first: usize, index: E<'k>, sum: E<'k>) -> Output<'k> {
-        let vector = index.modulo(self.head());
-        let chunk = vector.over(self.vectors()).times(self.chunk);
-        let d = chunk + vector.modulo(self.vectors()).times(4);
-        Output { head: index.over(self.head()).plus(first), sum, first: d, elements: self.chunk.min(4) }
-    }
-
-    /// The places of the vectors that the lane puts out, each with its number.
-    pub(super) fn places<'k>(&self, kb: &'k Kb, f: impl Fn(usize, Output<'k>)) {
-        let zeros = kb.f32(0.0).splat(4);
-        for first in (0..self.heads).step_by(self.at_once) {
-            self.each_output(kb, first, |i, index| f(i, self.output(first, index, zeros)));
-        }
-    }
-
-    /// The first four rows of the lane in a batch; lanes behind the last have none.
-    fn row<'k>(&self, kb: &'k Kb) -> E<'k> {
-        kb.lane().over(self.chunks.min(LANES))
-    }
-
-    /// Fours of rows that a lane reads in one go.
-    fn read_at_once(&self) -> usize {
-        READ_AT_ONCE.min(QUADS.div_ceil(self.rows))
-    }
-
-    /// Fours of rows of a batch.
-    fn batch(&self) -> usize {
-        self.rows * self.read_at_once()
-    }
-
-    /// The batches of the span that begins at `start` of which something is seen.
-    fn batches<'k>(&self, kb: &'k Kb, seen: &Seen<'k>, start: E<'k>) -> (E<'k>, E<'k>) {
-        let (batch, last) = (self.batch() * QUAD, QUADS.div_ceil(self.batch()) - 1);
-        let from = (seen.first.max(start) - start).over(batch).min(kb.dim(last));
-        (from, (seen.last - start).over(batch).min(kb.dim(last)).plus(1))
-    }
-
-    /// Batches of octets of a span.
-    pub(super) fn octet_batches(&self) -> usize {
-        OCTETS.div_ceil(self.rows)
-    }
-
-    /// The lane's octet of a batch, and whether there is one, if that is not certain.
-    pub(super) fn octet<'k>(&self, kb: &'k Kb, batch: E<'k>) -> (E<'k>, Option<E<'k>>) {
-        let octet = self.row(kb).min(kb.dim(self.rows - 1)) + batch.times(self.rows);
-        let exists = (!OCTETS.is_multiple_of(self.rows)).then(|| octet.lt(kb.dim(OCTETS)));
-        (if exists.is_some() { octet.min(kb.dim(OCTETS - 1)) } else { octet }, exists)
-    }
-
-    /// The lane's chunk number `index`; one behind the last is the last.
-    fn chunk<'k>(&self, kb: &'k Kb, index: usize) -> E<'k> {
-        let chunks = self.chunks;
-        if chunks < LANES {
-            return kb.lane().modulo(chunks);
-        }
-        let chunk = kb.lane().plus(index * LANES);
-        if chunks.is_multiple_of(LANES) { chunk } else { chunk.min(kb.dim(chunks - 1)) }
-    }
-
-    /// Words of the values of an octet of an archive, by chunk of the lane and vector.
-    pub(super) fn read_octet<'k>(
-        &self,
-        kb: &'k Kb,
-        archived: &Archived<'k>,
-        place: (E<'k>, E<'k>, E<'k>),
-    ) -> Vec<Vec<Vec<E<'k>>>> {
-        let chunk = |i| archived.value_words(place, self.chunk(kb, i).times(self.chunk), self.chunk / QUAD);
-        (0..self.each).map(chunk).collect()
-    }
-
-    /// Runs `body` in lanes that have rows.
-    fn when_rows<'k>(&self, kb: &'k Kb, body: impl FnOnce(E<'k>)) {
-        let row = self.row(kb);
-        if self.rows * self.chunks < LANES { kb.when(row.lt(kb.dim(self.rows)), || body(row)) } else { body(row) }
-    }
 }
 
 impl<'k> Sums<'k> {
@@ -302,20 +124,26 @@ impl<'k> Sums<'k> {
             for i in 0..OCTET / QUAD {
                 let quad = octet.times(OCTET / QUAD).plus(i);
                 let weights: Vec<E<'k>> = (0..self.shape.heads).map(|h| weights.get(quad.plus(h * QUADS))).collect();
-                let slot = |j: usize| values.iter().map(|values| values.get(i * QUAD + j)).collect();
-                add_four(&[0, 1, 2, 3].map(slot), sums, &weights);
+                for (j, values) in values.iter().enumerate() {
+                    // A vector at a time: the fewer numbers a lane holds, the more lanes run.
+                    let rows = values.four(i);
+                    for (sums, weights) in sums.iter().zip(&weights) {
+                        add_four(&rows, &sums[j], *weights);
+                    }
+                }
             }
         }
     }
 
     /// Adds the same octet from pages of the recent.
     pub(super) fn add_recent(&self, seen: &Seen<'k>, kv_head: E<'k>, start: E<'k>, octet: E<'k>, weights: S<'k>) {
-        let quads = |i: usize| (octet.times(OCTET / QUAD).plus(i), None);
-        let chunk = |index: usize| {
-            let four = |i: usize| self.read_four(seen, kv_head, start, quads(i), self.shape.chunk(self.kb, index));
-            (0..OCTET / QUAD).map(four).collect()
-        };
-        self.take(seen, &(0..self.shape.each).map(chunk).collect::<Vec<_>>(), weights);
+        // One four after another, for the same reason; few spans are of the recent.
+        for i in 0..OCTET / QUAD {
+            let quad = octet.times(OCTET / QUAD).plus(i);
+            let chunk = |index| self.shape.chunk(self.kb, index);
+            let four = |index| vec![self.read_four(seen, kv_head, start, (quad, None), chunk(index))];
+            self.take(seen, &(0..self.shape.each).map(four).collect::<Vec<_>>(), weights);
+        }
     }
 
     /// Adds rows that were read.
@@ -343,7 +171,12 @@ impl<'k> Sums<'k> {
                 weights.iter().map(|w| *w * scale).collect()
             }
         };
-        add_four(&rows.words.map(|words| vectors(kb, &rows.pages.elements(words))), sums, &scaled);
+        let elements = rows.words.map(|words| vectors(kb, &rows.pages.elements(words)));
+        for (sums, weights) in sums.iter().zip(&scaled) {
+            for (j, sum) in sums.iter().enumerate() {
+                add_four(&[0, 1, 2, 3].map(|i| elements[i][j]), sum, *weights);
+            }
+        }
     }
 
     /// Adds up what lanes have in shared vectors, and gives each vector of a head to one lane. All lanes are here.
@@ -373,14 +206,10 @@ impl<'k> Sums<'k> {
     }
 }
 
-/// Adds four rows, vectors by row, to the sums of each head, vectors again.
-fn add_four<'k>(rows: &[Vec<E<'k>>; QUAD], sums: &[Vec<V<'k>>], weights: &[E<'k>]) {
-    for (sums, weights) in sums.iter().zip(weights) {
-        for (j, sum) in sums.iter().enumerate() {
-            let slot = |sum, i: usize| rows[i][j].fma(weights.extract(i as u8).splat(4), sum);
-            sum.set((0..QUAD).fold(sum.get(), slot));
-        }
-    }
+/// Adds a vector of each of four rows to a sum.
+fn add_four<'k>(rows: &[E<'k>; QUAD], sum: &V<'k>, weights: E<'k>) {
+    let slot = |sum, i: usize| rows[i].fma(weights.extract(i as u8).splat(4), sum);
+    sum.set((0..QUAD).fold(sum.get(), slot));
 }
 
 /// Vectors of 4, the last filled with 0.

@@ -289,5 +289,7 @@ fn input_bytes(program: &Program, table: usize) -> u64 {
     let rows = ShapeClass::Many.max_rows(program.chunk.max(program.max_rows)) as u64;
     let ropes: usize = program.module.rope_tables.iter().map(|t| 2 * t.inverse_frequencies.len()).sum();
     let tables = page_sets(program, 1, 1).len();
-    rows * 4 * (4 + ropes as u64) + 4 * (table * tables) as u64
+    // A token's unit, and three numbers for its run.
+    let recurrent = if program.recurrent_bytes() > 0 { 4 } else { 0 };
+    rows * 4 * (4 + recurrent + ropes as u64) + 4 * (table * tables) as u64
 }

@@ -76,7 +76,7 @@ fn read_rate(device: &mut GpuDevice) -> f64 {
     let grid = [Groups::fixed(vectors / EACH / LANES), Groups::fixed(1), Groups::fixed(1)];
     let launches = (0..4).map(|_| Launch::of_kernel(kernel, Arc::clone(&template), args.clone(), grid, "bench"));
     let recording = device.record(launches.collect()).expect("the arguments fit");
-    let sizes = StepSizes { tokens: 1, rows: 1, table_stride: 1, last_position: 0 };
+    let sizes = StepSizes { tokens: 1, rows: 1, table_stride: 1, last_position: 0, segments: 0 };
     let (_, best) = time(device, recording, sizes, args[1]);
     4.0 * STACK as f64 / best
 }
@@ -90,7 +90,7 @@ fn case(
 ) -> (f64, f64, usize) {
     let pages = (depth + tokens).div_ceil(PAGE_TOKENS);
     let last_position = (depth + tokens - 1) as u32;
-    let sizes = StepSizes { tokens: tokens as u32, rows: 1, table_stride: pages as u32, last_position };
+    let sizes = StepSizes { tokens: tokens as u32, rows: 1, table_stride: pages as u32, last_position, segments: 0 };
     let view = View::dense(heads * dim);
     let template = Template::Attend(Attend {
         class: ShapeClass::of(tokens),

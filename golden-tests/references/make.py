@@ -77,6 +77,7 @@ def transformers_row(row, seed, folder):
         write_json(folder / "generation_config.json", ids | row["generation"])
     tensors = weights(row, folder, seed)
     tensors = {published(key, row): value.to(DTYPES[row["storage"]]) for key, value in tensors.items()}
+    tensors |= {key: torch.ones(shape, dtype=DTYPES[row["storage"]]) for key, shape in row.get("unread", {}).items()}
     if "shards" in row:
         save_sharded(tensors, folder, row["shards"])
     else:
@@ -100,7 +101,8 @@ def mlx_row(row, seed, folder):
         return reference, None, reference
     with TemporaryDirectory() as dense:
         write_json(Path(dense) / "config.json", row["config"])
-        tensors = {published(key, row): value for key, value in first.dequantised().items()}
+        tensors = first.dequantised(row.get("zero_centred"))
+        tensors = {published(key, row): value for key, value in tensors.items()}
         save_tensors(tensors, Path(dense) / "model.safetensors", {"format": "pt"})
         second = transformers_reference.Reference(dense)
     again = record(second, seed)

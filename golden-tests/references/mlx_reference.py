@@ -39,8 +39,9 @@ class Reference:
         assert logits.dtype == mx.float32, "mlx-lm runs in float32"
         return np.array(logits)
 
-    def dequantised(self):
-        """Float32 tensors under the Hub's names, experts one by one again."""
+    def dequantised(self, zero_centred=None):
+        """Float32 tensors as the Hub has them but for their names: experts one by one again, the kernel of a convolution
+        last, and norm weights whose names match `zero_centred` less 1."""
         parameters = dict(tree_flatten(self.model.parameters()))
         modules = dict(self.model.named_modules())
         state = {}
@@ -55,6 +56,10 @@ class Reference:
                 value = mx.dequantize(
                     value, parameters[f"{path}.scales"], parameters[f"{path}.biases"], module.group_size, module.bits
                 )
+            if path.endswith(".conv1d"):
+                value = value.moveaxis(2, 1)
+            if zero_centred and re.search(zero_centred, name):
+                value = value - 1.0
             stacked = re.fullmatch(r"(.*)\.switch_mlp\.(\w+)\.weight", name)
             if stacked:
                 for expert in range(value.shape[0]):

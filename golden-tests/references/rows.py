@@ -87,6 +87,53 @@ def mixtral(**changes):
     return config("mixtral", "MixtralForCausalLM", **(flags | changes))
 
 
+def qwen3_5(**changes):
+    """As published: a text half whose defaults are left out, beside a vision tower; the table runs the text half."""
+    flags = {
+        "num_hidden_layers": 4,
+        "full_attention_interval": 4,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": None,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "partial_rotary_factor": 0.25,
+            "mrope_section": [2, 1, 1],
+            "mrope_interleaved": True,
+        },
+        "attention_bias": False,
+        "attn_output_gate": True,
+        "linear_conv_kernel_dim": 4,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+    }
+    text = config("qwen3_5_text", "Qwen3_5ForCausalLM", **(flags | changes))
+    left_out = ("architectures", "bos_token_id", "eos_token_id", "use_cache")
+    vision = {"model_type": "qwen3_5", "depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 1}
+    return {
+        "architectures": ["Qwen3_5ForConditionalGeneration"],
+        "model_type": "qwen3_5",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "tie_word_embeddings": text["tie_word_embeddings"],
+        "text_config": {key: value for key, value in text.items() if key not in left_out},
+        "vision_config": vision | {"out_hidden_size": text["hidden_size"]},
+    }
+
+
+# From mlx-lm's names to those of transformers, and from there to published ones.
+QWEN3_5_PUBLISHED = {
+    r"^language_model\.lm_head\.": "lm_head.",
+    r"^language_model\.model\.": "model.",
+    r"^model\.": "model.language_model.",
+}
+
+
 # transformers has other names for a mixture than published files, and mlx-lm for experts once they are stacked.
 MIXTRAL_PUBLISHED = {
     r"\.mlp\.": ".block_sparse_moe.",
@@ -287,6 +334,14 @@ TRANSFORMERS = {
         "storage": "bf16",
         "notes": "tied embeddings; one kv head; rope given as rope_parameters, the newer form",
     },
+    "qwen3_5": {
+        "config": qwen3_5(hidden_size=32, intermediate_size=64),
+        "storage": "f32",
+        "norm": 0.0,
+        "published": QWEN3_5_PUBLISHED,
+        "unread": {"model.visual.pos_embed.weight": (4, 8), "mtp.fc.weight": (4, 8)},
+        "notes": "three layers of gated delta net and one of gated attention; tensors of a vision tower and of a drafter",
+    },
     "qwen3_moe": {
         "config": qwen3_moe(head_dim=16, moe_intermediate_size=24),
         "storage": "f32",
@@ -373,6 +428,16 @@ MLX = {
         "group": 32,
         "storage": "bf16",
         "notes": "experts stacked as switch_mlp; router and the shared expert's gate at 4 bits, too",
+    },
+    "qwen3_5-mlx4": {
+        "config": qwen3_5(),
+        "bits": 4,
+        "group": 32,
+        "storage": "bf16",
+        "norm": 0.0,
+        "zero_centred": r"(layernorm|model\.norm|[qk]_norm)\.weight$",
+        "published": QWEN3_5_PUBLISHED,
+        "notes": "norms stored as 1 + w; conv1d is [channels, kernel, 1]",
     },
     "qwen3_moe-mlx4": {
         "config": qwen3_moe(moe_intermediate_size=64),

@@ -47,8 +47,13 @@ def random_weights(shapes, seed, embedding, norm):
     tensors = {}
     for name in sorted(shapes):
         draw = generator.standard_normal(shapes[name], dtype=np.float32)
-        if name.endswith("norm.weight"):
+        if name.endswith("linear_attn.norm.weight"):
+            value = 1.0 + 0.2 * draw
+        elif name.endswith("norm.weight"):
             value = norm + 0.2 * draw
+        elif name.endswith("A_log"):
+            # Some heads forget within a few tokens, others keep most of a prompt.
+            value = 1.5 * draw - 3.0
         elif name.endswith("bias"):
             value = 0.3 * draw
         else:

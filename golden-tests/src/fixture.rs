@@ -121,10 +121,7 @@ impl Row {
     }
 
     fn component(&self, primary: &str, component: &str) -> Vec<u8> {
-        let (name, slice) = match primary.split_once('#') {
-            Some((name, slice)) => (name, slice.parse::<usize>().ok()),
-            None => (primary, None),
-        };
+        let (name, slice) = swiftlm_ir::graph::piece(primary);
         let name = match (component, name.strip_suffix(".weight")) {
             ("weight", _) | (_, None) => name.to_owned(),
             (other, Some(module)) => format!("{module}.{other}"),
@@ -133,8 +130,8 @@ impl Row {
         let shape = &self.index[&name].shape;
         match slice {
             None => at.1.clone(),
-            Some(i) => {
-                let bytes = at.1.len() / shape[0];
+            Some((i, count)) => {
+                let bytes = at.1.len() / count.unwrap_or(shape[0]);
                 at.1[i * bytes..(i + 1) * bytes].to_vec()
             }
         }

@@ -88,7 +88,7 @@ impl Loaded {
         };
         let executable =
             Executable::load(device, program, row, options).unwrap_or_else(|e| panic!("{}: {e}", row.name));
-        let mut pool = StatePool::new(&executable.page_sets(), executable.chunk());
+        let mut pool = executable.state_pool();
         let mut rows = TableRows::new(sequences);
         let mut open = || {
             let sequence = Sequence::open(&mut pool, PAGES * PAGE_TOKENS).expect("there is a page for every token");
@@ -111,6 +111,11 @@ impl Loaded {
     /// Takes a sequence back to a mark and gives the length from which its tokens must come again.
     pub fn rewind(&mut self, sequence: usize, mark: Mark) -> usize {
         self.sequences[sequence].0.rewind(&mut self.pool, mark).expect("a mark lies behind")
+    }
+
+    /// Keeps what recurrent states of a sequence hold now; whether there was room for it.
+    pub fn snapshot(&mut self, sequence: usize) -> bool {
+        self.sequences[sequence].0.snapshot(&mut self.pool)
     }
 
     /// The length of a sequence, to come back to.
@@ -144,8 +149,11 @@ impl Loaded {
         for (s, p, id) in tokens {
             batch.ids.push(*id);
             batch.positions.push(*p);
-            batch.sequences.push(self.sequences[*s as usize].1.row());
+            let (sequence, row) = &self.sequences[*s as usize];
+            batch.sequences.push(row.row());
+            batch.units.extend(sequence.unit());
         }
+        batch.transfers = self.pool.take_transfers();
         batch.rows = (0..tokens.len()).map(|t| WantRow { token: t as u32, want: Want::Logits }).collect();
         match self.executable.step(&batch) {
             Ok(output) => {

@@ -96,7 +96,9 @@ fn median_error(row: &Row, a: &[f32], b: &[f32]) -> f64 {
 /// Chunks of 1, 7, 64 and 512 give what one chunk gives, bit for bit.
 #[test]
 fn chunking_changes_nothing() {
-    for name in ["llama-rope3", "qwen3", "qwen3_moe-mlx4", "qwen2-mlx-mixed", "gemma2", "gemma3_text-mlx4"] {
+    for name in
+        ["llama-rope3", "qwen3", "qwen3_moe-mlx4", "qwen2-mlx-mixed", "gemma2", "gemma3_text-mlx4", "qwen3_5-mlx4"]
+    {
         let row = Row::open(name);
         for activations in [Activations::F32, Activations::Int { bits: 8 }, Activations::Int { bits: 16 }] {
             let build = BuildOptions { activations, ..exact() };
@@ -115,7 +117,7 @@ fn chunking_changes_nothing() {
 /// Four sequences that share steps compute what each computes alone, bit for bit.
 #[test]
 fn interleaving_changes_nothing() {
-    for name in ["llama", "qwen3-mlx8", "qwen3_moe", "gemma3_text"] {
+    for name in ["llama", "qwen3-mlx8", "qwen3_moe", "gemma3_text", "qwen3_5"] {
         let row = Row::open(name);
         let load = || Loaded::new(&row, compile(&row, &exact(), 64), On::Cpu.open(2), 4);
         let prompts: Vec<Vec<u32>> =
@@ -193,9 +195,39 @@ fn rewinding_changes_nothing() {
     }
 }
 
+/// The same of recurrent states, which go back to a snapshot: nothing comes again if it was taken at the mark, what came
+/// behind it if it was taken before, and everything without one.
+#[test]
+fn rewinding_to_snapshots_changes_nothing() {
+    const CHUNK: usize = 16;
+    let row = Row::open("qwen3_5");
+    let (ids, other) = (endless(&row, 300), endless(&row, 400).split_off(130));
+    let load = || Loaded::new(&row, compile(&row, &exact(), CHUNK), On::Cpu.open(2), 1);
+    for (snapshot, mark, end) in [(Some(140), 140, 170), (Some(97), 140, 250), (None, 20, 60), (Some(256), 256, 300)] {
+        let mut loaded = load();
+        loaded.prompt(0, &ids[..snapshot.unwrap_or(0)], CHUNK);
+        assert!(loaded.snapshot(0), "there is room for a snapshot");
+        loaded.feed(0, &ids[snapshot.unwrap_or(0)..mark], CHUNK);
+        let to = loaded.mark(0);
+        loaded.feed(0, &ids[mark..end], CHUNK);
+        let from = loaded.rewind(0, to);
+        assert_eq!(from, snapshot.unwrap_or(0), "back to the snapshot");
+        loaded.feed(0, &ids[from..mark], CHUNK);
+        let expected = load().prompt(0, &[&ids[..mark], &other[..60]].concat(), CHUNK);
+        assert_eq!(loaded.feed(0, &other[..60], CHUNK), expected[mark..], "{snapshot:?}, {mark} to {end}");
+    }
+}
+
 /// The bar catches what it must: each of these small mistakes breaks it.
 #[test]
 fn mutations_are_noticed() {
+    let rope = |theta: f64, part: f64| serde_json::json!({"rope_theta": theta, "partial_rotary_factor": part});
+    // The text half's configuration with one field replaced.
+    let text = |field: &str, value: serde_json::Value| {
+        let mut text = Row::open("qwen3_5").config.get("text_config").cloned().expect("the row sees images");
+        text[field] = value;
+        text
+    };
     let mutations = [
         ("llama", "rms_norm_eps", serde_json::json!(1e-4)),
         ("llama", "rope_theta", serde_json::json!(11000.0)),
@@ -223,6 +255,9 @@ fn mutations_are_noticed() {
         ("gemma3_text", "rope_local_base_freq", serde_json::json!(11000.0)),
         ("gemma3_text", "rope_scaling", serde_json::json!({"rope_type": "linear", "factor": 7.5})),
         ("gemma3_text", "hidden_activation", serde_json::json!("silu")),
+        ("qwen3_5", "text_config", text("rms_norm_eps", serde_json::json!(1e-4))),
+        ("qwen3_5", "text_config", text("rope_parameters", rope(11_000.0, 0.25))),
+        ("qwen3_5", "text_config", text("rope_parameters", rope(10_000.0, 0.1875))),
         ("mistral", "sliding_window", serde_json::json!(49)),
         ("mistral", "sliding_window", serde_json::json!(51)),
     ];

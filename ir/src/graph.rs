@@ -45,11 +45,26 @@ impl fmt::Display for WeightType {
     }
 }
 
+/// A name of a weight's rows as the tensor's name and, unless it is the whole tensor, which piece: of so many equal ones
+/// along the outermost extent, or of as many as it has elements.
+pub fn piece(name: &str) -> (&str, Option<(usize, Option<usize>)>) {
+    let parse = |text: &str| {
+        let (index, count) = text.split_once('/').map_or((text, None), |(index, count)| (index, Some(count)));
+        let count = count.map(str::parse).transpose().ok()?;
+        Some((index.parse().ok()?, count))
+    };
+    match name.rsplit_once('#').and_then(|(tensor, text)| Some((tensor, parse(text)?))) {
+        Some((tensor, which)) => (tensor, Some(which)),
+        None => (name, None),
+    }
+}
+
 /// A weight that a function uses, named relative to the call's scope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WeightDecl {
     /// Names of tensors relative to the scope, `self_attn.q_proj.weight`, whose rows follow one another in this weight;
-    /// one name unless merged. `name#i` is slice `i` of the tensor's outermost extent (an expert of a stacked tensor).
+    /// one name unless merged. `name#i` is slice `i` of the tensor's outermost extent (an expert of a stacked tensor), `name#i/n`
+    /// piece `i` of `n` equal ones that it is cut into ([`piece`]).
     pub names: Vec<String>,
     /// Type of the whole.
     pub ty: WeightType,

@@ -17,6 +17,11 @@ pub enum Input {
     Positions,
     /// Row of the page table of each token's sequence, `u32[T]`.
     Sequences,
+    /// What a recurrent state keeps for each token's sequence: the number of its unit, `u32[T]`.
+    Units,
+    /// Runs of tokens of one sequence, `u32[T, 3]`: first token, the one behind the last, tokens of the sequence before
+    /// them. Rows behind the last run hold 0.
+    Segments,
     /// Page ids of the states' parts with this window, `u32[sequences · table_stride]`.
     PageTable(Window),
     /// Tokens that want logits, `u32[R]`.
@@ -46,7 +51,8 @@ pub enum Operand {
         /// Rows of the segment.
         count: usize,
     },
-    /// Keys (`part` 0) or values (1) of the call's state, or its archive's keys (2) or values (3).
+    /// Keys (`part` 0) or values (1) of the call's state, or its archive's keys (2) or values (3); of a recurrent state
+    /// the last inputs (0) or the memory (1).
     State {
         /// Which part.
         part: usize,
@@ -66,13 +72,15 @@ pub struct Groups {
     pub reach: Option<Reach>,
 }
 
-/// How workgroups depend on the positions of the longest history of a step.
+/// How workgroups depend on the sequences of a step: the positions of its longest history, or how many take part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Reach {
     /// At most one group for each so many positions.
     Each(u32),
     /// None where there are no more positions than this.
     Beyond(u32),
+    /// At most one group for each run of tokens of one sequence, however many positions.
+    Segments,
 }
 
 impl Groups {
@@ -96,6 +104,7 @@ impl Groups {
         let all = self.times * self.rows.map_or(1, |(sym, per)| sizes.get(sym).div_ceil(per));
         match self.reach {
             None => all,
+            Some(Reach::Segments) => all.min(sizes.segments),
             Some(Reach::Each(per)) => all.min(sizes.last_position / per + 1),
             Some(Reach::Beyond(positions)) => {
                 if sizes.last_position >= positions {
@@ -108,7 +117,7 @@ impl Groups {
     }
 }
 
-/// The sizes of one step. All but the last are given to every kernel as immediates in this order.
+/// The sizes of one step. The first three are given to every kernel as immediates in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct StepSizes {
@@ -120,6 +129,8 @@ pub struct StepSizes {
     pub table_stride: u32,
     /// Largest position of a token, which grids follow and kernels do not rely on.
     pub last_position: u32,
+    /// Runs of tokens of one sequence, which grids follow and kernels do not rely on.
+    pub segments: u32,
 }
 
 impl StepSizes {
@@ -289,7 +300,12 @@ impl Program {
         self.module.states.iter().map(crate::ty::StateType::bytes_per_token).sum()
     }
 
-    /// KV bytes that a token reads which follows on `depth` others: of a layer with a window no more than that.
+    /// State bytes of one sequence that do not grow with it, in all layers.
+    pub fn recurrent_bytes(&self) -> usize {
+        self.module.states.iter().filter_map(crate::ty::StateType::recurrent).map(crate::ty::Recurrent::bytes).sum()
+    }
+
+    /// State bytes that a token reads which follows on `depth` others: of a layer with a window no more than that.
     pub fn kv_bytes_read(&self, depth: usize) -> usize {
         self.module.states.iter().map(|state| state.bytes_read(depth)).sum()
     }

@@ -4,6 +4,9 @@
 //! interpreter run, and the CPU backend picks a micro-kernel by it. Each variant lists its arguments in binding order.
 //! Activations are f32 rows addressed by a [`View`]; ids are u32.
 
+mod recurrent;
+
+pub use recurrent::{Delta, ShortConv};
 use serde::{Deserialize, Serialize};
 
 use crate::dim::{ShapeClass, Sym};
@@ -73,6 +76,10 @@ pub enum Template {
     /// Arguments: q, positions, sequences, page table, key pages, value pages, the archive's page table, key pages and
     /// value pages if `archive`, y; scratch, unless there are many tokens.
     Attend(Attend),
+    /// Arguments: x, weight, segments, units, the state's last inputs, y.
+    ShortConv(ShortConv),
+    /// Arguments: qkv, decay inputs, beta inputs, decay weights a and b, segments, units, the state's memory, y.
+    Delta(Delta),
     /// Arguments: scores, ids out `u32[rows, top_k]`, weights out `f32[rows, top_k]`.
     Route(Route),
     /// Arguments: x, ids, weight, y.
@@ -390,6 +397,8 @@ impl Template {
             Self::Append(_) => "append",
             Self::RopeAppend(_) => "rope_append",
             Self::Attend(_) => "attend",
+            Self::ShortConv(_) => "short_conv",
+            Self::Delta(_) => "delta",
             Self::Route(_) => "route",
             Self::ExpertLinear(_) => "expert_linear",
             Self::Combine(_) => "combine",
@@ -424,6 +433,8 @@ impl Template {
             | Self::Append(_)
             | Self::RopeAppend(_)
             | Self::Attend(_)
+            | Self::ShortConv(_)
+            | Self::Delta(_)
             | Self::Route(_)
             | Self::ExpertLinear(_)
             | Self::Combine(_) => Sym::Tokens,

@@ -112,6 +112,49 @@ pub enum StateType {
         /// Where older tokens are read from instead; the pages of keys and values above are kept for recent ones only.
         archive: Option<Archive>,
     },
+    /// What is left of all tokens together: as large for a long sequence as for a short one.
+    Recurrent(Recurrent),
+}
+
+/// Sizes of a recurrent state, all of it f32: the last inputs of a short convolution, and a matrix for each head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Recurrent {
+    /// Inputs before a token that its convolution looks at: taps less one. 0 where there is no convolution.
+    pub columns: usize,
+    /// Channels of the convolution.
+    pub channels: usize,
+    /// Heads of the memory; 0 where there is none.
+    pub heads: usize,
+    /// Elements of a key: columns of a head's matrix.
+    pub key: usize,
+    /// Elements of a value: rows of a head's matrix.
+    pub value: usize,
+}
+
+impl Recurrent {
+    /// Its parts: the last inputs, `f32[columns, channels]`, and the memory, `f32[heads, value, key]`.
+    pub const PARTS: [usize; 2] = [0, 1];
+
+    /// Elements of a part for one sequence. 0 for a part that there is not.
+    pub fn elements(&self, part: usize) -> usize {
+        match part {
+            0 => self.columns * self.channels,
+            1 => self.heads * self.value * self.key,
+            _ => 0,
+        }
+    }
+
+    /// Bytes of one sequence.
+    pub fn bytes(&self) -> usize {
+        Self::PARTS.map(|part| self.elements(part)).iter().sum::<usize>() * DType::F32.bytes()
+    }
+}
+
+impl fmt::Display for Recurrent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { columns, channels, heads, key, value } = self;
+        write!(f, "recurrent(columns={columns}, channels={channels}, heads={heads}, key={key}, value={value})")
+    }
 }
 
 /// Which tokens of a sequence pages are kept for, as seen from a query.
@@ -154,7 +197,7 @@ impl StateType {
     /// Bytes of one page of keys (`part` 0) or values (1), head after head as [`HeadRow`] says; or of the archive's keys
     /// (2) or values (3), as [`ArchiveRow`] says. 0 for a part that there is not.
     pub fn page_bytes(&self, part: usize) -> usize {
-        let Self::Paged { heads, dim, k, v, archive, .. } = self;
+        let Self::Paged { heads, dim, k, v, archive, .. } = self else { return 0 };
         let (heads, dim) = (*heads, *dim);
         let plain = |format: Format| heads * HeadRow { format, dim }.page_bytes();
         match (part, archive) {
@@ -166,9 +209,26 @@ impl StateType {
         }
     }
 
-    /// The parts that there are, two by two, with the tokens that their pages are kept for.
+    /// Bytes of one of the equal pieces that a part is made of: of a page, or of what a recurrent state keeps of one
+    /// sequence. 0 for a part that there is not.
+    pub fn unit_bytes(&self, part: usize) -> usize {
+        match self {
+            Self::Paged { .. } => self.page_bytes(part),
+            Self::Recurrent(r) => r.elements(part) * DType::F32.bytes(),
+        }
+    }
+
+    /// The recurrent state, if it is one.
+    pub fn recurrent(&self) -> Option<&Recurrent> {
+        match self {
+            Self::Recurrent(r) => Some(r),
+            Self::Paged { .. } => None,
+        }
+    }
+
+    /// The parts made of pages, two by two, with the tokens that their pages are kept for.
     pub fn parts(&self) -> Vec<(Window, [usize; 2])> {
-        let Self::Paged { window, archive, .. } = self;
+        let Self::Paged { window, archive, .. } = self else { return vec![] };
         let all = Window::last(*window);
         match archive {
             None => vec![(all, [0, 1])],
@@ -192,7 +252,10 @@ impl StateType {
 
     /// Bytes that a query reads which follows on `depth` tokens.
     pub fn bytes_read(&self, depth: usize) -> usize {
-        let Self::Paged { window, archive, .. } = self;
+        let (window, archive) = match self {
+            Self::Paged { window, archive, .. } => (window, archive),
+            Self::Recurrent(r) => return r.bytes(),
+        };
         let seen = if *window == 0 { depth } else { depth.min(*window) };
         match archive {
             None => self.token_bytes([0, 1]) * seen,
@@ -206,7 +269,10 @@ impl StateType {
 
 impl fmt::Display for StateType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Paged { window, heads, dim, k, v, archive } = self;
+        let (window, heads, dim, k, v, archive) = match self {
+            Self::Paged { window, heads, dim, k, v, archive } => (window, heads, dim, k, v, archive),
+            Self::Recurrent(r) => return r.fmt(f),
+        };
         match window {
             0 => f.write_str("paged(")?,
             _ => write!(f, "ring(window={window}, ")?,

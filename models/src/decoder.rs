@@ -72,6 +72,7 @@ impl Decoder {
             head_dim,
             qkv_bias: false,
             output_bias: false,
+            gate: false,
             head_norm: None,
             row_norm: None,
             rope: Rope { table: 0, dim: head_dim, layout: RopeLayout::Half },
@@ -116,17 +117,25 @@ impl Decoder {
     /// # Errors
     /// A list of another length, or with a kind of layer that is neither.
     pub fn sliding(&self, config: &Config, pattern: usize) -> Result<Vec<bool>, ModelError> {
-        let Some(types) = config.get("layer_types") else {
-            return Ok((1..=self.layers).map(|i| pattern == 0 || !i.is_multiple_of(pattern)).collect());
-        };
-        let kind = |ty: &serde_json::Value| match ty.as_str() {
-            Some("sliding_attention") => Some(true),
-            Some("full_attention") => Some(false),
+        let listed = self.kinds(config, ["sliding_attention", "full_attention"])?;
+        let every = || (1..=self.layers).map(|i| pattern == 0 || !i.is_multiple_of(pattern)).collect();
+        Ok(listed.unwrap_or_else(every))
+    }
+
+    /// Which layers are of the first of two kinds, if `layer_types` says so for each.
+    ///
+    /// # Errors
+    /// A list of another length, or with a kind of layer that is neither.
+    pub fn kinds(&self, config: &Config, kinds: [&str; 2]) -> Result<Option<Vec<bool>>, ModelError> {
+        let Some(types) = config.get("layer_types") else { return Ok(None) };
+        let first = |ty: &serde_json::Value| match ty.as_str() {
+            Some(kind) if kind == kinds[0] => Some(true),
+            Some(kind) if kind == kinds[1] => Some(false),
             _ => None,
         };
-        let kinds = types.as_array().and_then(|types| types.iter().map(kind).collect::<Option<Vec<bool>>>());
-        kinds.filter(|kinds| kinds.len() == self.layers).ok_or_else(|| {
-            let expected = format!("sliding_attention or full_attention for each of {} layers", self.layers);
+        let listed = types.as_array().and_then(|types| types.iter().map(first).collect::<Option<Vec<bool>>>());
+        listed.filter(|listed| listed.len() == self.layers).map(Some).ok_or_else(|| {
+            let expected = format!("{} for each of {} layers", kinds.join(" or "), self.layers);
             ModelError::one(format!("config.json: `layer_types`: expected {expected}, got {types}"))
         })
     }

@@ -178,6 +178,24 @@ impl<'a> Resolver<'a> {
         }
     }
 
+    /// The type of the kernel `name` of a convolution of each channel on its own, stored as `channels × 1 × taps` or, in
+    /// MLX's layout, `channels × taps × 1`: the same order of elements.
+    pub fn taps(&self, name: &str, channels: usize, taps: usize) -> WeightType {
+        let stand_in = WeightType { format: Format::F32, rows: channels, cols: taps };
+        let Some(facts) = self.take(name) else { return stand_in };
+        if facts.shape != [channels, 1, taps] && facts.shape != [channels, taps, 1] {
+            let got = &facts.shape;
+            self.error(format!("tensor `{name}`: expected shape [{channels}, 1, {taps}], got {got:?}"));
+        }
+        match facts.dtype {
+            StoredType::Float(float) => WeightType { format: Format::Float(float), ..stand_in },
+            StoredType::U32 | StoredType::Other(_) => {
+                self.error(format!("tensor `{name}`: expected f32, f16 or bf16, got {:?}", facts.dtype));
+                stand_in
+            }
+        }
+    }
+
     /// Marks tensors that a checkpoint may hold and the model does not need.
     pub fn ignore(&self, unneeded: impl Fn(&str) -> bool) {
         self.used.borrow_mut().extend(self.index.keys().filter(|n| unneeded(n)).cloned());

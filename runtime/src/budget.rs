@@ -7,9 +7,9 @@ use swiftlm_device::Target;
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::kernel::{Immediate, Length};
 use swiftlm_ir::plan::Program;
-use swiftlm_ir::ty::{PAGE_TOKENS, StateType, Window};
+use swiftlm_ir::ty::{PAGE_TOKENS, Recurrent, StateType, Window};
 
-use crate::state::page_sets;
+use crate::state::{page_sets, recurrent_units};
 
 /// Left for the process itself, kernels and staging: with the tokenizer and the server within the 200 MiB that the
 /// resident memory may exceed the plan by.
@@ -65,6 +65,8 @@ pub struct MemoryPlan {
     pub kv_pages: usize,
     /// What states with windows take beside it.
     pub rings: Vec<RingPlan>,
+    /// What recurrent states take, snapshots included.
+    pub recurrent: u64,
     /// Pages that one sequence can hold.
     pub table_stride: usize,
     /// Sequences alive at a time.
@@ -99,7 +101,8 @@ impl MemoryPlan {
     /// It does not fit.
     pub fn new(program: &Program, target: &Target, request: MemoryRequest) -> Result<Self, DoesNotFit> {
         let most_sequences = program.chunk.min(program.max_rows).max(1);
-        let max_sequences = request.sequences.unwrap_or(SEQUENCES.min(most_sequences)).max(1);
+        let useful = || SEQUENCES.min(most_sequences).min(affordable(program, target, request.limit));
+        let max_sequences = request.sequences.unwrap_or_else(useful).max(1);
         let (wished, least) = match request.context {
             ContextWish::UpTo(tokens) => (pages(tokens), pages(tokens.min(LEAST_CONTEXT))),
             ContextWish::Exactly(tokens) => (pages(tokens), pages(tokens)),
@@ -114,6 +117,7 @@ impl MemoryPlan {
             page_bytes: page_bytes(program, Window::ALL),
             kv_pages: least,
             rings: rings(program, least, max_sequences),
+            recurrent: recurrent(program, max_sequences),
             table_stride: least,
             max_sequences,
         };
@@ -137,10 +141,10 @@ impl MemoryPlan {
         Self { kv_pages, rings: rings(program, kv_pages, self.max_sequences), ..self.clone() }
     }
 
-    /// Bytes of all pages.
+    /// Bytes of all states.
     pub fn kv(&self) -> u64 {
         let rings = self.rings.iter().map(RingPlan::bytes).fold(0, u64::saturating_add);
-        self.pool().saturating_add(rings)
+        self.pool().saturating_add(rings).saturating_add(self.recurrent)
     }
 
     /// Bytes of the pages of states that keep every token.
@@ -195,6 +199,7 @@ impl fmt::Display for MemoryPlan {
         };
         let mut rows = vec![("weights".to_owned(), self.weights), (pool, self.pool())];
         rows.extend(self.rings.iter().map(ring));
+        rows.extend((self.recurrent > 0).then(|| ("recurrent states".to_owned(), self.recurrent)));
         rows.extend([
             ("activations".to_owned(), self.arena),
             ("step inputs".to_owned(), self.inputs),
@@ -239,6 +244,22 @@ fn rings(program: &Program, kv_pages: usize, max_sequences: usize) -> Vec<RingPl
         .collect()
 }
 
+/// Bytes of recurrent states and their snapshots.
+fn recurrent(program: &Program, max_sequences: usize) -> u64 {
+    (program.recurrent_bytes() as u64).saturating_mul(recurrent_units(max_sequences) as u64)
+}
+
+/// Sequences whose recurrent states take a quarter of what weights leave, and that the device can bind at once.
+fn affordable(program: &Program, target: &Target, limit: u64) -> usize {
+    let left = target.memory.map_or(limit, |memory| memory.min(limit)).saturating_sub(program.weight_bytes() as u64);
+    let by_memory = (left / 4).checked_div(recurrent(program, 1));
+    let units = program.module.states.iter().filter(|state| state.recurrent().is_some());
+    let largest = units.flat_map(|state| Recurrent::PARTS.map(|part| state.unit_bytes(part))).max().unwrap_or(0);
+    let by_binding = target.max_binding.checked_div(largest.saturating_mul(recurrent_units(1)));
+    let by_memory = by_memory.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    by_memory.min(by_binding.unwrap_or(usize::MAX))
+}
+
 /// Whether the device can bind all pages of each state.
 fn binds(program: &Program, kv_pages: usize, max_sequences: usize, target: &Target) -> bool {
     page_sets(program, kv_pages, max_sequences).iter().all(|set| {
@@ -268,5 +289,7 @@ fn input_bytes(program: &Program, table: usize) -> u64 {
     let rows = ShapeClass::Many.max_rows(program.chunk.max(program.max_rows)) as u64;
     let ropes: usize = program.module.rope_tables.iter().map(|t| 2 * t.inverse_frequencies.len()).sum();
     let tables = page_sets(program, 1, 1).len();
-    rows * 4 * (4 + ropes as u64) + 4 * (table * tables) as u64
+    // A token's unit, and three numbers for its run.
+    let recurrent = if program.recurrent_bytes() > 0 { 4 } else { 0 };
+    rows * 4 * (4 + recurrent + ropes as u64) + 4 * (table * tables) as u64
 }

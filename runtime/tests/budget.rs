@@ -6,9 +6,9 @@ use common::{CHUNK, Shape, WeightBytes, program};
 use swiftlm_device::{NullDevice, Target, Usage};
 use swiftlm_ir::plan::Program;
 use swiftlm_ir::quant::Format;
-use swiftlm_ir::ty::{PAGE_TOKENS, StateType, Window};
+use swiftlm_ir::ty::{PAGE_TOKENS, Recurrent, StateType, Window};
 use swiftlm_runtime::budget::{ContextWish, DoesNotFit, MemoryPlan, MemoryRequest, RingPlan};
-use swiftlm_runtime::state::ring_pages;
+use swiftlm_runtime::state::{recurrent_units, ring_pages};
 use swiftlm_runtime::{Executable, ExecutableOptions};
 
 const MIB: u64 = 1 << 20;
@@ -80,9 +80,36 @@ fn windows_take_what_they_need_and_no_more() {
 
 #[test]
 fn the_plan_is_what_loading_allocates() {
-    for program in [program(Shape::default()), with_windows(), program(Shape { window: 100, ..Shape::default() })] {
+    let windowed = program(Shape { window: 100, ..Shape::default() });
+    for program in [program(Shape::default()), with_windows(), windowed, with_recurrences()] {
         allocates(&program);
     }
+}
+
+/// Beside the state that keeps every token two recurrent ones, of 4 MiB for a sequence together.
+fn with_recurrences() -> Program {
+    let mut program = program(Shape::default());
+    let state = StateType::Recurrent(Recurrent { columns: 4, channels: 65_536, heads: 2, key: 256, value: 512 });
+    program.module.states.extend([state.clone(), state]);
+    program
+}
+
+#[test]
+fn recurrent_states_are_counted_with_their_snapshots_and_bound_the_sequences() {
+    let program = with_recurrences();
+    let plan = |binding: usize, limit, sequences| {
+        let request = MemoryRequest { limit, context: ContextWish::UpTo(2048), sequences };
+        MemoryPlan::new(&program, &target(binding, None), request).expect("fits")
+    };
+    assert_eq!(program.recurrent_bytes() as u64, 4 * MIB);
+    let told = plan(1 << 30, 1000 * MIB, Some(3));
+    assert_eq!(told.recurrent, 4 * MIB * recurrent_units(3) as u64);
+    assert!(told.kv() >= told.recurrent && told.to_string().contains("recurrent states"), "{told}");
+    assert_eq!(plan(1 << 30, 1000 * MIB, None).max_sequences, 12, "as many as a step's rows");
+    // A quarter of 200 MiB is 50, and a sequence with its snapshot takes 8.
+    assert_eq!(plan(1 << 30, 200 * MIB, None).max_sequences, 6);
+    // One part of one state is 1 MiB for a sequence, 2 with its snapshot.
+    assert_eq!(plan(6 << 20, 1000 * MIB, None).max_sequences, 3);
 }
 
 fn allocates(program: &Program) {

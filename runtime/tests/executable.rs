@@ -15,6 +15,7 @@ fn prompt_batch(ids: &[u32], rows: Vec<Row>) -> Batch {
         sequences: vec![1; ids.len()],
         rows,
         table: vec![TableUpdate { window: Window::ALL, row: 1, first: 0, pages: vec![5, 2] }],
+        ..Batch::default()
     }
 }
 

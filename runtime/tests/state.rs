@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use swiftlm_ir::ty::{PAGE_TOKENS, Window};
 use swiftlm_runtime::executable::TableUpdate;
-use swiftlm_runtime::state::{LONGEST_REWIND, PageSet, Sequence, StateError, StatePool, TableRows, ring_pages};
+use swiftlm_runtime::state::{
+    LONGEST_REWIND, Mark, PageSet, Sequence, StateError, StatePool, TableRows, Transfer, ring_pages,
+};
 
 /// Tokens of a step.
 const CHUNK: usize = 40;
@@ -332,4 +334,119 @@ fn a_ring_reserves_no_more_than_it_has() {
     short.close(&mut pool);
     first.close(&mut pool);
     assert_eq!((pool.available(), pool.available_in_ring(Window::last(20))), (100, Some(5)));
+}
+
+/// Units as a device would hold them: the tokens that each has taken in.
+struct Recurrent {
+    units: BTreeMap<u32, Vec<u32>>,
+}
+
+impl Recurrent {
+    /// Steps: copies first, then the tokens. A sequence at its start takes nothing from its unit.
+    fn append(&mut self, pool: &mut StatePool, sequence: &mut Sequence, tokens: &[u32]) {
+        for step in tokens.chunks(CHUNK) {
+            let before = sequence.length();
+            sequence.append(pool, step.len()).expect("there is room");
+            for Transfer { from, to } in pool.take_transfers() {
+                let copy = self.units.get(&from).cloned().unwrap_or_default();
+                self.units.insert(to, copy);
+            }
+            let unit = self.units.entry(sequence.unit().expect("sequences are recurrent")).or_default();
+            if before == 0 {
+                unit.clear();
+            }
+            assert_eq!(unit.len(), before, "a unit holds the tokens before the step");
+            unit.extend_from_slice(step);
+        }
+    }
+
+    fn holds(&self, sequence: &Sequence) -> &[u32] {
+        self.units.get(&sequence.unit().expect("sequences are recurrent")).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn recurrent_pool(sequences: usize, snapshots: usize) -> StatePool {
+    pool(60, sequences).with_recurrences(sequences, snapshots)
+}
+
+proptest! {
+    /// Append a, snapshot, append b, mark, append c, rewind, append d is append a, b, d: back to the snapshot, or to the
+    /// start where there was no room for one, and what came behind comes again.
+    #[test]
+    fn recurrences_go_back_to_snapshots(a in tokens(), b in tokens(), c in tokens(), d in tokens(), room in 0usize..2) {
+        let mut pool = recurrent_pool(1, room);
+        let mut device = Recurrent { units: BTreeMap::new() };
+        let mut sequence = Sequence::open(&mut pool, 1100).expect("the pool is empty");
+        device.append(&mut pool, &mut sequence, &a);
+        let taken = sequence.snapshot(&mut pool);
+        prop_assert_eq!(taken, room > 0 || a.is_empty());
+        device.append(&mut pool, &mut sequence, &b);
+        let mark = sequence.mark();
+        device.append(&mut pool, &mut sequence, &c);
+        let from = sequence.rewind(&mut pool, mark).expect("the mark lies behind");
+        let reached = c.is_empty() && from == a.len() + b.len();
+        let back = from == if taken { a.len() } else { 0 };
+        // Rings may have given back what a query at the snapshot looks back at.
+        prop_assert!(reached || back || from == 0 && b.len() + c.len() > LONGEST_REWIND, "{}", from);
+        let again = [&a[..], &b].concat();
+        device.append(&mut pool, &mut sequence, &again[from..]);
+        device.append(&mut pool, &mut sequence, &d);
+        let all = [again, d].concat();
+        prop_assert!(all.is_empty() || device.holds(&sequence) == all);
+        sequence.close(&mut pool);
+        prop_assert_eq!(pool.available_snapshots(), Some(room));
+        check_empty(&pool, &recurrent_pool(1, room));
+    }
+
+    /// Sequences that open, grow, keep snapshots, fork, go back and end in any order never see one another's tokens, and
+    /// every unit comes back.
+    #[test]
+    fn units_are_never_mixed_up(steps in proptest::collection::vec((0usize..6, 0usize..4, 0usize..70), 1..80)) {
+        let mut pool = recurrent_pool(4, 3);
+        let mut device = Recurrent { units: BTreeMap::new() };
+        let mut open: Vec<(Sequence, Vec<u32>, Vec<Mark>)> = vec![];
+        let mut next = 0u32;
+        for (what, which, size) in steps {
+            let at = if open.is_empty() { 0 } else { which % open.len() };
+            match (what, open.is_empty()) {
+                (0, _) | (_, true) => open.extend(Sequence::open(&mut pool, 400).map(|s| (s, vec![], vec![]))),
+                (1, _) => {
+                    open[at].0.snapshot(&mut pool);
+                }
+                (2, _) => {
+                    let (sequence, model, _) = &open[at];
+                    let fork = sequence.fork(&mut pool, 400);
+                    let held = fork.as_ref().map_or(0, Sequence::length);
+                    let model = model[..held].to_vec();
+                    open.extend(fork.map(|fork| (fork, model, vec![])));
+                }
+                (3, _) => {
+                    let (sequence, model, marks) = &mut open[at];
+                    let Some(mark) = marks.get(size % marks.len().max(1)).copied() else { continue };
+                    // A mark that was rewound past lies ahead.
+                    let Ok(from) = sequence.rewind(&mut pool, mark) else { continue };
+                    model.truncate(from);
+                }
+                (4, _) if size < 20 => open.swap_remove(at).0.close(&mut pool),
+                _ => {
+                    let (sequence, model, marks) = &mut open[at];
+                    marks.push(sequence.mark());
+                    let count = size.min(CHUNK).min(400 - model.len()).min(sequence.capacity() - model.len());
+                    let tokens: Vec<u32> = (0..count as u32).map(|i| next + i).collect();
+                    next += count as u32;
+                    if count > 0 {
+                        device.append(&mut pool, sequence, &tokens);
+                        model.extend(&tokens);
+                        prop_assert_eq!(device.holds(sequence), &model[..]);
+                    }
+                }
+            }
+        }
+        open.into_iter().for_each(|(s, ..)| s.close(&mut pool));
+        prop_assert_eq!(pool.available_snapshots(), Some(3));
+        check_empty(&pool, &recurrent_pool(4, 3));
+        let all = [(); 4].map(|()| Sequence::open(&mut pool, 1).expect("every unit came back"));
+        prop_assert!(Sequence::open(&mut pool, 1).is_none(), "snapshots keep their room");
+        all.into_iter().for_each(|s| s.close(&mut pool));
+    }
 }

@@ -195,6 +195,7 @@ impl Runner {
             sequences: vec![0; tokens],
             rows: want.map(|want| Row { token: tokens as u32 - 1, want }).into_iter().collect(),
             table: self.executable.alone(self.executable.context()),
+            ..Batch::default()
         }
     }
 }

@@ -38,8 +38,13 @@ impl KvInfo {
     /// Of a program.
     pub fn of(program: &Program) -> Self {
         let states = &program.module.states;
-        let Some(StateType::Paged { k, v, .. }) = states.first() else { return Self::default() };
-        let archives: Vec<_> = states.iter().filter_map(|StateType::Paged { archive, .. }| *archive).collect();
+        let paged = || states.iter().filter(|state| matches!(state, StateType::Paged { .. }));
+        let Some(StateType::Paged { k, v, .. }) = paged().next() else { return Self::default() };
+        let archive = |state: &StateType| match state {
+            StateType::Paged { archive, .. } => *archive,
+            StateType::Recurrent(_) => None,
+        };
+        let archives: Vec<_> = states.iter().filter_map(archive).collect();
         Self {
             keys: k.to_string(),
             values: v.to_string(),
@@ -51,7 +56,7 @@ impl KvInfo {
                 last: a.last,
                 layers: archives.len(),
             }),
-            layers: states.len(),
+            layers: paged().count(),
         }
     }
 

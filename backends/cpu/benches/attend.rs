@@ -52,7 +52,7 @@ fn case(model: &str, heads: (usize, usize, usize), kv: &str, depth: usize, token
     let mut device = CpuDevice::new(CpuOptions { threads: THREADS, tier: Tier::Native });
     let pages = (depth + tokens).div_ceil(PAGE_TOKENS);
     let last_position = (depth + tokens - 1) as u32;
-    let sizes = StepSizes { tokens: tokens as u32, rows: 1, table_stride: pages as u32, last_position };
+    let sizes = StepSizes { tokens: tokens as u32, rows: 1, table_stride: pages as u32, last_position, segments: 0 };
     let kernel = Kernel { name: "bench".into(), lanes: 1, immediate_max: sizes.words(), ..Kernel::default() };
     let kernel = device.load(&kernel).expect("the native tier takes any kernel");
     let view = View::dense(heads * dim);

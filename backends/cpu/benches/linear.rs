@@ -33,7 +33,7 @@ struct Stack {
 
 fn stack(format: Format, cols: usize, outputs: usize, rows: usize, threads: usize) -> Stack {
     let mut device = CpuDevice::new(CpuOptions { threads, tier: Tier::Native });
-    let sizes = StepSizes { tokens: rows as u32, rows: 1, table_stride: 1, last_position: 0 };
+    let sizes = StepSizes { tokens: rows as u32, rows: 1, table_stride: 1, last_position: 0, segments: 0 };
     let kernel = Kernel { name: "bench".into(), lanes: 1, immediate_max: sizes.words(), ..Kernel::default() };
     let kernel = device.load(&kernel).expect("the native tier takes any kernel");
     let weight = WeightType { format, rows: outputs, cols };

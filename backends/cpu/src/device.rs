@@ -177,8 +177,10 @@ impl CpuDevice {
                     // The kernel's bound of the table is far above any real one; the first step asks for what that one
                     // needs.
                     let [tokens, rows, _] = loaded.kernel.immediate_max;
-                    let needs = micro
-                        .needs(&StepSizes { tokens, rows, table_stride: 1, last_position: 0 }, self.pool.threads());
+                    let needs = micro.needs(
+                        &StepSizes { tokens, rows, table_stride: 1, last_position: 0, segments: tokens },
+                        self.pool.threads(),
+                    );
                     self.reserve(needs)?;
                 }
             }

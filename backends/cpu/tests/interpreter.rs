@@ -21,7 +21,7 @@ fn floats(n: usize) -> Vec<f32> {
 }
 
 fn sizes() -> StepSizes {
-    StepSizes { tokens: 5, rows: 3, table_stride: 7, last_position: 100 }
+    StepSizes { tokens: 5, rows: 3, table_stride: 7, last_position: 100, segments: 0 }
 }
 
 /// `y[i] = f(x[i])` for `n` elements over as many workgroups as it takes, lanes beyond the end masked off.

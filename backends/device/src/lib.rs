@@ -207,6 +207,17 @@ pub trait Device: Send {
     /// The device was lost.
     fn read(&mut self, slice: Slice, into: &mut [u8]) -> Result<(), DeviceError>;
 
+    /// Copies as many bytes as `to` has, after everything submitted so far and before everything submitted later; offsets
+    /// and the length are multiples of 4.
+    ///
+    /// # Errors
+    /// A range is not this device's, or the device was lost.
+    fn copy(&mut self, from: Slice, to: Slice) -> Result<(), DeviceError> {
+        let mut bytes = vec![0; to.bytes];
+        self.read(Slice { bytes: to.bytes, ..from }, &mut bytes)?;
+        self.write(to.buffer, to.offset, &bytes)
+    }
+
     /// Loads a verified kernel; loading an equal kernel again gives the same id.
     ///
     /// # Errors

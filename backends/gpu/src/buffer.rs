@@ -60,6 +60,26 @@ impl GpuDevice {
         self.gpu.health.check()
     }
 
+    /// Copies between ranges of buffers, which may be one and the same: hence through a buffer in between.
+    pub(crate) fn copy_through(&mut self, from: Slice, to: Slice) -> Result<(), DeviceError> {
+        let bytes = to.bytes as u64;
+        let (source, target) = (self.buffer(from.buffer)?.clone(), self.buffer(to.buffer)?.clone());
+        let inside = |buffer: &wgpu::Buffer, offset: usize| {
+            (offset as u64).checked_add(bytes).is_some_and(|end| end <= buffer.size())
+        };
+        if from.bytes < to.bytes || !inside(&source, from.offset) || !inside(&target, to.offset) {
+            return Err(self.gpu.health.lost(format!("copy of {bytes} bytes out of range")));
+        }
+        let between = self.allocate(to.bytes, Usage::ReadWrite, "copying a state")?;
+        let between =
+            self.buffers.pop().ok_or_else(|| self.gpu.health.lost(format!("buffer {} is gone", between.0)))?;
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        encoder.copy_buffer_to_buffer(&source, from.offset as u64, &between, 0, bytes);
+        encoder.copy_buffer_to_buffer(&between, 0, &target, to.offset as u64, bytes);
+        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.health.check()
+    }
+
     /// Reads bytes after everything submitted, in pieces through one staging buffer.
     pub(crate) fn download(&mut self, slice: Slice, into: &mut [u8]) -> Result<(), DeviceError> {
         if into.len() > slice.bytes {

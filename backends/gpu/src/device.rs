@@ -122,6 +122,10 @@ impl Device for GpuDevice {
         self.download(slice, into)
     }
 
+    fn copy(&mut self, from: Slice, to: Slice) -> Result<(), DeviceError> {
+        self.copy_through(from, to)
+    }
+
     fn load(&mut self, kernel: &Kernel) -> Result<KernelId, DeviceError> {
         self.load_kernel(kernel)
     }

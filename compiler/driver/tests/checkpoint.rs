@@ -68,7 +68,10 @@ fn with_header(bytes: &[u8], edit: impl FnOnce(&mut serde_json::Map<String, serd
 fn expected(files: &Files, weight: &WeightBuffer) -> Vec<u8> {
     let component = |primary: &str, component: &str| -> Vec<u8> {
         let (name, slice) = match primary.split_once('#') {
-            Some((name, i)) => (name, Some(i.parse::<usize>().expect("a slice has a number"))),
+            Some((name, text)) => {
+                let numbers: Vec<usize> = text.split('/').map(|n| n.parse().expect("a slice has numbers")).collect();
+                (name, Some((numbers[0], numbers.get(1).copied())))
+            }
             None => (primary, None),
         };
         let name = match component {
@@ -79,8 +82,8 @@ fn expected(files: &Files, weight: &WeightBuffer) -> Vec<u8> {
             let tensors = SafeTensors::deserialize(bytes).expect("a row's file is sound");
             if let Ok(view) = tensors.tensor(&name) {
                 let all = view.data();
-                return slice.map_or(all.to_vec(), |i| {
-                    let one = all.len() / view.shape()[0];
+                return slice.map_or(all.to_vec(), |(i, count)| {
+                    let one = all.len() / count.unwrap_or(view.shape()[0]);
                     all[i * one..][..one].to_vec()
                 });
             }

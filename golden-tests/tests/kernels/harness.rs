@@ -233,7 +233,8 @@ pub(crate) fn map64(map: &Map, inputs: &[f64]) -> f64 {
 /// Steps of so many tokens and rows; page table rows of `table_stride` entries, up to the last of which histories reach.
 pub(crate) fn sizes(tokens: usize, rows: usize, table_stride: usize) -> StepSizes {
     let last_position = (table_stride * PAGE_TOKENS - 1) as u32;
-    StepSizes { tokens: tokens as u32, rows: rows as u32, table_stride: table_stride as u32, last_position }
+    let (tokens, rows, table_stride) = (tokens as u32, rows as u32, table_stride as u32);
+    StepSizes { tokens, rows, table_stride, last_position, segments: tokens }
 }
 
 /// Verifies a kernel and runs it. Arguments are as long as declared, so that the interpreter sees any access beyond.

@@ -9,5 +9,6 @@ mod experts;
 mod harness;
 mod lowered;
 mod mutants;
+mod recurrent;
 mod refused;
 mod samples;

@@ -9,8 +9,8 @@ use swiftlm_ir::ops::{RopeLayout, Routing};
 use swiftlm_ir::plan::StepSizes;
 use swiftlm_ir::quant::{Archive, Format};
 use swiftlm_ir::template::{
-    Append, Archiving, ArgMax, Attend, Combine, Elementwise, Embed, ExpertLinear, Extra, Linear, Norm, RmsNorm, Rope,
-    RopeAppend, Rotate, Route, Rows, Template, View,
+    Append, Archiving, ArgMax, Attend, Combine, Delta, Elementwise, Embed, ExpertLinear, Extra, Linear, Norm, RmsNorm,
+    Rope, RopeAppend, Rotate, Route, Rows, ShortConv, Template, View,
 };
 
 use crate::harness::{Random, bytes, sizes};
@@ -141,6 +141,29 @@ fn templates() -> Vec<Template> {
     }
     all.push(Template::Attend(attend(4, 8, 0)));
     all.push(Template::Attend(attend(2, 6, 5)));
+    let (epilogue, x) = (Map::identity(), view(70));
+    all.push(Template::ShortConv(ShortConv { channels: 70, taps: 4, weight: Format::BF16, epilogue, x, y: view(70) }));
+    for (key, norm) in [(16, Some(1e-6)), (5, None)] {
+        let row = View { offset: 0, stride: 4 * key + 2 * 9 };
+        let (k, v) = (View { offset: 2 * key, ..row }, View { offset: 4 * key, ..row });
+        let (decay, gates) = ([Format::F32, Format::BF16], view(2));
+        let sizes = Delta {
+            heads: 2,
+            key_heads: 2,
+            key,
+            value: 9,
+            scale: 0.5,
+            norm,
+            decay,
+            q: row,
+            k,
+            v,
+            alpha: gates,
+            beta: gates,
+            y: view(18),
+        };
+        all.push(Template::Delta(sizes));
+    }
     let routing = Routing::Softmax;
     all.push(Template::Route(Route { experts: 5, top_k: 2, routing, normalize: true, scores: view(5) }));
     all.push(Template::ExpertLinear(expert(false)));
@@ -172,6 +195,8 @@ pub(crate) fn arguments(kernel: &Kernel, random: &mut Random) -> Vec<Vec<u8>> {
         let below = match arg.name.as_str() {
             "ids" => EXPERTS,
             "positions" => TABLE_STRIDE * 32,
+            "units" => PAGES as usize,
+            "segments" => CHUNK + 1,
             "sequences" => 2,
             "rows" => 1,
             "page_table" | "archive_table" => PAGES as usize,

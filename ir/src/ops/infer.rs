@@ -4,7 +4,7 @@ use crate::dim::{Dim, Sym};
 use crate::graph::WeightType;
 use crate::ops::Op;
 use crate::quant::rotation;
-use crate::ty::{DType, StateType, TensorType, Type};
+use crate::ty::{DType, Recurrent, StateType, TensorType, Type};
 
 /// What an argument is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -50,6 +50,35 @@ fn want(
 
 fn width(op: &Op, t: &TensorType) -> Result<usize, String> {
     t.width().ok_or_else(|| format!("`{}`: the last extent of {t} must be constant", op.name()))
+}
+
+fn paged(op: &Op, got: &StateType) -> Result<Type, String> {
+    Err(format!("`{}`: state: expected one of keys and values, got {got}", op.name()))
+}
+
+fn recurrent<'a>(op: &Op, args: &'a [ArgType]) -> Result<&'a Recurrent, String> {
+    let s = state(op, args)?;
+    s.recurrent().ok_or_else(|| format!("`{}`: state: expected a recurrent one, got {s}", op.name()))
+}
+
+/// Rows of f32, one per token.
+fn rows_of(extents: &[usize]) -> TensorType {
+    let rest = extents.iter().map(|n| Dim::Const(*n));
+    TensorType::new(DType::F32, std::iter::once(Dim::Sym(Sym::Tokens)).chain(rest))
+}
+
+/// Whether `t` holds keys of a memory: of fewer heads than it has, which share them.
+fn keys(op: &Op, r: &Recurrent, t: &TensorType) -> Result<(), String> {
+    let heads = t.shape.get(1).and_then(|d| d.constant()).unwrap_or(0);
+    let expected = rows_of(&[heads, r.key]);
+    want(op, "keys", &expected, t, *t == expected)?;
+    want(
+        op,
+        "heads of keys",
+        format!("a divisor of {}", r.heads),
+        heads,
+        heads > 0 && r.heads > 0 && r.heads.is_multiple_of(heads),
+    )
 }
 
 /// The result type of `op`.
@@ -146,7 +175,7 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
         }
         Op::KvAppend => {
             let s = state(op, args)?;
-            let StateType::Paged { heads, dim, .. } = s;
+            let StateType::Paged { heads, dim, .. } = s else { return paged(op, s) };
             for i in [1, 2] {
                 let t = float(i)?;
                 let expected =
@@ -157,7 +186,7 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
         }
         Op::KvArchive => {
             let s = state(op, args)?;
-            let StateType::Paged { archive, .. } = s;
+            let StateType::Paged { archive, .. } = s else { return paged(op, s) };
             want(op, "state", "one with an archive", s, archive.is_some())?;
             Ok(Type::State(s.clone()))
         }
@@ -171,7 +200,8 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
             Ok(Type::Tensor(x.clone()))
         }
         Op::KvK | Op::KvV => {
-            let StateType::Paged { window, heads, dim, .. } = state(op, args)?;
+            let s = state(op, args)?;
+            let StateType::Paged { window, heads, dim, .. } = s else { return paged(op, s) };
             Ok(Type::History { window: *window, heads: *heads, dim: *dim })
         }
         Op::Attend { window, .. } => {
@@ -198,6 +228,46 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
                 q_heads > 0 && q_heads.is_multiple_of(heads),
             )?;
             Ok(with_last(q, v.1))
+        }
+        Op::ConvAppend => {
+            let r = recurrent(op, args)?;
+            let (x, expected) = (float(1)?, rows_of(&[r.channels]));
+            want(op, "inputs", &expected, x, *x == expected)?;
+            Ok(Type::State(StateType::Recurrent(*r)))
+        }
+        Op::ConvCausal => {
+            let (r, w) = (recurrent(op, args)?, weight(op, args, 1)?);
+            let (rows, cols) = (r.channels, r.columns + 1);
+            want(op, "weight", format!("[{rows},{cols}]"), w, r.columns > 0 && (w.rows, w.cols) == (rows, cols))?;
+            Ok(Type::Tensor(rows_of(&[r.channels])))
+        }
+        Op::DeltaAppend => {
+            let r = recurrent(op, args)?;
+            keys(op, r, float(1)?)?;
+            let of_heads = rows_of(&[r.heads]);
+            for (i, what, expected) in
+                [(2, "values", &rows_of(&[r.heads, r.value])), (3, "decay", &of_heads), (4, "beta", &of_heads)]
+            {
+                let t = float(i)?;
+                want(op, what, expected, t, t == expected)?;
+            }
+            Ok(Type::State(StateType::Recurrent(*r)))
+        }
+        Op::DeltaRead { .. } => {
+            let r = recurrent(op, args)?;
+            keys(op, r, float(1)?)?;
+            Ok(Type::Tensor(rows_of(&[r.heads, r.value])))
+        }
+        Op::L2Norm { .. } => {
+            let x = float(0)?;
+            width(op, x)?;
+            Ok(Type::Tensor(x.clone()))
+        }
+        Op::Decay => {
+            let x = float(0)?;
+            vector(1, width(op, x)?)?;
+            vector(2, width(op, x)?)?;
+            Ok(Type::Tensor(x.clone()))
         }
         Op::Rows => {
             let x = float(0)?;

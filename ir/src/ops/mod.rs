@@ -264,6 +264,28 @@ ops! {
         /// Bound that scores `s` approach as `cap · tanh(s / cap)`; 0 for none.
         cap: f64,
     };
+    /// Appends inputs `f32[T, C]` of a short convolution to their sequences; gives the next version of the state.
+    ConvAppend = "conv.append!" ("state, x");
+    /// Causal convolution of each channel over its own sequence's inputs up to the token's own, weight `[C, taps]`:
+    /// `y_c[p] = Σ_j w[c, j] · x_c[p - taps + 1 + j]` → `f32[T, C]`.
+    ConvCausal = "conv.causal" ("state, w");
+    /// Takes tokens into the memory by the gated delta rule (Yang et al. 2024, "Gated Delta Networks", eq. 10), one after
+    /// another: `S ← α S (I − β k kᵀ) + β v kᵀ`. Keys `f32[T, G, K]`, of which head `h` of `H` has key `h / (H / G)`,
+    /// values `f32[T, H, V]`, α and β `f32[T, H]`; gives the next version of the state.
+    DeltaAppend = "delta.append!" ("state, k, v, decay, beta");
+    /// `scale · S q` by the memory after each token: `q: f32[T, G, K]` → `f32[T, H, V]`.
+    DeltaRead = "delta.read" ("state, q") {
+        /// Factor on the result.
+        scale: f64,
+    };
+    /// `x / √(Σ x² + eps)` along the last extent.
+    L2Norm = "l2_norm" ("x") {
+        /// Added to the sum of squares.
+        eps: f64,
+    };
+    /// What is left of a memory after a token, `exp(−e^a · ln(1 + e^(x + b)))` (Gu & Dao 2023, "Mamba", with the step of
+    /// its eq. 4 a softplus): `x: f32[T, H]`, weights a and b `[H]`.
+    Decay = "decay" ("x, a, b");
     /// Rows of `x: f32[T, D]` that want logits: → `f32[R, D]`.
     Rows = "rows" ("x");
     /// Index of the largest element of the last extent, ties to the lowest: `f32[R, V]` → `u32[R]`.

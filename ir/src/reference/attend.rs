@@ -36,7 +36,7 @@ impl History {
     /// What a token's query reads of head `head` at position `j`.
     fn read(&self, token: &Token, j: usize, head: usize) -> Result<Vec<f32>, String> {
         let row = self.state.read(token.sequence, self.part, (j, head), token.position as usize);
-        let StateType::Paged { dim, .. } = self.state.ty();
+        let StateType::Paged { dim, .. } = self.state.ty() else { return Err(unpaged(&self.state)) };
         if row.len() != *dim {
             return Err(format!("`attend`: position {j} of sequence {} was never archived", token.sequence));
         }
@@ -48,6 +48,10 @@ impl History {
     }
 }
 
+fn unpaged(state: &HostState) -> String {
+    format!("`attend`: {} has no keys and values", state.ty())
+}
+
 /// Op `attend`: for the token at position `p` of its sequence, and query head `h` of `H` over KV head
 /// `g = h / (H / G)` of `G`,
 ///
@@ -57,8 +61,8 @@ impl History {
 /// # Errors
 /// A history that ends before the token's own position.
 pub fn attend(q: &[f32], a: &Attention, keys: &History, values: &History, step: &Step<'_>) -> Result<Vec<f32>, String> {
-    let StateType::Paged { heads: kv_heads, dim, .. } = *keys.state.ty();
-    let StateType::Paged { dim: v_dim, .. } = *values.state.ty();
+    let StateType::Paged { heads: kv_heads, dim, .. } = *keys.state.ty() else { return Err(unpaged(&keys.state)) };
+    let StateType::Paged { dim: v_dim, .. } = *values.state.ty() else { return Err(unpaged(&values.state)) };
     let mut y = Vec::with_capacity(step.tokens.len() * a.heads * v_dim);
     for (row, token) in q.chunks_exact(a.heads * dim).zip(step.tokens) {
         let end = token.position as usize + 1;

@@ -90,3 +90,18 @@ pub fn arg_max(x: &[f32], width: usize) -> Vec<u32> {
     let best = |row: &[f32]| (1..width).fold(0, |best, i| if exceeds(row[i], row[best]) { i } else { best }) as u32;
     x.chunks_exact(width).map(best).collect()
 }
+
+/// Op `decay`: `exp(−e^{a_h} · ln(1 + e^{x_h + b_h}))` of rows as long as `a`.
+pub fn decay(x: &[f32], a: &[f32], b: &[f32]) -> Vec<f32> {
+    let weights = a.iter().zip(b).cycle();
+    let of = |(x, (a, b)): (&f32, (&f32, &f32))| {
+        let step = softplus(f64::from(*x) + f64::from(*b));
+        (-f64::from(*a).exp() * step).exp() as f32
+    };
+    x.iter().zip(weights).map(of).collect()
+}
+
+/// `ln(1 + e^x)`, which does not overflow.
+fn softplus(x: f64) -> f64 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}

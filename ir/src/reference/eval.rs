@@ -37,6 +37,7 @@ pub fn eval_graph(
         let value = match &info.def {
             Def::Param(i) => params[*i].take().ok_or_else(|| format!("parameter {i} is bound twice"))?,
             Def::Node { op: Op::KvAppend, args } => append(args, &mut values, step)?,
+            Def::Node { op: op @ (Op::ConvAppend | Op::DeltaAppend), args } => recur(op, args, &mut values, step)?,
             Def::Node { op: Op::KvArchive, args } => archive(args, &mut values)?,
             Def::Node { op, args } => {
                 Operation { op, ty: &info.ty, args, values: &values, graph, weights, step }.result()?
@@ -80,6 +81,23 @@ fn append(args: &[Arg], values: &mut [Option<HostValue>], step: &Step<'_>) -> Re
     let mut state = consumed("kv.append!", args, values)?;
     let rows = |i: usize| values[i].as_ref().and_then(|v| v.tensor()?.floats()).ok_or("`kv.append!`: no rows");
     Rc::make_mut(&mut state).append(rows(k)?, rows(v)?, step)?;
+    Ok(HostValue::State(state))
+}
+
+/// A recurrent state takes the step's tokens in.
+fn recur(op: &Op, args: &[Arg], values: &mut [Option<HostValue>], step: &Step<'_>) -> Result<HostValue, String> {
+    let name = op.name();
+    let mut state = consumed(name, args, values)?;
+    let rows = |i: usize| match args.get(i) {
+        Some(Arg::Value(v)) => values[v.0 as usize].as_ref().and_then(|v| v.tensor()?.floats()),
+        _ => None,
+    };
+    let rows = |i: usize| rows(i).ok_or_else(|| format!("`{name}`: argument {i} has no rows"));
+    let next = Rc::make_mut(&mut state);
+    match op {
+        Op::ConvAppend => next.push_inputs(rows(1)?, step)?,
+        _ => next.take_in([rows(1)?, rows(2)?, rows(3)?, rows(4)?], step)?,
+    }
     Ok(HostValue::State(state))
 }
 
@@ -154,11 +172,15 @@ impl<'a> Operation<'a> {
         }
     }
 
-    fn history(&self, part: Part) -> Result<HostValue, String> {
+    fn state(&self) -> Result<&'a Rc<HostState>, String> {
         match self.value(0) {
-            Some(HostValue::State(s)) => Ok(HostValue::History(History { state: s.clone(), part, turned: false })),
+            Some(HostValue::State(s)) => Ok(s),
             _ => Err(self.mismatch(0, "a state")),
         }
+    }
+
+    fn history(&self, part: Part) -> Result<HostValue, String> {
+        Ok(HostValue::History(History { state: self.state()?.clone(), part, turned: false }))
     }
 
     fn attend(&self, scale: f64, window: usize, cap: f64) -> Result<Vec<f32>, String> {
@@ -189,7 +211,9 @@ impl<'a> Operation<'a> {
                 return self.with_ids(moe::route_ids(self.floats(0)?, self.width(0)?, *top_k));
             }
             Op::ExpertFetch { .. } => return self.with_ids(self.ids(0)?.to_vec()),
-            Op::KvAppend | Op::KvArchive => return Err(format!("`{}` is an effect", self.op.name())),
+            Op::KvAppend | Op::KvArchive | Op::ConvAppend | Op::DeltaAppend => {
+                return Err(format!("`{}` is an effect", self.op.name()));
+            }
             Op::Embed { scale } => {
                 let (w, cols) = self.weight(1)?;
                 dense::embed(self.ids(0)?, w, cols, *scale)?
@@ -214,6 +238,10 @@ impl<'a> Operation<'a> {
                 rope::rope(self.floats(0)?, (self.extent(0, 1)?, self.width(0)?), self.floats(1)?, *dim, *layout)
             }
             Op::Attend { scale, window, cap } => self.attend(*scale, *window, *cap)?,
+            Op::ConvCausal => self.state()?.convolve(self.weight(1)?.0, self.step)?,
+            Op::DeltaRead { scale } => self.state()?.recall(self.floats(1)?, *scale, self.step)?,
+            Op::L2Norm { eps } => norm::l2_norm(self.floats(0)?, self.width(0)?, *eps),
+            Op::Decay => dense::decay(self.floats(0)?, self.weight(1)?.0, self.weight(2)?.0),
             Op::Rows => dense::rows(self.floats(0)?, self.width(0)?, self.step.rows),
             Op::RouteWeights { routing, normalize } => {
                 let sizes = (self.width(0)?, self.width(1)?);

@@ -11,6 +11,7 @@ pub mod dense;
 pub mod eval;
 pub mod moe;
 pub mod norm;
+mod recurrent;
 pub mod rope;
 pub mod session;
 pub mod state;

@@ -10,3 +10,13 @@ pub fn rms_norm(x: &[f32], w: &[f32], eps: f64, offset: f64) -> Vec<f32> {
     }
     y
 }
+
+/// Op `l2_norm`: `y_i = x_i / √(Σ_j x_j² + eps)` over rows of `width`.
+pub fn l2_norm(x: &[f32], width: usize, eps: f64) -> Vec<f32> {
+    let mut y = Vec::with_capacity(x.len());
+    for row in x.chunks_exact(width) {
+        let inverse = 1.0 / (row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() + eps).sqrt();
+        y.extend(row.iter().map(|x| (f64::from(*x) * inverse) as f32));
+    }
+    y
+}

@@ -1,7 +1,9 @@
-//! States as plain vectors: keys and values of every token of every sequence, one after another. No pages, no table.
+//! States as plain vectors: keys and values of every token of every sequence, one after another, or what recurrences left.
+//! No pages, no table.
 
 use std::collections::BTreeMap;
 
+use super::recurrent::{Recurrences, Taken};
 use super::tensor::Step;
 use crate::quant::archive::MEAN_FROM;
 use crate::quant::{HeadRow, Turbo};
@@ -31,12 +33,14 @@ struct History {
 pub struct HostState {
     ty: StateType,
     sequences: BTreeMap<u32, History>,
+    recurrences: Option<Recurrences>,
 }
 
 impl HostState {
     /// The state before the first token.
     pub fn new(ty: &StateType) -> Self {
-        Self { ty: ty.clone(), sequences: BTreeMap::new() }
+        let recurrences = ty.recurrent().map(|r| Recurrences::new(*r));
+        Self { ty: ty.clone(), sequences: BTreeMap::new(), recurrences }
     }
 
     /// Its type.
@@ -46,28 +50,45 @@ impl HostState {
 
     /// Elements that one token adds to its keys, and again to its values.
     fn row_elements(&self) -> usize {
-        let StateType::Paged { heads, dim, .. } = &self.ty;
-        heads * dim
+        match &self.ty {
+            StateType::Paged { heads, dim, .. } => heads * dim,
+            StateType::Recurrent(_) => 0,
+        }
+    }
+
+    fn recurrences(&self, op: &str) -> Result<&Recurrences, String> {
+        self.recurrences.as_ref().ok_or_else(|| format!("`{op}`: {} is not recurrent", self.ty))
+    }
+
+    fn recurrences_mut(&mut self, op: &str) -> Result<&mut Recurrences, String> {
+        let ty = &self.ty;
+        self.recurrences.as_mut().ok_or_else(|| format!("`{op}`: {ty} is not recurrent"))
     }
 
     /// Tokens of a sequence.
     pub fn len(&self, sequence: u32) -> usize {
-        self.sequences.get(&sequence).map_or(0, |h| h.keys.len() / self.row_elements())
+        match &self.recurrences {
+            Some(recurrences) => recurrences.len(sequence),
+            None => self.sequences.get(&sequence).map_or(0, |h| h.keys.len() / self.row_elements()),
+        }
     }
 
     /// Whether no sequence has a token.
     pub fn is_empty(&self) -> bool {
-        self.sequences.is_empty()
+        self.sequences.is_empty() && self.recurrences.as_ref().is_none_or(Recurrences::is_empty)
     }
 
     /// Drops a sequence.
     pub fn forget(&mut self, sequence: u32) {
         self.sequences.remove(&sequence);
+        if let Some(recurrences) = &mut self.recurrences {
+            recurrences.forget(sequence);
+        }
     }
 
     /// Key or value of a head at position `j` of a sequence, as a query at `position` reads it. Empty where there is none.
     pub fn read(&self, sequence: u32, part: Part, (j, head): (usize, usize), position: usize) -> &[f32] {
-        let StateType::Paged { heads, dim, archive, .. } = self.ty;
+        let StateType::Paged { heads, dim, archive, .. } = self.ty else { return &[] };
         let Some(history) = self.sequences.get(&sequence) else { return &[] };
         let old = archive.is_some_and(|a| a.holds(j / PAGE_TOKENS, position / PAGE_TOKENS));
         let rows = match (part, old) {
@@ -81,7 +102,7 @@ impl HostState {
 
     /// Op `kv.archive!`: whole pages of every sequence, as their codes read back.
     pub fn archive(&mut self) {
-        let StateType::Paged { heads, dim, archive, .. } = self.ty;
+        let StateType::Paged { heads, dim, archive, .. } = self.ty else { return };
         let Some(archive) = archive else { return };
         let width = heads * dim;
         for history in self.sequences.values_mut() {
@@ -115,7 +136,9 @@ impl HostState {
     /// # Errors
     /// A position that does not follow on its sequence's last, or a format that has no encoder.
     pub fn append(&mut self, k: &[f32], v: &[f32], step: &Step<'_>) -> Result<(), String> {
-        let StateType::Paged { dim, k: k_format, v: v_format, .. } = self.ty;
+        let StateType::Paged { dim, k: k_format, v: v_format, .. } = self.ty else {
+            return Err(format!("`kv.append!`: {} has no keys and values", self.ty));
+        };
         let width = self.row_elements();
         for (t, token) in step.tokens.iter().enumerate() {
             let expected = self.len(token.sequence);
@@ -135,5 +158,37 @@ impl HostState {
             history.values.extend(values);
         }
         Ok(())
+    }
+
+    /// Op `conv.append!`: row `t` of `x` becomes input `p_t` of sequence `s_t`.
+    ///
+    /// # Errors
+    /// A position that does not follow on its sequence's last, or a state of another kind.
+    pub fn push_inputs(&mut self, x: &[f32], step: &Step<'_>) -> Result<(), String> {
+        self.recurrences_mut("conv.append!")?.push_inputs(x, step)
+    }
+
+    /// Op `conv.causal` with the weight `[channels, taps]`.
+    ///
+    /// # Errors
+    /// An input that is not there, or a state of another kind.
+    pub fn convolve(&self, weight: &[f32], step: &Step<'_>) -> Result<Vec<f32>, String> {
+        self.recurrences("conv.causal")?.convolve(weight, step)
+    }
+
+    /// Op `delta.append!` of keys, values, decays and betas.
+    ///
+    /// # Errors
+    /// A position that does not follow on its sequence's last, or a state of another kind.
+    pub fn take_in(&mut self, [keys, values, decay, beta]: [&[f32]; 4], step: &Step<'_>) -> Result<(), String> {
+        self.recurrences_mut("delta.append!")?.take_in(&Taken { keys, values, decay, beta }, step)
+    }
+
+    /// Op `delta.read` of queries.
+    ///
+    /// # Errors
+    /// A token that is none of the last taken in, or a state of another kind.
+    pub fn recall(&self, q: &[f32], scale: f64, step: &Step<'_>) -> Result<Vec<f32>, String> {
+        self.recurrences("delta.read")?.recall(q, scale, step)
     }
 }

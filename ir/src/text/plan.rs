@@ -8,6 +8,7 @@ use crate::graph::Graph;
 use crate::map::{Map, MapStep};
 use crate::plan::{Dispatch, Fetch, FuncPlan, Groups, Input, Operand, Program, Reach, Stage};
 use crate::template::Template;
+use crate::ty::{StateType, Type};
 
 /// Characters of an elementwise program's text.
 const LONGEST: usize = 160;
@@ -99,6 +100,7 @@ fn operand(graph: Option<&Graph>, o: &Operand) -> String {
             Some(decl) => format!("w\"{}\"[{first}..{}]", join(&decl.names), first.saturating_add(*count)),
             None => format!("w{slot}?"),
         },
+        Operand::State { part } if graph.is_some_and(is_recurrent) => ["inputs", "memory"][*part % 2].to_owned(),
         Operand::State { part: 0 } => "keys".to_owned(),
         Operand::State { part: 1 } => "values".to_owned(),
         Operand::State { part: 2 } => "archived_keys".to_owned(),
@@ -107,6 +109,8 @@ fn operand(graph: Option<&Graph>, o: &Operand) -> String {
             Input::Ids => "ids".to_owned(),
             Input::Positions => "positions".to_owned(),
             Input::Sequences => "sequences".to_owned(),
+            Input::Units => "units".to_owned(),
+            Input::Segments => "segments".to_owned(),
             Input::PageTable(window) if window.is_all() => "page_table".to_owned(),
             Input::PageTable(window) => format!("page_table({window})"),
             Input::Rows => "rows".to_owned(),
@@ -114,6 +118,10 @@ fn operand(graph: Option<&Graph>, o: &Operand) -> String {
             Input::Slots => "slots".to_owned(),
         },
     }
+}
+
+fn is_recurrent(graph: &Graph) -> bool {
+    graph.values.iter().any(|info| matches!(&info.ty, Type::State(StateType::Recurrent(_))))
 }
 
 /// `grid(24, T)`: axes of one group at the end are left out.
@@ -137,6 +145,7 @@ fn groups(g: &Groups) -> String {
         None => all,
         Some(Reach::Each(per)) => format!("min({all}, ceil(N/{per}))"),
         Some(Reach::Beyond(positions)) => format!("{all} if N > {positions}"),
+        Some(Reach::Segments) => format!("min({all}, S)"),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::ops::Op;
 use crate::ops::infer::infer;
 use crate::quant::{Format, HeadRow};
 use crate::text::{group, names};
-use crate::ty::{DType, StateType, TensorType, Type};
+use crate::ty::{DType, Recurrent, StateType, TensorType, Type};
 
 /// Elements of a matrix or of one token's row; products of two such numbers still fit 64 bits.
 pub(super) const LARGEST: usize = u32::MAX as usize;
@@ -238,7 +238,21 @@ fn possible(ty: &Type) -> Result<(), String> {
                 None => Ok(()),
             }
         }
+        Type::State(StateType::Recurrent(r)) => recurrent(r).map_err(|reason| format!("{ty}: {reason}")),
         _ => Err(format!("{ty}: expected 1 to {LARGEST} elements for each token")),
+    }
+}
+
+/// Whether anything can be a recurrent state of these sizes: a part is there as a whole or not at all.
+pub(super) fn recurrent(r: &Recurrent) -> Result<(), String> {
+    let part = |sizes: &[usize]| match sizes.iter().try_fold(1usize, |n, size| n.checked_mul(*size)) {
+        Some(0) if sizes.iter().all(|n| *n == 0) => Ok(0),
+        Some(n) if (1..=LARGEST / 4).contains(&n) => Ok(n),
+        _ => Err(format!("expected sizes of 1 to {} elements, or all 0", LARGEST / 4)),
+    };
+    match (part(&[r.columns, r.channels])?, part(&[r.heads, r.value, r.key])?) {
+        (0, 0) => Err("expected a convolution, a memory or both".to_owned()),
+        _ => Ok(()),
     }
 }
 

@@ -81,6 +81,10 @@ fn plays(program: &Program, graph: &Graph, operand: &Operand, role: &Role, bound
             Some(of) if part == got && role.fits(of) => Ok(()),
             _ => wrong(),
         },
+        (Role::Recurrent(recurrence), Operand::State { part }) => match state(graph) {
+            Some(of) if recurrence.part() == *part && role.fits(of) => Ok(()),
+            _ => wrong(),
+        },
         (Role::PageTable(part), Operand::Input(Input::PageTable(window))) => match state(graph) {
             Some(of) if of.window(*part) == Some(*window) => Ok(()),
             _ => wrong(),
@@ -118,12 +122,12 @@ fn fits(program: &Program, graph: &Graph, operand: &Operand, arg: &KArg) -> Resu
         Operand::Arena { .. } if !reads => elements(arena(program, operand)?),
         Operand::Weight { .. } if reads => elements(segment(graph, operand)?.bytes()),
         Operand::State { part } => {
-            let expected = state(graph).map(|of| of.page_bytes(*part) as u64);
+            let expected = state(graph).map(|of| of.unit_bytes(*part) as u64);
             let got = match arg.len {
                 Length::Units(n) => n.checked_mul(arg.elem.bytes() as u64),
                 _ => None,
             };
-            let unit = || format!("pages of {expected:?} bytes: its kernel declares {:?}", arg.len);
+            let unit = || format!("units of {expected:?} bytes: its kernel declares {:?}", arg.len);
             if got.is_some() && got == expected { Ok(()) } else { Err(unit()) }
         }
         Operand::Input(Input::PageTable(_)) if reads && arg.len == Length::PageTable && arg.elem.bytes() == 4 => Ok(()),
@@ -198,6 +202,10 @@ fn trusted(program: &Program, graph: &Graph, kernel: &Kernel, args: &[Operand]) 
             }
             (Some(Operand::Input(Input::Sequences)), DataBound::BelowUnits(of)) => {
                 matches!(to(*of), Some(Operand::Input(Input::PageTable(_))))
+            }
+            (Some(Operand::Input(Input::Units)), DataBound::BelowUnits(of)) => {
+                matches!(to(*of), Some(Operand::State { .. }))
+                    && state(graph).is_some_and(|of| of.recurrent().is_some())
             }
             (Some(Operand::Input(Input::PageTable(window))), DataBound::BelowUnits(of)) => match to(*of) {
                 Some(Operand::State { part }) => state(graph).and_then(|of| of.window(*part)) == Some(*window),

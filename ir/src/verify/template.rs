@@ -8,7 +8,9 @@ use crate::map::{Map, MapStep, Reg};
 use crate::plan::Input;
 use crate::quant::{Archive, Format, HeadRow, rotation};
 use crate::rounding::Rounding;
-use crate::template::{Append, Attend, ExpertLinear, Extra, Linear, Norm, Rope, RopeAppend, Template, View};
+use crate::template::{
+    Append, Attend, Delta, ExpertLinear, Extra, Linear, Norm, Rope, RopeAppend, ShortConv, Template, View,
+};
 use crate::ty::StateType;
 
 /// Most experts of a token.
@@ -27,12 +29,33 @@ pub(super) enum Role {
     State { part: usize, heads: usize, dim: usize, format: Format },
     /// Keys (2) or values (3) of this archive of such a state.
     Archive { part: usize, heads: usize, dim: usize, archive: Archive },
+    /// The last inputs (0) or the memory (1) of a recurrent state, as far as the template says what they are.
+    Recurrent(Recurrence),
     /// This input of the step.
     Input(Input),
     /// The page table of this part of the function's state.
     PageTable(usize),
     /// Some rope table, of rows of so many elements.
     RopeTable(usize),
+}
+
+/// What a template says of a part of a recurrent state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recurrence {
+    /// Columns and channels.
+    Inputs([usize; 2]),
+    /// Heads, elements of a value, elements of a key.
+    Memory([usize; 3]),
+}
+
+impl Recurrence {
+    /// Which part it is.
+    pub(super) fn part(self) -> usize {
+        match self {
+            Self::Inputs(_) => 0,
+            Self::Memory(_) => 1,
+        }
+    }
 }
 
 /// The roles of a template's arguments in binding order.
@@ -79,6 +102,8 @@ pub(super) fn roles(template: &Template) -> Result<Vec<Role>, String> {
         }
         Template::RopeAppend(t) => rope_append(t),
         Template::Attend(t) => attend(t),
+        Template::ShortConv(t) => short_conv(t),
+        Template::Delta(t) => delta(t),
         Template::Route(t) => {
             if !(1..=t.experts).contains(&t.top_k) {
                 return Err(format!("{} of {} experts", t.top_k, t.experts));
@@ -136,17 +161,7 @@ fn rope_append(t: &RopeAppend) -> Result<Vec<Role>, String> {
     if t.rotate {
         rotation::parts(dim)?;
     }
-    let mut roles = vec![];
-    // One row seen through three views.
-    let (views, stride) = ([(t.q, queries), (t.append.k, heads), (t.append.v, heads)], t.q.stride);
-    for (view, width) in views {
-        rows(Sym::Tokens, 1, view, width)?;
-        if view.stride != stride {
-            return Err(format!("one row of {stride} elements and of {}", view.stride));
-        }
-    }
-    let reach = views.iter().map(|(view, width)| view.offset + width).max().unwrap_or(0);
-    roles.push(rows(Sym::Tokens, 1, View { offset: 0, stride }, reach)?);
+    let mut roles = vec![one_row(&[(t.q, queries), (t.append.k, heads), (t.append.v, heads)], t.q.stride)?];
     roles.extend(norm(t.q_norm, dim)?);
     roles.extend(norm(t.k_norm, dim)?);
     roles.push(Role::RopeTable(t.rotated));
@@ -176,6 +191,54 @@ fn attend(t: &Attend) -> Result<Vec<Role>, String> {
     }
     roles.push(rows(Sym::Tokens, 1, t.y, width)?);
     Ok(roles)
+}
+
+fn short_conv(t: &ShortConv) -> Result<Vec<Role>, String> {
+    product("elements of a convolution", t.channels, t.taps)?;
+    let columns = t.taps - 1;
+    product("elements of a state", t.channels, columns)?;
+    map(&t.epilogue, 1, 0)?;
+    let weight = WeightType { format: t.weight, rows: t.channels, cols: t.taps };
+    self::weight(&weight)?;
+    Ok(vec![
+        rows(Sym::Tokens, 1, t.x, t.channels)?,
+        Role::Weight(weight),
+        Role::Input(Input::Segments),
+        Role::Input(Input::Units),
+        Role::Recurrent(Recurrence::Inputs([columns, t.channels])),
+        rows(Sym::Tokens, 1, t.y, t.channels)?,
+    ])
+}
+
+fn delta(t: &Delta) -> Result<Vec<Role>, String> {
+    if t.key_heads == 0 || !t.heads.is_multiple_of(t.key_heads) {
+        return Err(format!("{} heads do not divide over {} heads of keys", t.heads, t.key_heads));
+    }
+    if t.norm.is_some_and(|eps| !(eps.is_finite() && eps > 0.0)) || !t.scale.is_finite() {
+        return Err(format!("queries and keys normalised with {:?} and scaled by {}", t.norm, t.scale));
+    }
+    let (values, keys) = (product("values of a row", t.heads, t.value)?, product("keys of a row", t.key_heads, t.key)?);
+    product("elements of a memory", values, t.key)?;
+    let (views, stride) = ([(t.q, keys), (t.k, keys), (t.v, values)], t.q.stride);
+    let mut roles = vec![one_row(&views, stride)?];
+    roles.extend([rows(Sym::Tokens, 1, t.alpha, t.heads)?, rows(Sym::Tokens, 1, t.beta, t.heads)?]);
+    roles.extend([vector(t.decay[0], t.heads)?, vector(t.decay[1], t.heads)?]);
+    roles.extend([Role::Input(Input::Segments), Role::Input(Input::Units)]);
+    roles.push(Role::Recurrent(Recurrence::Memory([t.heads, t.value, t.key])));
+    roles.push(rows(Sym::Tokens, 1, t.y, values)?);
+    Ok(roles)
+}
+
+/// One row seen through several views with their widths.
+fn one_row(views: &[(View, usize)], stride: usize) -> Result<Role, String> {
+    for (view, width) in views {
+        rows(Sym::Tokens, 1, *view, *width)?;
+        if view.stride != stride {
+            return Err(format!("one row of {stride} elements and of {}", view.stride));
+        }
+    }
+    let reach = views.iter().map(|(view, width)| view.offset + width).max().unwrap_or(0);
+    rows(Sym::Tokens, 1, View { offset: 0, stride }, reach)
 }
 
 /// Page table, keys and values of an archive.
@@ -302,7 +365,16 @@ fn map(map: &Map, given: usize, extras: usize) -> Result<(), String> {
 impl Role {
     /// Whether a state is one that the template was made for.
     pub(super) fn fits(&self, of: &StateType) -> bool {
-        let StateType::Paged { heads, dim, k, v, archive: held, .. } = of;
+        let (heads, dim, k, v, held) = match of {
+            StateType::Paged { heads, dim, k, v, archive, .. } => (heads, dim, k, v, archive),
+            StateType::Recurrent(r) => {
+                return match self {
+                    Self::Recurrent(Recurrence::Inputs(sizes)) => *sizes == [r.columns, r.channels],
+                    Self::Recurrent(Recurrence::Memory(sizes)) => *sizes == [r.heads, r.value, r.key],
+                    _ => false,
+                };
+            }
+        };
         match self {
             Self::Archive { heads: h, dim: d, archive, .. } => (h, d) == (heads, dim) && Some(*archive) == *held,
             Self::State { part, heads: h, dim: d, format } => {

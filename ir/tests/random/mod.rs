@@ -8,7 +8,7 @@ use swiftlm_ir::ops::{Op, RopeLayout, Routing};
 use swiftlm_ir::quant::turbo::Scale;
 use swiftlm_ir::quant::{Affine, Archive, Float, Format, Turbo};
 use swiftlm_ir::rounding::Rounding;
-use swiftlm_ir::ty::{DType, StateType, TensorType, Type};
+use swiftlm_ir::ty::{DType, Recurrent, StateType, TensorType, Type};
 
 /// Any module.
 pub(crate) fn module() -> impl Strategy<Value = Module> {
@@ -81,10 +81,11 @@ impl Maker {
     fn weight(&mut self, b: &mut GraphBuilder, rows: usize, cols: usize) -> WeightSlot {
         self.names += 1;
         let n = self.names;
-        let names = match self.below(4) {
+        let names = match self.below(5) {
             1 if rows.is_multiple_of(2) => vec![format!("q{n}_proj.weight"), format!("k{n}_proj.weight")],
             2 if rows.is_multiple_of(4) => (0..4).map(|i| format!("experts.{i}.up{n}.weight")).collect(),
             3 if rows.is_multiple_of(4) => (7..11).map(|i| format!("switch{n}.weight#{i}")).collect(),
+            4 if rows.is_multiple_of(4) => (0..4).map(|i| format!("half{n}.weight#{}/8", 2 * i + 1)).collect(),
             _ => vec![format!("proj{n}.weight")],
         };
         let format = self.format(cols);
@@ -105,7 +106,11 @@ impl Maker {
             let (k, v) = (Format::Float(self.one(&FLOATS)), Format::Float(self.one(&FLOATS)));
             let window = self.one(&[0, 0, 3]);
             let archive = (dim == 16 && self.below(2) == 0).then(|| self.archive());
-            let state = (self.below(3) > 0).then_some(StateType::Paged { window, heads, dim, k, v, archive });
+            let state = match self.below(4) {
+                0 => None,
+                1 => Some(self.recurrent(width, heads, dim)),
+                _ => Some(StateType::Paged { window, heads, dim, k, v, archive }),
+            };
             module.funcs.push(self.layer(&format!("layer{layer}"), width, state.as_ref()));
             for i in 0..self.below(4) + 1 {
                 let scope = if self.below(4) == 0 { format!("odd.{layer}.{i}") } else { format!("model.{layer}.{i}") };
@@ -117,6 +122,47 @@ impl Maker {
         module.funcs.push(self.head(module.vocabulary, width));
         module.main.push(Call { func: module.funcs.len() - 1, scope: String::new(), state: None });
         module
+    }
+
+    /// With a convolution, a memory, or both.
+    fn recurrent(&mut self, width: usize, heads: usize, value: usize) -> StateType {
+        let parts = self.below(3);
+        let (columns, channels) = if parts == 0 { (0, 0) } else { (self.below(3) + 1, width) };
+        let (heads, value, key) = if parts == 1 { (0, 0, 0) } else { (heads, value, self.one(&[8, 4])) };
+        StateType::Recurrent(Recurrent { columns, channels, heads, key, value })
+    }
+
+    /// A convolution of `x` and a memory of what is projected from it, as far as the state has them.
+    fn recurrence(&mut self, p: &mut Pool, x: Value, r: Recurrent) -> Value {
+        p.b.enter(self.one(&PLACES));
+        let width = r.channels.max(1);
+        let mut s = p.b.param(ParamKind::State, Type::State(StateType::Recurrent(r)));
+        if r.columns > 0 {
+            s = p.b.op(Op::ConvAppend, [s.into(), x.into()]);
+            let w = self.weight(&mut p.b, width, r.columns + 1);
+            let y = p.b.op(Op::ConvCausal, [s.into(), w.into()]);
+            p.values.push(y);
+        }
+        if r.heads > 0 {
+            let inputs = p.b.ty(x).tensor().and_then(TensorType::width).expect("a flow has a width");
+            let rows = |m: &mut Self, p: &mut Pool, rows: usize| {
+                let w = m.weight(&mut p.b, rows, inputs);
+                p.b.op(Op::Linear, [x.into(), w.into()])
+            };
+            let key_heads = if self.below(2) == 0 { 1 } else { r.heads };
+            let (k, v) = (rows(self, p, key_heads * r.key), rows(self, p, r.heads * r.value));
+            let (alpha, beta) = (rows(self, p, r.heads), rows(self, p, r.heads));
+            let k = p.b.op(Op::SplitHeads { heads: key_heads }, [k.into()]);
+            let k = p.b.op(Op::L2Norm { eps: self.number() }, [k.into()]);
+            let v = p.b.op(Op::SplitHeads { heads: r.heads }, [v.into()]);
+            let [a, b] = [(); 2].map(|()| self.weight(&mut p.b, 1, r.heads));
+            let alpha = p.b.op(Op::Decay, [alpha.into(), a.into(), b.into()]);
+            s = p.b.op(Op::DeltaAppend, [s.into(), k.into(), v.into(), alpha.into(), beta.into()]);
+            let y = p.b.op(Op::DeltaRead { scale: self.number() }, [s.into(), k.into()]);
+            p.values.extend([k, y]);
+        }
+        p.b.leave();
+        s
     }
 
     fn embed(&mut self, vocabulary: usize, width: usize) -> Graph {
@@ -143,8 +189,12 @@ impl Maker {
         let x = b.flow(width);
         let mut p = Pool { b, values: vec![x], histories: vec![], rope: vec![] };
         let mut last = None;
-        if let Some(ty) = state {
-            let StateType::Paged { heads, dim, archive, .. } = *ty;
+        if let Some(StateType::Recurrent(r)) = state {
+            last = Some(self.recurrence(&mut p, x, *r));
+        }
+        if let Some(ty) = state
+            && let StateType::Paged { heads, dim, archive, .. } = *ty
+        {
             p.b.enter(self.one(&PLACES));
             let s = p.b.param(ParamKind::State, Type::State(ty.clone()));
             let rows = |m: &mut Self, p: &mut Pool| {

@@ -6,7 +6,7 @@ use swiftlm_ir::quant::{Archive, rotation};
 use swiftlm_ir::ty::{StateType, Type};
 
 use super::rope::Rope;
-use super::{Block, Norm};
+use super::{Block, Norm, Pieces};
 
 /// What distinguishes one attention from another.
 #[derive(Clone, Debug)]
@@ -21,6 +21,9 @@ pub struct Attention {
     pub qkv_bias: bool,
     /// Bias on the output projection.
     pub output_bias: bool,
+    /// Whether the result is multiplied by the sigmoid of a gate (Qiu et al. 2025, "Gated Attention for Large Language
+    /// Models", eq. 5, elementwise) whose rows lie in `q_proj`, behind the query's of each head.
+    pub gate: bool,
     /// RMS norm of each query and key head before rotation (`q_norm`, `k_norm`).
     pub head_norm: Option<Norm>,
     /// RMS norm of all queries of a token together, and of all its keys, in place of head by head.
@@ -54,9 +57,14 @@ impl Block<'_> {
         self.state = Some(state_type);
         let width = self.width(x);
         self.within(name, |b| {
-            let q = b.heads("q_proj", Some("q_norm"), x, a.heads, a);
-            let k = b.heads("k_proj", Some("k_norm"), x, a.kv_heads, a);
-            let v = b.heads("v_proj", None, x, a.kv_heads, a);
+            let half = |which| Pieces { first: which, step: if a.gate { 2 } else { 1 }, count: a.heads };
+            let q = b.linear_pieces("q_proj", x, a.heads * dim, half(0), a.qkv_bias);
+            let q = b.heads(Some("q_norm"), q, a.heads, a);
+            let gate = a.gate.then(|| b.linear_pieces("q_proj", x, a.heads * dim, half(1), a.qkv_bias));
+            let k = b.linear("k_proj", x, a.kv_heads * dim, a.qkv_bias);
+            let k = b.heads(Some("k_norm"), k, a.kv_heads, a);
+            let v = b.linear("v_proj", x, a.kv_heads * dim, a.qkv_bias);
+            let v = b.heads(None, v, a.kv_heads, a);
             let q = b.rope(q, a.rope);
             let k = b.rope(k, a.rope);
             let turn = |b: &mut Self, x: Value, inverse: bool| match rotate {
@@ -74,13 +82,16 @@ impl Block<'_> {
             let attend = Op::Attend { scale, window: a.window, cap: a.cap.unwrap_or(0.0) };
             let y = b.op(attend, [q.into(), keys.into(), values.into()]);
             let y = b.op(Op::MergeHeads, [y.into()]);
+            let y = gate.map_or(y, |gate| {
+                let gate = b.op(Op::Sigmoid, [gate.into()]);
+                b.op(Op::Mul, [y.into(), gate.into()])
+            });
             (b.linear("o_proj", y, width, a.output_bias), state)
         })
     }
 
     /// A projection cut into heads, with the norm that the weights `norm` belong to.
-    fn heads(&mut self, name: &str, norm: Option<&str>, x: Value, heads: usize, a: &Attention) -> Value {
-        let y = self.linear(name, x, heads * a.head_dim, a.qkv_bias);
+    fn heads(&mut self, norm: Option<&str>, y: Value, heads: usize, a: &Attention) -> Value {
         let y = self.norm(norm.zip(a.row_norm), y);
         let y = self.op(Op::SplitHeads { heads }, [y.into()]);
         self.norm(norm.zip(a.head_norm), y)

@@ -1,11 +1,12 @@
 //! Functional blocks that families are made of. A block sees explicit specs, never a family name.
 
 pub mod attention;
+pub mod delta_net;
 pub mod mlp;
 pub mod moe;
 pub mod rope;
 
-use swiftlm_ir::graph::{Arg, GraphBuilder, ParamKind, Value, WeightSlot};
+use swiftlm_ir::graph::{Arg, GraphBuilder, ParamKind, Value, WeightSlot, WeightType};
 use swiftlm_ir::ops::Op;
 use swiftlm_ir::quant::Format;
 use swiftlm_ir::ty::{StateType, Type};
@@ -20,6 +21,22 @@ pub struct Norm {
     pub eps: f64,
     /// Added to the weight.
     pub offset: f64,
+}
+
+/// Some of the equal pieces that the rows of a matrix are cut into: every `step`-th of `count · step`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pieces {
+    /// The first.
+    pub first: usize,
+    /// From one to the next.
+    pub step: usize,
+    /// How many.
+    pub count: usize,
+}
+
+impl Pieces {
+    /// All rows.
+    pub const WHOLE: Self = Self { first: 0, step: 1, count: 1 };
 }
 
 /// One function under construction, with the checkpoint it takes its weights from.
@@ -94,6 +111,23 @@ impl<'a> Block<'a> {
         self.graph.weight(&[name.to_owned()], ty)
     }
 
+    /// Of the matrix `name` the pieces that make up `rows` rows of `cols`.
+    fn matrix_pieces(&mut self, name: &str, rows: usize, cols: usize, pieces: Pieces) -> WeightSlot {
+        let Pieces { first, step, count } = pieces;
+        if step == 1 {
+            return self.matrix(name, rows, cols);
+        }
+        let ty = self.resolver.weight(&self.full(name), 1, rows * step, cols);
+        let names: Vec<String> = (0..count).map(|i| format!("{name}#{}/{}", first + i * step, count * step)).collect();
+        self.graph.weight(&names, WeightType { rows, ..ty })
+    }
+
+    /// The kernel `name` of a convolution of each channel on its own, `[channels, taps]`.
+    pub fn taps(&mut self, name: &str, channels: usize, taps: usize) -> WeightSlot {
+        let ty = self.resolver.taps(&self.full(name), channels, taps);
+        self.graph.weight(&[name.to_owned()], ty)
+    }
+
     /// The vector `name`.
     pub fn vector(&mut self, name: &str, len: usize) -> WeightSlot {
         self.matrix(name, 1, len)
@@ -148,11 +182,16 @@ impl<'a> Block<'a> {
 
     /// `x Wᵀ` with the weight `name`, plus its bias if `bias`; the input is rounded as the options declare.
     pub fn linear(&mut self, name: &str, x: Value, outputs: usize, bias: bool) -> Value {
+        self.linear_pieces(name, x, outputs, Pieces::WHOLE, bias)
+    }
+
+    /// [`Self::linear`] with `outputs` rows of a larger matrix.
+    pub fn linear_pieces(&mut self, name: &str, x: Value, outputs: usize, pieces: Pieces, bias: bool) -> Value {
         let inputs = self.width(x);
         self.within(name, |b| {
-            let w = b.matrix("weight", outputs, inputs);
+            let w = b.matrix_pieces("weight", outputs, inputs, pieces);
             let x = b.activation(x, w);
-            b.product(x, w, outputs, bias)
+            b.product(x, w, outputs, pieces, bias)
         })
     }
 
@@ -161,15 +200,19 @@ impl<'a> Block<'a> {
         let inputs = self.width(x);
         self.within(name, |b| {
             let w = b.matrix("weight", outputs, inputs);
-            b.product(x, w, outputs, bias)
+            b.product(x, w, outputs, Pieces::WHOLE, bias)
         })
     }
 
     /// `x wᵀ`, plus `bias` of the current place if `bias`.
-    fn product(&mut self, x: Value, w: WeightSlot, outputs: usize, bias: bool) -> Value {
+    fn product(&mut self, x: Value, w: WeightSlot, outputs: usize, pieces: Pieces, bias: bool) -> Value {
         let y = self.op(Op::Linear, [x.into(), w.into()]);
         if !bias {
             return y;
+        }
+        if pieces.step > 1 {
+            self.resolver
+                .error(format!("`{}`: a bias whose rows belong to two products is not supported", self.full("bias")));
         }
         let w = self.vector("bias", outputs);
         self.op(Op::Bias, [y.into(), w.into()])

@@ -10,6 +10,7 @@ pub mod olmoe;
 pub mod qwen2;
 pub mod qwen2_moe;
 pub mod qwen3;
+pub mod qwen3_5;
 pub mod qwen3_moe;
 
 use crate::{BuildOptions, Config, Model, ModelError, TensorIndex};
@@ -30,6 +31,8 @@ pub const FAMILIES: &[(&str, Build)] = &[
     ("qwen2", qwen2::build),
     ("qwen2_moe", qwen2_moe::build),
     ("qwen3", qwen3::build),
+    ("qwen3_5", qwen3_5::build),
+    ("qwen3_5_text", qwen3_5::build),
     ("qwen3_moe", qwen3_moe::build),
 ];
 

@@ -42,7 +42,7 @@ impl RunningSet {
     pub(super) fn new(executable: &Executable) -> Self {
         Self {
             running: vec![],
-            pool: StatePool::new(&executable.page_sets(), executable.chunk()),
+            pool: executable.state_pool(),
             rows: TableRows::new(executable.max_sequences()),
             scheduler: Scheduler::new(executable.chunk(), executable.max_rows()),
             candidates: Candidates::default(),
@@ -81,6 +81,7 @@ impl RunningSet {
         let decoding = pieces.iter().filter(|p| demands[p.index].decoding).count();
         let now = Instant::now();
         batch.clear();
+        batch.transfers = self.pool.take_transfers();
         let packed = pieces.iter().map(|piece| self.add(*piece, now, batch)).collect::<Result<_, _>>()?;
         Ok((packed, decoding > 0 && decoding < pieces.len()))
     }
@@ -101,6 +102,7 @@ impl RunningSet {
             batch.ids.push(*id);
             batch.positions.push(index as u32);
             batch.sequences.push(row.row());
+            batch.units.extend(sequence.unit());
         }
         Ok(Packed { index: piece.index, from, to, rows })
     }

@@ -4,6 +4,7 @@ use swiftlm_device::Slice;
 use swiftlm_ir::ty::{PAGE_TOKENS, Window};
 
 use super::{Executable, StepError};
+use crate::state::Transfer;
 
 /// Packed tokens of one step, from any mix of sequences.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -18,6 +19,11 @@ pub struct Batch {
     pub rows: Vec<Row>,
     /// Changes of the page tables, made before the step runs.
     pub table: Vec<TableUpdate>,
+    /// Unit of the recurrent states of each token's sequence, whose tokens follow one another. May be empty: then each
+    /// sequence's unit has the number of its row of the page table.
+    pub units: Vec<u32>,
+    /// Copies of units, made in this order before the step runs.
+    pub transfers: Vec<Transfer>,
 }
 
 impl Batch {
@@ -28,6 +34,8 @@ impl Batch {
         self.sequences.clear();
         self.rows.clear();
         self.table.clear();
+        self.units.clear();
+        self.transfers.clear();
     }
 }
 
@@ -88,7 +96,7 @@ impl StepOutput {
 impl Executable {
     /// Whether every id, page and position of the batch lies inside its buffer.
     pub(super) fn check(&self, batch: &Batch) -> Result<(), String> {
-        let Batch { ids, positions, sequences, rows, table } = batch;
+        let Batch { ids, positions, sequences, rows, table, .. } = batch;
         let (tokens, chunk) = (ids.len(), self.chunk);
         if tokens == 0 || tokens > chunk {
             return Err(format!("a step of {tokens} tokens: expected 1 to {chunk}"));

@@ -4,9 +4,10 @@ use indexmap::IndexMap;
 use swiftlm_device::{BufferId, Device, DeviceError, Slice, Usage};
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::plan::{Input, Operand, Program};
+use swiftlm_ir::ty::Recurrent;
 
 use super::{ExecutableOptions, LoadError};
-use crate::state::PageSet;
+use crate::state::{PageSet, recurrent_units};
 use crate::weights::Segment;
 
 /// Every buffer of an executable.
@@ -22,6 +23,14 @@ impl Bindings {
     /// The pages of every part of every state.
     pub(super) fn states(&self) -> impl Iterator<Item = Slice> + '_ {
         self.states.iter().flatten().copied()
+    }
+
+    /// Every part of every recurrent state with the bytes of one unit; parts that a state does not have are empty.
+    pub(super) fn recurrent(&self, program: &Program) -> Vec<(Slice, usize)> {
+        let states = program.module.states.iter().zip(&self.states).filter(|(ty, _)| ty.recurrent().is_some());
+        let parts = states
+            .flat_map(|(ty, parts)| parts.iter().zip(Recurrent::PARTS).map(|(s, part)| (*s, ty.unit_bytes(part))));
+        parts.filter(|(_, unit)| *unit > 0).collect()
     }
 
     /// Allocates everything but weights.
@@ -61,10 +70,19 @@ impl Bindings {
         if let Some(top_k) = fetches.map(|fetch| fetch.top_k).max() {
             inputs.insert(Input::Slots, alloc(tokens * top_k * 4, Usage::Input, "slots of experts")?);
         }
+        let recurrent = program.module.states.iter().any(|state| state.recurrent().is_some());
+        if recurrent {
+            inputs.insert(Input::Units, alloc(tokens * 4, Usage::Input, "units of recurrent states")?);
+            inputs.insert(Input::Segments, alloc(tokens * 12, Usage::Input, "runs of tokens")?);
+        }
         let arena = alloc(program.arena_bytes, Usage::ReadWrite, "the arena")?;
         let mut states = vec![];
+        let units = recurrent_units(options.max_sequences);
         for state in &program.module.states {
             let mut parts = vec![];
+            for part in state.recurrent().map(|_| Recurrent::PARTS).into_iter().flatten() {
+                parts.push(alloc(units * state.unit_bytes(part), Usage::ReadWrite, "recurrent states")?);
+            }
             for (window, halves) in state.parts() {
                 let pages = sets.iter().find(|set| set.window == window).map_or(0, |set| set.pages);
                 for (part, what) in halves.into_iter().zip(["key pages", "value pages"]) {

@@ -3,12 +3,13 @@
 use swiftlm_device::DeviceError;
 
 use super::Executable;
+use super::recurrent::Held;
 
 /// Bytes written at a time.
 const PART: usize = 1 << 20;
 
 impl Executable {
-    /// Fills every page with numbers that differ, and are small and finite in each format. To be called before the first
+    /// Fills every page and unit with numbers that differ, and are small and finite in each format. To be called before the first
     /// token of any sequence.
     ///
     /// # Errors
@@ -26,6 +27,9 @@ impl Executable {
                 let bytes = PART.min(slice.bytes - at);
                 self.device.write(slice.buffer, slice.offset + at, &part[..bytes])?;
             }
+        }
+        for held in self.recurrences.iter_mut().flat_map(|r| &mut r.held) {
+            *held = Held::Anything;
         }
         Ok(())
     }

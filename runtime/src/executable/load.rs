@@ -7,12 +7,14 @@ use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::kernel::{Immediate, Kernel, Length};
 use swiftlm_ir::plan::Program;
 use swiftlm_ir::template::Template;
+use swiftlm_ir::ty::{Recurrent, StateType};
 
 use super::bindings::{Bindings, segment};
 use super::recordings::{Recorder, plan};
+use super::recurrent::Recurrences;
 use super::{Executable, PageTable, RopeRows, StepOutput};
 use crate::experts::{ExpertSource, Layer, Matrix, Store};
-use crate::state::{PageSet, page_sets};
+use crate::state::{PageSet, page_sets, recurrent_units};
 use crate::weights::{Segment, WeightSource, upload};
 
 /// Sizes that are chosen when a model is loaded.
@@ -108,11 +110,15 @@ impl Executable {
             heads.push(recorder.head(class)?);
             (options.progress)(Progress::Kernels { done: bodies.len() + heads.len(), total: total_classes });
         }
+        let parts = bindings.recurrent(&program);
+        let units = recurrent_units(options.max_sequences);
+        let recurrences = (!parts.is_empty()).then(|| Recurrences::new(parts, units));
         Ok(Self {
             device,
             bindings,
             bodies,
             heads,
+            recurrences,
             ropes: program.module.rope_tables.into_iter().map(RopeRows::new).collect(),
             tables: sets.into_iter().map(|set| PageTable { set, held: vec![0; options.max_sequences] }).collect(),
             max_sequences: options.max_sequences,
@@ -244,6 +250,20 @@ fn check(
             return Err(LoadError::Options(format!(
                 "{pages} pages of {state} are {largest} bytes, more than device {} can bind at once: at most {fits} pages fit",
                 target.name
+            )));
+        }
+    }
+    let units = recurrent_units(*max_sequences);
+    let unit_bytes = |state: &StateType| Recurrent::PARTS.map(|part| state.unit_bytes(part)).into_iter().max();
+    let recurrent = program.module.states.iter().filter(|state| state.recurrent().is_some());
+    for (state, unit) in recurrent.filter_map(|state| Some((state, unit_bytes(state)?))) {
+        let largest = unit.saturating_mul(units);
+        if largest > target.max_binding {
+            let each = recurrent_units(1).saturating_mul(unit).max(1);
+            return Err(LoadError::Options(format!(
+                "{units} units of {state} are {largest} bytes, more than device {} can bind at once: at most {} sequences fit",
+                target.name,
+                target.max_binding / each
             )));
         }
     }

@@ -7,6 +7,7 @@ mod fill;
 mod inputs;
 mod load;
 mod recordings;
+mod recurrent;
 mod turns;
 
 use smallvec::SmallVec;
@@ -20,10 +21,11 @@ use bindings::Bindings;
 use inputs::RopeRows;
 pub use load::{ExecutableOptions, LoadError, Progress};
 use recordings::{Body, Head, Label, Part};
+use recurrent::Recurrences;
 use turns::FetchSite;
 
 use crate::experts::{ExpertStats, Store, Trace};
-use crate::state::PageSet;
+use crate::state::{PageSet, SNAPSHOTS_PER_SEQUENCE, StatePool};
 
 /// What a step failed of.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,6 +73,8 @@ pub struct Executable {
     ropes: Vec<RopeRows>,
     /// One for the states of each window.
     tables: Vec<PageTable>,
+    /// Of a program with recurrent states.
+    recurrences: Option<Recurrences>,
     max_sequences: usize,
     experts: Option<Store>,
     /// Experts that a layer chose, and the slots they are in.
@@ -127,6 +131,15 @@ impl Executable {
         self.tables.iter().map(|table| table.set).collect()
     }
 
+    /// Free pages, units and snapshots for all that can be alive: what sequences are opened in.
+    pub fn state_pool(&self) -> StatePool {
+        let pool = StatePool::new(&self.page_sets(), self.chunk);
+        match &self.recurrences {
+            Some(_) => pool.with_recurrences(self.max_sequences, self.max_sequences * SNAPSHOTS_PER_SEQUENCE),
+            None => pool,
+        }
+    }
+
     /// Tables for a sequence of up to `tokens` tokens that is alone: it has row 0, and where it outgrows the pages of a
     /// window, they are used again in turn, but for those of its first tokens where the window keeps them.
     pub fn alone(&self, tokens: usize) -> Vec<TableUpdate> {
@@ -149,6 +162,7 @@ impl Executable {
             sequences: vec![0],
             rows: vec![Row { token: 0, want: Want::Greedy }],
             table: self.alone(1),
+            ..Batch::default()
         }
     }
 
@@ -206,6 +220,7 @@ impl Executable {
         }
         self.device.submit(&recordings, sizes)?;
         self.read_results(batch)?;
+        self.recurrences.iter_mut().for_each(Recurrences::finish);
         Ok(&self.output)
     }
 
@@ -238,6 +253,7 @@ impl Executable {
                 Some(ProfiledLaunch { loc: loc.clone(), template, call, launch, nanoseconds: time.nanoseconds })
             }));
         }
+        self.recurrences.iter_mut().for_each(Recurrences::finish);
         Ok(launches)
     }
 
@@ -255,12 +271,15 @@ impl Executable {
     /// Checks a batch and writes its inputs.
     fn prepare(&mut self, batch: &Batch) -> Result<StepSizes, StepError> {
         self.check(batch).map_err(StepError::Batch)?;
+        self.check_recurrences(batch).map_err(StepError::Batch)?;
+        self.write_recurrences(batch)?;
         self.write_inputs(batch)?;
         Ok(StepSizes {
             tokens: batch.ids.len() as u32,
             rows: batch.rows.len() as u32,
             table_stride: self.table_stride as u32,
             last_position: batch.positions.iter().copied().max().unwrap_or(0),
+            segments: self.recurrences.as_ref().map_or(0, |r| r.runs() as u32),
         })
     }
 

@@ -1,13 +1,16 @@
-//! Where sequences keep their history on the device: pages, who holds them, and the tables that kernels find them by.
+//! Where sequences keep their history on the device: pages, who holds them, and the tables that kernels find them by; and
+//! what recurrences leave, with its snapshots.
 //! Knows page numbers and token counts; never contents.
 
 mod pool;
+mod recurrence;
 mod ring;
 mod sequence;
 mod sets;
 mod table;
 
 pub use pool::StatePool;
+pub use recurrence::{SNAPSHOTS_PER_SEQUENCE, Transfer, recurrent_units};
 pub use ring::{LONGEST_REWIND, ring_pages};
 pub use sequence::{Mark, Sequence, StateError};
 pub use sets::{PageSet, page_sets};

@@ -3,6 +3,7 @@
 use swiftlm_ir::ty::Window;
 
 use super::PageSet;
+use super::recurrence::{Transfer, Units};
 use super::ring::RingPool;
 
 /// The pools of all page sets.
@@ -10,6 +11,8 @@ use super::ring::RingPool;
 pub struct StatePool {
     pub(super) pages: PagePool,
     pub(super) rings: Vec<RingPool>,
+    /// Of a program with recurrent states.
+    pub(super) units: Option<Units>,
 }
 
 impl StatePool {
@@ -19,7 +22,23 @@ impl StatePool {
         Self {
             pages: PagePool::new(sets.iter().filter(|set| set.window.is_all()).map(|set| set.pages).sum()),
             rings: rings.map(|set| RingPool::new(*set, chunk)).collect(),
+            units: None,
         }
+    }
+
+    /// The same for a program with recurrent states, of which `sequences` sequences and `snapshots` snapshots can be held.
+    pub fn with_recurrences(self, sequences: usize, snapshots: usize) -> Self {
+        Self { units: Some(Units::new(sequences, snapshots)), ..self }
+    }
+
+    /// Copies of recurrent states that must be made, in this order, before the next step that any sequence takes part in.
+    pub fn take_transfers(&mut self) -> Vec<Transfer> {
+        self.units.as_mut().map(Units::take_transfers).unwrap_or_default()
+    }
+
+    /// Snapshots that can be taken before sequences give up earlier ones; `None` if there are no recurrent states.
+    pub fn available_snapshots(&self) -> Option<usize> {
+        self.units.as_ref().map(Units::snapshots)
     }
 
     /// Pages of the states that keep every token, neither held nor promised.
@@ -50,6 +69,11 @@ impl Holders {
     /// All pages.
     pub(super) fn pages(&self) -> usize {
         self.holders.len()
+    }
+
+    /// Those that are free.
+    pub(super) fn available(&self) -> usize {
+        self.free.len()
     }
 
     /// A free page, which now has one holder.

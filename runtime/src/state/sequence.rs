@@ -3,6 +3,7 @@
 use swiftlm_ir::ty::{PAGE_TOKENS, Window};
 
 use super::StatePool;
+use super::recurrence::Recurrence;
 use super::ring::{Ring, RingPool};
 
 /// Why a sequence cannot do what was asked.
@@ -47,6 +48,7 @@ pub struct Sequence {
     pages: Vec<u32>,
     promised: usize,
     rings: Vec<Ring>,
+    recurrence: Option<Recurrence>,
     length: usize,
 }
 
@@ -60,11 +62,32 @@ impl Sequence {
     fn promise(pool: &mut StatePool, blocks: usize, shared: usize) -> Option<Self> {
         let rings_fit = pool.rings.iter().all(|ring| ring.quota(blocks) <= ring.available());
         let promised = blocks - shared;
-        if !rings_fit || !pool.pages.promise(promised) {
+        if !rings_fit || promised > pool.pages.available() {
             return None;
         }
+        let recurrence = match &mut pool.units {
+            Some(units) => Some(Recurrence::open(units)?),
+            None => None,
+        };
+        assert!(pool.pages.promise(promised), "available pages are promised");
         let open = |ring: &mut RingPool| Ring::open(ring, ring.quota(blocks));
-        Some(Self { pages: vec![], promised, rings: pool.rings.iter_mut().map(open).collect(), length: 0 })
+        let rings = pool.rings.iter_mut().map(open).collect();
+        Some(Self { pages: vec![], promised, rings, recurrence, length: 0 })
+    }
+
+    /// The unit of its recurrent states, if it has any.
+    pub fn unit(&self) -> Option<u32> {
+        self.recurrence.as_ref().map(Recurrence::unit)
+    }
+
+    /// Keeps what recurrent states hold now, so that the sequence can be taken back to this length. Of a sequence without
+    /// such states nothing is needed. False if there is no room for it: then going back ends at an earlier snapshot.
+    ///
+    /// The copy is made before the next step: see [`StatePool::take_transfers`].
+    pub fn snapshot(&mut self, pool: &mut StatePool) -> bool {
+        let (Some(recurrence), Some(units)) = (&mut self.recurrence, &mut pool.units) else { return true };
+        let length = self.length;
+        length == 0 || recurrence.lengths().next() == Some(length) || recurrence.snapshot(units, length)
     }
 
     /// Tokens it holds.
@@ -120,7 +143,8 @@ impl Sequence {
     /// Forgets what was appended since the mark and gives the length from which to append again: the mark's; or less if
     /// the mark lies within a page that others hold too, for that page must not be written; or 0 if a window that ends
     /// there is no longer held, which is so at most for marks further than [`LONGEST_REWIND`](super::LONGEST_REWIND)
-    /// before the last step.
+    /// before the last step. Of a sequence with recurrent states it is the longest at or before all these of which there is
+    /// a [`Self::snapshot`], or 0.
     ///
     /// Giving up a shared page frees nothing, so the capacity shrinks if the pool cannot promise another in its place.
     ///
@@ -130,16 +154,17 @@ impl Sequence {
         if mark.0 > self.length {
             return Err(StateError::Ahead { mark: mark.0, length: self.length });
         }
-        let mut keep = mark.0.div_ceil(PAGE_TOKENS);
-        self.length = mark.0;
-        // A block's pages of rings are shared only where its page is.
-        if !self.length.is_multiple_of(PAGE_TOKENS) && pool.pages.held.is_shared(self.pages[keep - 1]) {
-            keep -= 1;
-            self.length = keep * PAGE_TOKENS;
-        }
+        let before = self.length;
+        self.length = self.rests(pool, mark.0);
         if !self.rings.iter().all(|ring| ring.reaches(self.length)) {
-            (keep, self.length) = (0, 0);
+            self.length = 0;
         }
+        if let (Some(recurrence), Some(units)) = (&mut self.recurrence, &mut pool.units)
+            && self.length < before
+        {
+            recurrence.restore(units, self.length);
+        }
+        let keep = self.length.div_ceil(PAGE_TOKENS);
         for page in self.pages.drain(keep..) {
             pool.pages.held.release(page);
             self.promised += usize::from(pool.pages.promise(1));
@@ -150,11 +175,34 @@ impl Sequence {
         Ok(self.length)
     }
 
+    /// The longest length up to `mark` that the sequence can be at, as far as pages and recurrent states decide it: the
+    /// last page is full or its own, and what recurrences were then is known.
+    fn rests(&self, pool: &StatePool, mark: usize) -> usize {
+        // A block's pages of rings are shared only where its page is.
+        let own = |length: usize| {
+            length.is_multiple_of(PAGE_TOKENS) || !pool.pages.held.is_shared(self.pages[length / PAGE_TOKENS])
+        };
+        match &self.recurrence {
+            Some(recurrence) if mark < self.length || !own(mark) => {
+                recurrence.lengths().find(|length| *length <= mark && own(*length)).unwrap_or(0)
+            }
+            _ if own(mark) => mark,
+            _ => mark / PAGE_TOKENS * PAGE_TOKENS,
+        }
+    }
+
     /// A sequence with the same history that can grow to `tokens` tokens. Full pages are shared; the tokens of a page
     /// that is only partly full are not part of the fork and must be appended to it again. Where a window that ends
-    /// before that page is no longer held, the fork is empty.
+    /// before that page is no longer held, the fork is empty. Of a sequence with recurrent states whole pages are shared up
+    /// to its end, or to a [`Self::snapshot`] at the end of a page.
     pub fn fork(&self, pool: &mut StatePool, tokens: usize) -> Option<Self> {
-        let full = self.length / PAGE_TOKENS;
+        let whole = |length: &usize| length.is_multiple_of(PAGE_TOKENS);
+        let full = match &self.recurrence {
+            Some(recurrence) => {
+                std::iter::once(self.length).chain(recurrence.lengths()).find(whole).unwrap_or(0) / PAGE_TOKENS
+            }
+            None => self.length / PAGE_TOKENS,
+        };
         let reached = self.rings.iter().all(|ring| ring.reaches(full * PAGE_TOKENS));
         let shared = if reached { full } else { 0 };
         let mut fork = Self::promise(pool, tokens.div_ceil(PAGE_TOKENS).max(shared), shared)?;
@@ -165,6 +213,9 @@ impl Sequence {
         }
         for ((ring, own), pool) in fork.rings.iter_mut().zip(&self.rings).zip(&mut pool.rings) {
             ring.share(pool, own, shared);
+        }
+        if let (Some(own), Some(fork_of), Some(units)) = (&self.recurrence, &mut fork.recurrence, &mut pool.units) {
+            fork_of.follow(units, own, shared * PAGE_TOKENS);
         }
         Some(fork)
     }
@@ -177,6 +228,9 @@ impl Sequence {
         }
         for (ring, pool) in self.rings.into_iter().zip(&mut pool.rings) {
             ring.close(pool);
+        }
+        if let (Some(recurrence), Some(units)) = (self.recurrence, &mut pool.units) {
+            recurrence.close(units);
         }
     }
 }

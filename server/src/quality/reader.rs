@@ -82,6 +82,7 @@ impl Reader {
             sequences: vec![0; range.len()],
             ids: ids[range].to_vec(),
             table: self.executable.alone(self.executable.context()),
+            ..Batch::default()
         }
     }
 }

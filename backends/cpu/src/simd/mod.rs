@@ -13,6 +13,7 @@ mod archive;
 mod archived;
 mod attend;
 mod context;
+mod delta;
 mod direct;
 mod embed;
 mod epilogue;
@@ -31,7 +32,9 @@ mod quantize;
 mod rope;
 mod route;
 mod scores;
+mod segments;
 mod share;
+mod short_conv;
 mod sums;
 mod tile;
 mod turn;
@@ -68,6 +71,8 @@ pub(crate) fn micro(template: &Template) -> Option<Box<dyn Micro>> {
         Template::Append(t) => Box::new(t.clone()),
         Template::RopeAppend(t) => Box::new(t.clone()),
         Template::Attend(t) => Box::new(t.clone()),
+        Template::ShortConv(t) => Box::new(short_conv::ConvMicro::new(t)?),
+        Template::Delta(t) => Box::new(t.clone()),
         Template::Rows(t) => Box::new(t.clone()),
         Template::Route(t) => Box::new(t.clone()),
         Template::ExpertLinear(t) => Box::new(experts::ExpertMicro::new(t)?),

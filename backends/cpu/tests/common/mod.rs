@@ -163,7 +163,8 @@ pub(crate) fn formats() -> Vec<Format> {
 
 pub(crate) fn sizes(tokens: usize, rows: usize, table_stride: usize) -> StepSizes {
     let last_position = (table_stride * PAGE_TOKENS - 1) as u32;
-    StepSizes { tokens: tokens as u32, rows: rows as u32, table_stride: table_stride as u32, last_position }
+    let (tokens, rows, table_stride) = (tokens as u32, rows as u32, table_stride as u32);
+    StepSizes { tokens, rows, table_stride, last_position, segments: tokens }
 }
 
 /// The argument that is a weight matrix, with its type.

@@ -17,7 +17,7 @@ use swiftlm_shader::LowerOptions;
 pub(crate) const LANES: u32 = 256;
 
 /// Sizes that tests run with unless they are about sizes.
-pub(crate) const SIZES: StepSizes = StepSizes { tokens: 5, rows: 3, table_stride: 7, last_position: 100 };
+pub(crate) const SIZES: StepSizes = StepSizes { tokens: 5, rows: 3, table_stride: 7, last_position: 100, segments: 0 };
 
 /// The device under test.
 pub(crate) fn device() -> GpuDevice {

@@ -16,6 +16,7 @@ mod arg_max;
 mod attend;
 mod codes;
 mod combine;
+mod delta;
 mod embed;
 mod expert;
 mod history;
@@ -30,8 +31,10 @@ mod round;
 mod route;
 mod rows;
 mod scores;
+mod segment;
 mod shape;
 mod share;
+mod short_conv;
 mod span;
 mod sums;
 mod tile;
@@ -78,6 +81,8 @@ pub fn build(template: &Template, chunk: usize, max_rows: usize) -> Vec<Built> {
         Template::Archive(t) => archive::build(t, name, bounds),
         Template::RopeAppend(t) => append::build_with_rope(t, name, bounds),
         Template::Attend(t) => return attend::build(t, name, bounds.of_class(Sym::Tokens, t.class)),
+        Template::ShortConv(t) => short_conv::build(t, name, bounds),
+        Template::Delta(t) => delta::build(t, name, bounds),
         Template::Route(t) => route::build(t, name, bounds),
         Template::ExpertLinear(t) => expert::build(t, name, bounds.of_class(Sym::Tokens, t.class)),
         Template::Combine(t) => combine::build(t, name, bounds),

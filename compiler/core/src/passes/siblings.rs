@@ -47,15 +47,22 @@ fn weight_of(g: &Graph, v: Value) -> Option<(&Op, &[Arg], WeightSlot)> {
 
 fn families(g: &Graph) -> Vec<Family> {
     let uses = uses(g);
+    let products = (0..g.values.len()).map(|i| Value(i as u32));
+    let products: Vec<Value> = products.filter(|v| weight_of(g, *v).is_some_and(|(op, ..)| *op != Op::Bias)).collect();
+    let ends: Vec<Option<Value>> = products.iter().map(|v| gated(g, &uses, *v)).collect();
+    // A side of a gate whose other side is no product may go with any.
+    let side = |v: Value| {
+        let end = ends[products.iter().position(|p| *p == v)?]?;
+        (ends.iter().filter(|e| **e == Some(end)).count() > 1).then_some(end)
+    };
     let mut families: Vec<Family> = vec![];
-    for i in 0..g.values.len() {
-        let v = Value(i as u32);
-        let Some((op, args, w)) = weight_of(g, v).filter(|(op, ..)| **op != Op::Bias) else { continue };
+    for v in products.iter().copied() {
+        let Some((op, args, w)) = weight_of(g, v) else { continue };
         let joins = |f: &Family| {
             weight_of(g, f.members[0]).is_some_and(|(op2, args2, w2)| {
                 let (a, b) = (&g.weights[w.0 as usize], &g.weights[w2.0 as usize]);
                 op == op2
-                    && gated(g, &uses, v) == gated(g, &uses, f.members[0])
+                    && side(v) == side(f.members[0])
                     && args[..args.len() - 1] == args2[..args2.len() - 1]
                     && (a.ty.format, a.ty.cols) == (b.ty.format, b.ty.cols)
                     && (matches!(op, Op::Linear) || (a.names.len(), a.ty.rows) == (b.names.len(), b.ty.rows))

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use swiftlm_ir::graph::piece;
 use swiftlm_ir::plan::WeightBuffer;
 use swiftlm_ir::quant::Component;
 use swiftlm_runtime::WeightSource;
@@ -27,18 +28,19 @@ fn tensor_name<'a>(primary: &'a str, component: &str) -> Cow<'a, str> {
 }
 
 impl Checkpoint {
-    /// Where a component of the named weight lies; `name#i` is slice `i` of the outermost extent.
+    /// Where a component of the named weight lies, as [`piece`] reads its name.
     fn run(&self, name: &str, component: &str) -> Result<Run, String> {
-        let slice = name.rsplit_once('#').and_then(|(base, i)| Some((base, i.parse::<usize>().ok()?)));
-        let tensor = tensor_name(slice.map_or(name, |s| s.0), component);
+        let (primary, slice) = piece(name);
+        let tensor = tensor_name(primary, component);
         let (file, placed) =
             self.tensors.get(tensor.as_ref()).ok_or_else(|| format!("tensor `{tensor}` is missing"))?;
         let (start, bytes) = match slice {
             None => (placed.start, placed.bytes),
-            Some((_, i)) => {
-                let slices = placed.shape.first().copied().unwrap_or(0);
-                if i >= slices {
-                    return Err(format!("tensor `{tensor}` has {slices} slices, none of number {i}"));
+            Some((i, count)) => {
+                let extent = placed.shape.first().copied().unwrap_or(0);
+                let slices = count.unwrap_or(extent);
+                if i >= slices || !extent.is_multiple_of(slices) {
+                    return Err(format!("tensor `{tensor}` of {extent} slices has no piece {i} of {slices}"));
                 }
                 let bytes = placed.bytes / slices as u64;
                 (placed.start + i as u64 * bytes, bytes)

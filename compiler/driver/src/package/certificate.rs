@@ -268,6 +268,7 @@ fn logits(
             sequences: vec![0; count],
             rows: wanted(count).map(row).collect(),
             table: std::mem::take(&mut table),
+            ..Batch::default()
         };
         let output = executable.step(&batch).map_err(run)?;
         for row in 0..batch.rows.len() {

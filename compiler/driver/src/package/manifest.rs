@@ -140,7 +140,7 @@ impl Made {
             problems.push(format!("steps of {} tokens and {} rows", program.chunk, program.max_rows));
         }
         for state in &program.module.states {
-            let StateType::Paged { k, v, archive: held, .. } = state;
+            let StateType::Paged { k, v, archive: held, .. } = state else { continue };
             if (k, v) != (keys, values) {
                 problems.push(format!("keys of {k} and values of {v}"));
             }

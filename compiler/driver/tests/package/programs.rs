@@ -235,7 +235,7 @@ fn runs(program: Program, checkpoint: &Checkpoint, tier: Tier) -> bool {
 
 /// Workgroups of the launches of a step of one token: what a spoiled grid could make endless.
 pub(super) fn groups(program: &Program) -> u64 {
-    let sizes = swiftlm_ir::plan::StepSizes { tokens: 1, rows: 1, table_stride: 2, last_position: 63 };
+    let sizes = swiftlm_ir::plan::StepSizes { tokens: 1, rows: 1, table_stride: 2, last_position: 63, segments: 1 };
     let all = program.plans.iter().flatten().flat_map(|plan| &plan.dispatches);
     let stages = all.flat_map(|d| &d.stages);
     let groups = stages.map(|s| s.grid.iter().map(|axis| u64::from(axis.count(&sizes))).product::<u64>());

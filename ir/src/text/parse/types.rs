@@ -1,16 +1,16 @@
-//! Types: `f32[T,64]`, `paged(heads=2, dim=16, k=f16, v=f16)`, `ring(window=512, heads=…)`, `history(heads=2, dim=16)`,
-//! `affine4_g64_bf16[128,64]`.
+//! Types: `f32[T,64]`, `paged(heads=2, dim=16, k=f16, v=f16)`, `ring(window=512, heads=…)`,
+//! `recurrent(columns=3, channels=64, heads=4, key=16, value=16)`, `history(heads=2, dim=16)`, `affine4_g64_bf16[128,64]`.
 
 use super::cursor::{Cursor, Parsed};
 use crate::dim::{Dim, Sym};
 use crate::graph::WeightType;
 use crate::quant::{Archive, Format, Turbo};
 use crate::text::lex::Kind;
-use crate::ty::{DType, StateType, TensorType, Type};
+use crate::ty::{DType, Recurrent, StateType, TensorType, Type};
 
 /// A type of a value.
 pub(super) fn value_type(c: &mut Cursor<'_>) -> Parsed<Type> {
-    if c.is(Kind::Word, "paged") || c.is(Kind::Word, "ring") {
+    if ["paged", "ring", "recurrent"].into_iter().any(|word| c.is(Kind::Word, word)) {
         return state_type(c).map(Type::State);
     }
     if c.is(Kind::Word, "history") {
@@ -21,7 +21,7 @@ pub(super) fn value_type(c: &mut Cursor<'_>) -> Parsed<Type> {
         c.mark(")")?;
         return Ok(Type::History { window, heads, dim });
     }
-    let what = "a type such as `f32[T,64]`, `history(…)`, `paged(…)` or `ring(…)`";
+    let what = "a type such as `f32[T,64]`, `history(…)`, `paged(…)`, `ring(…)` or `recurrent(…)`";
     let word = c.peek().text;
     let Some(dtype) = [DType::F32, DType::F16, DType::U32].into_iter().find(|d| d.name() == word) else {
         return c.expected(what);
@@ -44,9 +44,12 @@ pub(super) fn value_type(c: &mut Cursor<'_>) -> Parsed<Type> {
 
 /// A type of a state.
 pub(super) fn state_type(c: &mut Cursor<'_>) -> Parsed<StateType> {
+    if c.is(Kind::Word, "recurrent") {
+        return recurrent(c).map(StateType::Recurrent);
+    }
     let ring = c.is(Kind::Word, "ring");
     if !ring && !c.is(Kind::Word, "paged") {
-        return c.expected("a state such as `paged(heads=2, dim=16, k=f16, v=f16)` or `ring(window=512, heads=…)`");
+        return c.expected("a state such as `paged(heads=2, dim=16, k=f16, v=f16)`, `ring(window=512, heads=…)` or `recurrent(columns=3, …)`");
     }
     c.next();
     c.mark("(")?;
@@ -62,6 +65,22 @@ pub(super) fn state_type(c: &mut Cursor<'_>) -> Parsed<StateType> {
     let archive = if c.is(Kind::Mark, ",") { Some(archive(c)?) } else { None };
     c.mark(")")?;
     Ok(StateType::Paged { window, heads, dim, k: formats[0], v: formats[1], archive })
+}
+
+/// `recurrent(columns=…, channels=…, heads=…, key=…, value=…)`.
+fn recurrent(c: &mut Cursor<'_>) -> Parsed<Recurrent> {
+    c.keyword("recurrent")?;
+    c.mark("(")?;
+    let mut sizes = [0; 5];
+    for (i, (name, size)) in ["columns", "channels", "heads", "key", "value"].into_iter().zip(&mut sizes).enumerate() {
+        if i > 0 {
+            c.mark(",")?;
+        }
+        *size = named_size(c, name)?;
+    }
+    c.mark(")")?;
+    let [columns, channels, heads, key, value] = sizes;
+    Ok(Recurrent { columns, channels, heads, key, value })
 }
 
 /// `, archive(k=…, v=…, first=…, last=…, centered=…)`.

@@ -49,6 +49,9 @@ impl Fuser<'_> {
             }
             (Op::KvAppend, _) => self.append(v, args),
             (Op::KvArchive, [Arg::Value(state)]) => self.archive(v, *state),
+            (Op::ConvAppend | Op::DeltaAppend, _) => self.recurs(v, op),
+            (Op::ConvCausal, [Arg::Value(state), w]) => self.short_conv(v, *state, *w),
+            (Op::DeltaRead { scale }, [Arg::Value(state), _]) => self.delta(v, *state, *scale),
             (Op::Attend { .. }, [Arg::Value(q), Arg::Value(k), Arg::Value(_)]) => self.attend(v, op, *q, *k),
             (Op::Rows, [Arg::Value(x)]) => {
                 let (placed, dim) = (self.place(*x)?, self.row_elements(v)?);
@@ -122,7 +125,8 @@ impl Fuser<'_> {
     fn rms_norm(&mut self, v: Value, op: &Op, x: Value, w: Arg) -> Result<(), String> {
         let (placed, (heads, dim)) = (self.place(x)?, self.heads(x)?);
         let norm = self.norm(op, w).ok_or("malformed norm")?;
-        let extras = if heads == 1 { Extras::Any } else { Extras::None };
+        // A weight of an epilogue has a column for each element of a row, not of a head.
+        let extras = if heads == 1 { Extras::Any } else { Extras::Elements };
         let region = self.grow(v, None, extras).ok_or("a norm has one output")?;
         self.finish_region(v, &region);
         let y = View::dense(self.row_elements(v)?);
@@ -176,7 +180,7 @@ impl Fuser<'_> {
         }
     }
 
-    fn finish_region(&mut self, anchor: Value, region: &Region) {
+    pub(super) fn finish_region(&mut self, anchor: Value, region: &Region) {
         self.absorbed.extend(region.members.iter().filter(|m| **m != region.output));
         if region.output != anchor {
             self.absorbed.insert(anchor);
@@ -346,7 +350,11 @@ impl Fuser<'_> {
         Ok(())
     }
 
+    /// Elementwise ops that nothing took: launched with the last of them, which takes the ones before.
     fn map(&mut self, v: Value, op: &Op) -> Result<(), String> {
+        if self.joins_later(v) && self.chooser.fuse() {
+            return Ok(());
+        }
         let region = self.grow_map(v).ok_or_else(|| format!("no template covers `{}` here", op.name()))?;
         let dim = self.row_elements(v)?;
         let template = Elementwise {

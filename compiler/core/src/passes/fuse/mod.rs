@@ -6,6 +6,7 @@
 
 mod anchors;
 mod attention;
+mod recurrent;
 mod region;
 mod view;
 
@@ -36,7 +37,7 @@ pub enum GroupArg {
     Weight(usize, usize, usize),
     /// An input of the step.
     Input(Input),
-    /// Keys (0) or values (1) of the state.
+    /// A part of the state, as [`Operand::State`](swiftlm_ir::plan::Operand::State) numbers them.
     State(usize),
 }
 
@@ -114,6 +115,7 @@ pub fn run(g: &Graph, class: ShapeClass, options: &CompileOptions) -> Result<Vec
         groups: vec![],
     };
     let merged = f.plan_rope_appends();
+    f.absorb_delta_inputs();
     f.absorb_rounding();
     f.absorb_norms();
     for i in 0..g.values.len() {

@@ -27,10 +27,13 @@ pub(super) struct Region {
 pub(super) enum Extras {
     /// Weights along the columns and activations.
     Any,
+    /// Activations.
+    Elements,
     /// Accumulators only.
     None,
 }
 
+#[derive(Clone)]
 struct Growing {
     map: Map,
     regs: Vec<(Value, Reg)>,
@@ -91,6 +94,15 @@ impl Fuser<'_> {
         Some(self.region(&growing, anchor))
     }
 
+    /// Whether an elementwise op is used by nothing but another, whose launch can compute it.
+    pub(super) fn joins_later(&self, v: Value) -> bool {
+        let user = self.only_user(v).filter(|user| self.g.value(*user).ty == self.g.value(v).ty);
+        // What a product does to its input where it loads is no launch.
+        let takes =
+            |user: Value| !self.absorbed.contains(&user) && self.g.node(user).is_some_and(|(op, _)| elementwise(op));
+        self.g.node(v).is_some_and(|(op, _)| elementwise(op)) && user.is_some_and(takes)
+    }
+
     fn region(&self, growing: &Growing, output: Value) -> Region {
         let mut map = growing.map.clone();
         // The result is the last step; steps after it belong to larger regions that were not taken.
@@ -99,7 +111,8 @@ impl Fuser<'_> {
         }
         let used = |i: usize| map.steps.contains(&MapStep::Input(growing.accumulators + i as u16));
         let keep = (0..growing.extras.len()).rev().find(|i| used(*i)).map_or(0, |i| i + 1);
-        let members = growing.regs.iter().map(|(v, _)| *v).filter(|v| *v <= output).collect();
+        let last = growing.reg(output).map_or(u16::MAX, |reg| reg.0);
+        let members = growing.regs.iter().filter(|(_, reg)| reg.0 <= last).map(|(v, _)| *v).collect();
         Region { map, extras: growing.extras[..keep].to_vec(), output, members }
     }
 
@@ -129,25 +142,41 @@ impl Fuser<'_> {
         if !elementwise(op) || !(inside || free) {
             return None;
         }
-        let outside = |a: &Arg| !matches!(a, Arg::Value(x) if growing.reg(*x).is_some());
-        if extras == Extras::None && args.iter().any(outside) {
+        let outside = |a: &&Arg| !matches!(a, Arg::Value(x) if growing.reg(*x).is_some());
+        let refused = |a: &Arg| match extras {
+            Extras::Any => false,
+            Extras::Elements => matches!(a, Arg::Weight(_)),
+            Extras::None => true,
+        };
+        if args.iter().filter(outside).any(refused) {
             return None;
         }
-        let sources: Option<Vec<(Extra, GroupArg)>> =
-            args.iter().filter(|a| outside(a)).map(|a| self.source(*a)).collect();
-        let mut sources = sources?.into_iter();
+        let mut grown = growing.clone();
         let mut regs = vec![];
         for a in args {
-            let inner = if let Arg::Value(x) = a { growing.reg(*x) } else { None };
-            regs.push(match inner {
-                Some(reg) => reg,
-                None => {
-                    let (extra, arg) = sources.next()?;
-                    growing.extra(extra, arg)
-                }
-            });
+            regs.push(self.operand(&mut grown, *a, extras)?);
         }
+        *growing = grown;
         Some(emit(&mut growing.map, op, &regs))
+    }
+
+    /// An operand of an op that is taken: inside, in memory, or an elementwise op that nothing has computed yet.
+    fn operand(&self, growing: &mut Growing, a: Arg, extras: Extras) -> Option<Reg> {
+        if let Arg::Value(x) = a
+            && let Some(reg) = growing.reg(x)
+        {
+            return Some(reg);
+        }
+        if let Some((extra, arg)) = self.source(a) {
+            return Some(growing.extra(extra, arg));
+        }
+        let Arg::Value(x) = a else { return None };
+        if self.absorbed.contains(&x) || self.available.contains(&x) {
+            return None;
+        }
+        let reg = self.take_from(growing, x, extras, true)?;
+        growing.regs.push((x, reg));
+        Some(reg)
     }
 
     fn source(&self, a: Arg) -> Option<(Extra, GroupArg)> {

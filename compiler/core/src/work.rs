@@ -134,6 +134,19 @@ pub fn work_of(template: &Template, step: &StepShape) -> Work {
             work(read, written, 4 * vectors * t.dim)
         }
         Template::Attend(t) => attend(t, step),
+        Template::ShortConv(t) => {
+            let (n, state) = (rows * t.channels, 4 * t.channels * (t.taps - 1));
+            let weight = row(t.weight, t.channels * t.taps);
+            work(4 * n + weight + if step.before > 0 { state } else { 0 }, 4 * n + state, 2 * n * t.taps)
+        }
+        Template::Delta(t) => {
+            let (states, state) = (t.heads * t.key * t.value, 4 * t.heads * t.key * t.value);
+            let inputs = rows * (2 * t.key_heads * t.key + t.heads * (t.value + 2));
+            let decay = t.decay.map(|format| row(format, t.heads)).iter().sum::<usize>();
+            let read = 4 * inputs + decay + if step.before > 0 { state } else { 0 };
+            // Decay, S k, the outer product and S q.
+            work(read, 4 * rows * t.heads * t.value + state, 7 * rows * states)
+        }
         Template::Route(t) => {
             let chosen = rows * t.top_k;
             work(4 * rows * t.experts, 8 * chosen, rows * t.experts * (2 + t.top_k))

@@ -107,8 +107,11 @@ pub enum StateType {
         dim: usize,
         /// How keys are stored.
         k: Format,
-        /// How values are stored.
+        /// How values are stored; as keys are, where they are part of them.
         v: Format,
+        /// Elements from a key's first on that are the value, where one stored vector is both: a latent (DeepSeek-AI
+        /// 2024, DeepSeek-V2, §2.1). What lies behind them is the part of the key that positions rotate.
+        latent: Option<usize>,
         /// Where older tokens are read from instead; the pages of keys and values above are kept for recent ones only.
         archive: Option<Archive>,
     },
@@ -154,16 +157,23 @@ impl StateType {
     /// Bytes of one page of keys (`part` 0) or values (1), head after head as [`HeadRow`] says; or of the archive's keys
     /// (2) or values (3), as [`ArchiveRow`] says. 0 for a part that there is not.
     pub fn page_bytes(&self, part: usize) -> usize {
-        let Self::Paged { heads, dim, k, v, archive, .. } = self;
+        let Self::Paged { heads, dim, k, v, latent, archive, .. } = self;
         let (heads, dim) = (*heads, *dim);
         let plain = |format: Format| heads * HeadRow { format, dim }.page_bytes();
         match (part, archive) {
             (0, _) => plain(*k),
+            (1, _) if latent.is_some() => 0,
             (1, _) => plain(*v),
             (2, Some(a)) => heads * ArchiveRow { format: a.k, dim }.page_bytes(),
             (3, Some(a)) => heads * ArchiveRow { format: a.v, dim }.page_bytes(),
             _ => 0,
         }
+    }
+
+    /// Elements of a value of one head.
+    pub fn value_dim(&self) -> usize {
+        let Self::Paged { dim, latent, .. } = self;
+        latent.unwrap_or(*dim)
     }
 
     /// The parts that there are, two by two, with the tokens that their pages are kept for.
@@ -206,12 +216,15 @@ impl StateType {
 
 impl fmt::Display for StateType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Paged { window, heads, dim, k, v, archive } = self;
+        let Self::Paged { window, heads, dim, k, v, latent, archive } = self;
         match window {
             0 => f.write_str("paged(")?,
             _ => write!(f, "ring(window={window}, ")?,
         }
         write!(f, "heads={heads}, dim={dim}, k={k}, v={v}")?;
+        if let Some(latent) = latent {
+            write!(f, ", latent={latent}")?;
+        }
         if let Some(Archive { k, v, first, last, centered }) = archive {
             write!(f, ", archive(k={k}, v={v}, first={first}, last={last}, centered={centered})")?;
         }

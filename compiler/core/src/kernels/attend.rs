@@ -17,9 +17,8 @@ use super::share::{Merged, Partial, Share};
 use super::span::{Chain, Chains, LANES};
 use super::{Bounds, Built, when_row};
 
-/// Of the launch's arguments those that not every kernel takes.
+/// Of the launch's arguments those that not every kernel takes; y comes before the scratch.
 const POSITIONS: usize = 1;
-const Y: usize = 6;
 const SCRATCH: usize = 7;
 /// Most query heads that a workgroup takes.
 const MOST_HEADS: usize = 8;
@@ -73,7 +72,7 @@ fn attend(t: &Attend, name: &str, bounds: Bounds) -> Built {
     let kb = bounds.kernel(name, LANES as u32);
     let q = Packs::declare_heads(&kb, "q", t.q, tokens, t.heads, t.dim);
     let history = History::declare(&kb, t, bounds);
-    let y = Rows::declare(&kb, "y", t.y, tokens, t.heads * t.dim);
+    let y = Rows::declare(&kb, "y", t.y, tokens, t.heads * t.value_dim());
     let partial = (sharers > 1).then(|| Partial::declare(&kb, t, bounds));
     let (token, share, sharer) = (kb.group(0), kb.group(1), kb.group(2));
     let body = || {
@@ -81,7 +80,7 @@ fn attend(t: &Attend, name: &str, bounds: Bounds) -> Built {
         let query = |h, pack| q.head_pack(token, head + h, pack);
         let chains = Chains::new(&kb, t, &history, (heads, q.count()), query);
         let own = Own { kb: &kb, t, seen: history.of(token), kv_head: share.over(shares / t.kv_heads), sharer };
-        let store = |h: E<'_>, d, value| y.store(token, (head + h).times(t.dim) + d, value);
+        let store = |h: E<'_>, d, value| y.store(token, (head + h).times(t.value_dim()) + d, value);
         match partial {
             None => own.whole(&chains, store),
             Some(partial) => own.parts(&chains, &partial, |h, chain| partial.record(token, head + h, chain), store),
@@ -183,12 +182,13 @@ impl<'k> Own<'_, 'k> {
 /// Puts chains together: one workgroup per token, query head and some elements. A run of lanes takes a team of chains;
 /// then one run puts teams together.
 fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
-    let (most, slices) = (chains(t), t.dim.div_ceil(ELEMENTS));
+    let (most, dim) = (chains(t), t.value_dim());
+    let slices = dim.div_ceil(ELEMENTS);
     let teams = most.div_ceil(TEAM);
     let kb = bounds.kernel(name, (ELEMENTS * TEAMS) as u32);
     let positions = per_token(&kb, "positions", bounds);
     let partial = Partial::declare(&kb, t, bounds);
-    let y = Rows::declare(&kb, "y", t.y, bounds.of(Sym::Tokens), t.heads * t.dim);
+    let y = Rows::declare(&kb, "y", t.y, bounds.of(Sym::Tokens), t.heads * dim);
     let [largest, total, sum] = [0, 1, 2].map(|_| kb.shared(KType::F32, (teams * ELEMENTS) as u32));
     let (token, head, slice) = (kb.group(0), kb.group(1), kb.group(2));
     let body = |last| {
@@ -203,7 +203,7 @@ fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
             let read = |i: usize| {
                 let record = partial.record(token, head, index(i).min(kb.dim(most - 1)));
                 let [largest, total] = partial.scores(record).map(|at| partial.arg.load(at));
-                Share { largest, total, sum: partial.arg.load(partial.sum(record, d.min(kb.dim(t.dim - 1)))) }
+                Share { largest, total, sum: partial.arg.load(partial.sum(record, d.min(kb.dim(dim - 1)))) }
             };
             let shares: Vec<Share<'_>> = (0..TEAM).map(read).collect();
             let merged = Merged::new(&kb, kb.f32(0.0));
@@ -214,13 +214,13 @@ fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
             sum.set(at, share.sum);
         });
         kb.barrier();
-        kb.when(run.equals(kb.u32(0)) & d.lt(kb.dim(t.dim)), || {
+        kb.when(run.equals(kb.u32(0)) & d.lt(kb.dim(dim)), || {
             let merged = Merged::new(&kb, kb.f32(0.0));
             kb.range(kb.u32(0), count_of_teams, 1, |team| {
                 let at = team.times(ELEMENTS) + lane;
                 merged.add(&Share { largest: largest.get(at), total: total.get(at), sum: sum.get(at) });
             });
-            y.store(token, head.times(t.dim) + d, merged.get().mean());
+            y.store(token, head.times(dim) + d, merged.get().mean());
         });
     };
     when_row(&kb, Sym::Tokens, token, || {
@@ -231,5 +231,7 @@ fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
     });
     let slices = Groups::fixed(slices).reaching(Reach::Beyond(SPAN as u32));
     let grid = [Groups::per_rows(1, Sym::Tokens, 1), Groups::fixed(t.heads), slices];
-    Built { kernel: kb.finish(), args: vec![POSITIONS, SCRATCH, Y], grid }
+    // A state of latents is one argument less.
+    let scratch = if t.latent.is_some() { SCRATCH - 1 } else { SCRATCH };
+    Built { kernel: kb.finish(), args: vec![POSITIONS, scratch, scratch - 1], grid }
 }

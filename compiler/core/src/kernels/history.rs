@@ -62,11 +62,14 @@ pub(super) struct Seen<'k> {
 }
 
 impl<'k> History<'k> {
-    /// Declares the next arguments: the page table's, keys, values.
+    /// Declares the next arguments: the page table's, keys, values unless these are part of keys.
     pub(super) fn declare(kb: &'k Kb, t: &Attend, bounds: Bounds) -> Self {
         let table = PageTable::declare(kb, bounds);
         let keys = Pages::declare(kb, Part::Keys, Access::Read, t.k_format, t.kv_heads, t.dim);
-        let values = Pages::declare(kb, Part::Values, Access::Read, t.v_format, t.kv_heads, t.dim);
+        let values = match t.latent {
+            Some(_) => keys,
+            None => Pages::declare(kb, Part::Values, Access::Read, t.v_format, t.kv_heads, t.dim),
+        };
         Self { kb, table, keys, values, window: t.window }
     }
 

@@ -58,7 +58,7 @@ impl<'a, 'k> Chains<'a, 'k> {
         query: impl Fn(E<'k>, E<'k>) -> Vec<E<'k>>,
     ) -> Self {
         let products = RUNS * RUNS.min(heads) * QUADS;
-        let shape = Shape::new(&history.values(), heads, products);
+        let shape = Shape::new(&history.values(), t.latent, heads, products);
         let exchange = kb.shared(KType::F32X4, products.max(shape.met()) as u32);
         let weights = kb.shared(KType::F32X4, (heads * QUADS) as u32);
         let shrinks = kb.shared(KType::F32, heads as u32);

@@ -26,6 +26,8 @@ pub(super) struct Shape {
     at_once: usize,
     /// Elements that share scales; `None` for formats without.
     group: Option<usize>,
+    /// Words of a chunk, where values are part of keys.
+    latent: Option<usize>,
 }
 
 /// Sums of a chain that is being made.
@@ -45,7 +47,8 @@ pub(super) struct Rows<'k> {
     exists: Option<E<'k>>,
     position: E<'k>,
     pages: Pages<'k>,
-    words: [E<'k>; 4],
+    /// A word or more of each of the four; of values that are part of keys, of each word those of the four.
+    words: Vec<E<'k>>,
     /// Scales and biases as stored; of slots that are not seen they may be anything.
     groups: Option<[E<'k>; 4]>,
 }
@@ -74,14 +77,20 @@ impl<'k> Output<'k> {
 }
 
 impl Shape {
-    /// Of values for `heads` query heads whose sums may meet in `room` shared vectors.
-    pub(super) fn new(values: &Pages<'_>, heads: usize, room: usize) -> Self {
+    /// Of values for `heads` query heads whose sums may meet in `room` shared vectors; of keys the first `latent`
+    /// elements, where these are values.
+    pub(super) fn new(values: &Pages<'_>, latent: Option<usize>, heads: usize, room: usize) -> Self {
         let row = values.row();
-        let chunk = values.width() * row.per_word();
-        let chunks = row.dim / chunk;
+        let narrow = |latent: usize| {
+            let fits = |words: &usize| words * row.per_word() <= 8 && latent.is_multiple_of(words * row.per_word());
+            [4, 2].into_iter().find(fits).unwrap_or(1)
+        };
+        let (dim, latent) = (latent.unwrap_or(row.dim), latent.map(narrow));
+        let chunk = latent.unwrap_or(values.width()) * row.per_word();
+        let chunks = dim / chunk;
         let (each, rows) = (chunks.div_ceil(LANES), (LANES / chunks).clamp(1, QUADS));
         let group = (row.groups() > 0).then_some(row.group());
-        let shape = Self { heads, chunk, chunks, each, rows, at_once: 1, group };
+        let shape = Self { heads, chunk, chunks, each, rows, at_once: 1, group, latent };
         Self { at_once: (room / shape.met()).clamp(1, heads), ..shape }
     }
 
@@ -226,17 +235,17 @@ impl<'k> Sums<'k> {
                 let nearest = seen.nearest(position);
                 let block = seen.block(nearest);
                 // A slot that is not seen may hold anything: in its stead one that is seen is read, with a weight of 0.
-                let places = [0, 1, 2, 3].map(|i| block.row(kv_head, seen.nearest(position.plus(i))));
+                let places = match shape.latent {
+                    Some(_) => [block.quad(kv_head, nearest); 4],
+                    None => [0, 1, 2, 3].map(|i| block.row(kv_head, seen.nearest(position.plus(i)))),
+                };
+                let words = match shape.latent {
+                    Some(n) => (0..n).map(|i| block.values.load(places[0], chunk.times(n).plus(i))).collect(),
+                    None => places.iter().map(|place| block.values.load(*place, chunk)).collect(),
+                };
                 let group = |elements: usize| chunk.times(shape.chunk).over(elements);
                 let groups = |elements| block.values.groups(places[0], quad_of_block(nearest), group(elements));
-                Rows {
-                    quad,
-                    exists,
-                    position,
-                    pages: block.values,
-                    words: places.map(|place| block.values.load(place, chunk)),
-                    groups: shape.group.map(groups),
-                }
+                Rows { quad, exists, position, pages: block.values, words, groups: shape.group.map(groups) }
             };
             (0..shape.read_at_once()).map(of).collect()
         };
@@ -268,11 +277,29 @@ impl<'k> Sums<'k> {
                 weights.iter().map(|w| *w * scale).collect()
             }
         };
-        let elements = rows.words.map(|words| vectors(kb, &rows.pages.elements(words)));
+        if self.shape.latent.is_some() {
+            return self.take_latents(seen, rows, sums, &scaled);
+        }
+        let elements: Vec<Vec<E<'k>>> =
+            rows.words.iter().map(|words| vectors(kb, &rows.pages.elements(*words))).collect();
         for (sums, weights) in sums.iter().zip(&scaled) {
             for (j, sum) in sums.iter().enumerate() {
                 let slot = |sum, i: usize| elements[i][j].fma(weights.extract(i as u8).splat(4), sum);
                 sum.set((0..QUAD).fold(sum.get(), slot));
+            }
+        }
+    }
+
+    /// As [`Self::take_four`] of words that hold the same elements of four slots. What is not seen may be anything.
+    fn take_latents(&self, seen: &Seen<'k>, rows: &Rows<'k>, sums: &[Vec<V<'k>>], weights: &[E<'k>]) {
+        let kb = self.kb;
+        let slot = |i: usize| seen.contains(rows.position.plus(i)).select(kb.u32(u32::MAX), kb.u32(0));
+        let mask = E::compose4([0, 1, 2, 3].map(slot));
+        let elements: Vec<E<'k>> = rows.words.iter().flat_map(|word| rows.pages.elements(*word & mask)).collect();
+        for (sums, weights) in sums.iter().zip(weights) {
+            let products: Vec<E<'k>> = elements.iter().map(|slots| slots.dot(*weights)).collect();
+            for (sum, product) in sums.iter().zip(vectors(kb, &products)) {
+                sum.set(sum.get() + product);
             }
         }
     }

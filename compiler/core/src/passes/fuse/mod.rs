@@ -7,6 +7,7 @@
 mod anchors;
 mod attention;
 mod region;
+mod route;
 mod view;
 
 use std::collections::BTreeSet;
@@ -82,6 +83,8 @@ pub fn run(g: &Graph, class: ShapeClass, options: &CompileOptions) -> Result<Vec
         groups: vec![],
     };
     let merged = f.plan_rope_appends();
+    f.plan_latent_appends();
+    f.plan_routes();
     f.absorb_rounding();
     f.absorb_norms();
     for i in 0..g.values.len() {

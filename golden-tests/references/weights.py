@@ -49,6 +49,9 @@ def random_weights(shapes, seed, embedding, norm):
         draw = generator.standard_normal(shapes[name], dtype=np.float32)
         if name.endswith("norm.weight"):
             value = norm + 0.2 * draw
+        elif name.endswith("correction_bias"):
+            # No sum with the sigmoid of a score is below 0, where mlx-lm puts experts of groups that are left out.
+            value = 0.4 + 0.1 * draw
         elif name.endswith("bias"):
             value = 0.3 * draw
         else:

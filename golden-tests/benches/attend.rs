@@ -102,6 +102,7 @@ fn case(
         cap: 0.0,
         k_format: format,
         v_format: format,
+        latent: None,
         archive,
         rotate_back: archive.is_some(),
         q: view,
@@ -112,7 +113,7 @@ fn case(
         let kernel = device.load(&built.kernel).expect("the kernel is sound");
         stages.push(Stage { kernel, args: built.args, grid: built.grid });
     }
-    let state = StateType::Paged { window: 0, heads: kv_heads, dim, k: format, v: format, archive };
+    let state = StateType::Paged { window: 0, heads: kv_heads, dim, k: format, v: format, latent: None, archive };
     let bytes = state.bytes_read(depth + tokens);
     let layers = (STACK / bytes).clamp(2, 64);
     let ids = |ids: Vec<usize>| -> Vec<u8> { ids.iter().flat_map(|i| (*i as u32).to_le_bytes()).collect() };

@@ -31,7 +31,7 @@ def record(forward, seed):
     }
 
 
-def refusal(reference, router_gap):
+def refusal(reference, router_gap, least_gap=MIN_ROUTER_GAP):
     """Why this seed will not do, or None."""
     if reference["margin"][0] < MIN_MARGIN:
         return f"margin {reference['margin'][0]:.4f}"
@@ -39,7 +39,7 @@ def refusal(reference, router_gap):
         return "special token in the greedy text"
     if len(set(reference["greedy"].tolist())) < 12:
         return "greedy text repeats itself"
-    if router_gap is not None and router_gap < MIN_ROUTER_GAP:
+    if router_gap is not None and router_gap < least_gap:
         return f"router gap {router_gap:.1e}"
     return None
 

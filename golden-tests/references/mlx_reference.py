@@ -66,4 +66,9 @@ class Reference:
                     state[f"{stacked[1]}.experts.{expert}.{stacked[2]}.weight"] = value[expert]
             else:
                 state[name] = value
+        for name in [name for name in state if name.endswith(".embed_q.weight")]:
+            attention = name.removesuffix(".embed_q.weight")
+            keys, values = state.pop(name).swapaxes(-1, -2), state.pop(f"{attention}.unembed_out.weight")
+            heads = mx.concatenate([keys, values], axis=1)
+            state[f"{attention}.kv_b_proj.weight"] = heads.reshape(-1, heads.shape[-1])
         return {name: torch.from_numpy(np.array(value)) for name, value in state.items()}

@@ -154,6 +154,66 @@ def olmoe(**changes):
     return config("olmoe", "OlmoeForCausalLM", **(flags | changes))
 
 
+def deepseek_v3(**changes):
+    # Every size of a head is another, and the norms of latents have an eps of their own.
+    flags = {
+        "num_hidden_layers": 3,
+        "num_key_value_heads": 4,
+        "q_lora_rank": 24,
+        "kv_lora_rank": 32,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 20,
+        "attention_bias": False,
+        "n_routed_experts": 8,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 24,
+        "first_k_dense_replace": 1,
+        "moe_layer_freq": 1,
+        "n_group": 4,
+        "topk_group": 2,
+        "topk_method": "noaux_tc",
+        "scoring_func": "sigmoid",
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 1.8,
+        "rope_scaling": {
+            "type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 64,
+            "beta_fast": 8,
+            "beta_slow": 1,
+            "mscale": 0.7,
+            "mscale_all_dim": 1.0,
+        },
+        "ep_size": 1,
+        "num_nextn_predict_layers": 1,
+    }
+    names = (changes.pop("model_type", "deepseek_v3"), changes.pop("architecture", "DeepseekV3ForCausalLM"))
+    made = config(*names, **(flags | changes))
+    # Published files say so with `null`; without the field, the references take a rank of their own.
+    return made | ({} if "q_lora_rank" in made else {"q_lora_rank": None})
+
+
+def deepseek_v2(**changes):
+    # As the Lite model: one matrix for queries, no groups, two shared experts; the weights of experts as they are.
+    flags = {
+        "q_lora_rank": None,
+        "n_group": 1,
+        "topk_group": 1,
+        "topk_method": "greedy",
+        "scoring_func": "softmax",
+        "norm_topk_prob": False,
+        "n_shared_experts": 2,
+        "n_routed_experts": 6,
+        "routed_scaling_factor": 1.0,
+        "num_hidden_layers": 2,
+        "num_nextn_predict_layers": None,
+    }
+    names = {"model_type": "deepseek_v2", "architecture": "DeepseekV2ForCausalLM"}
+    return deepseek_v3(**(names | flags | changes))
+
+
 def granite(**changes):
     # Multipliers far from 1, so that each one forgotten shows.
     flags = {
@@ -260,6 +320,17 @@ TRANSFORMERS = {
         ),
         "storage": "bf16",
         "notes": "llama3 rope scaling with frequencies in all three bands; tied embeddings",
+    },
+    "deepseek_v2": {
+        "config": deepseek_v2(),
+        "storage": "bf16",
+        "calm": 3e-5,
+        "notes": "queries made of hidden values; a dense layer, then top 3 of 6 by softmax, not renormalised, and two shared",
+    },
+    "deepseek_v3": {
+        "config": deepseek_v3(),
+        "storage": "bf16",
+        "notes": "latent attention with yarn in both places; a dense layer, then experts of the best 2 of 4 groups, top 3",
     },
     "granite": {
         "config": granite(),
@@ -402,6 +473,34 @@ MLX = {
         "embedding": 0.05,
         "published": GEMMA3_PUBLISHED,
         "alone": "transformers wants the vision tower, which mlx-lm drops",
+    },
+    "deepseek_v2-mlx4": {
+        "config": deepseek_v2(moe_intermediate_size=32, v_head_dim=24),
+        "bits": 4,
+        "group": 32,
+        "storage": "bf16",
+        "calm": 3e-5,
+        # Scores of this router are near one another: latents in f16 would send a token to another expert.
+        "gap": 6e-3,
+        "notes": "keys' and values' matrices stay one, quantised along latents; router at 4 bits, too",
+    },
+    "deepseek_v3-mlx4": {
+        "config": deepseek_v3(
+            q_lora_rank=None,
+            qk_nope_head_dim=32,
+            v_head_dim=24,
+            moe_intermediate_size=32,
+            num_hidden_layers=2,
+            n_group=2,
+            topk_group=1,
+            norm_topk_prob=False,
+        ),
+        "bits": 4,
+        "group": 32,
+        "storage": "bf16",
+        # mlx-lm adds the rotated part of scores after the rest, transformers in one sum.
+        "calm": 3e-5,
+        "notes": "queries made of hidden values; embed_q and unembed_out by head, quantised; 1 of 2 groups, top 3",
     },
     "llama-mlx3": {"config": llama(), "bits": 3, "group": 32, "storage": "f32"},
     "llama-mlx2": {"config": llama(num_key_value_heads=1), "bits": 2, "group": 64, "storage": "f16"},

@@ -17,13 +17,24 @@ class Reference:
         self.model.eval()
         self.router_gap = None
         for module in self.model.modules():
-            if type(module).__name__.endswith("TopKRouter"):
+            if type(module).__name__.lower().endswith("topkrouter"):
                 module.register_forward_pre_hook(self._watch)
 
     def _watch(self, router, arguments):
         hidden = arguments[0].reshape(-1, router.weight.shape[-1])
-        top = F.linear(hidden, router.weight).sort(dim=-1, descending=True).values
-        gap = float((top[:, router.top_k - 1] - top[:, router.top_k]).min())
+        scores = F.linear(hidden, router.weight)
+        if hasattr(router, "e_score_correction_bias"):
+            scores = scores.sigmoid() + router.e_score_correction_bias
+            groups = scores.unflatten(-1, (router.num_group, -1))
+            sums = groups.topk(2).values.sum(-1)
+            self._near(sums, router.topk_group)
+            kept = sums >= sums.topk(router.topk_group).values[:, -1:]
+            scores = groups.masked_fill(~kept[..., None], float("-inf")).flatten(1)
+        self._near(scores, router.top_k)
+
+    def _near(self, scores, count):
+        top = scores.sort(dim=-1, descending=True).values
+        gap = float((top[:, count - 1] - top[:, count]).min())
         self.router_gap = gap if self.router_gap is None else min(gap, self.router_gap)
 
     def __call__(self, ids):

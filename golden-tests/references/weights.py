@@ -54,6 +54,9 @@ def random_weights(shapes, seed, embedding, norm):
         elif name.endswith("A_log"):
             # Some heads forget within a few tokens, others keep most of a prompt.
             value = 1.5 * draw - 3.0
+        elif name.endswith("correction_bias"):
+            # No sum with the sigmoid of a score is below 0, where mlx-lm puts experts of groups that are left out.
+            value = 0.4 + 0.1 * draw
         elif name.endswith("bias"):
             value = 0.3 * draw
         else:

@@ -9,7 +9,7 @@ use swiftlm_golden_tests::fixture::Row;
 use swiftlm_golden_tests::run::{Loaded, On, compile_with, exact, relative_error};
 
 /// Dense families, one with windows, one with experts, plain and quantised.
-const ROWS: [&str; 5] = ["gemma3_text", "llama-rope3", "qwen2-mlx-mixed", "qwen3", "qwen3_moe-mlx4"];
+const ROWS: [&str; 6] = ["deepseek_v3", "gemma3_text", "llama-rope3", "qwen2-mlx-mixed", "qwen3", "qwen3_moe-mlx4"];
 const BAR: f64 = 1e-4;
 
 /// Launches of all plans, and the error against the reference.
@@ -39,7 +39,7 @@ fn definitions_alone_compute_the_same() {
 #[test]
 fn every_rule_can_be_left_out() {
     let names: Vec<String> = rules::all().iter().map(|rule| rule.name.to_string()).collect();
-    for name in ["granite", "qwen3_moe"] {
+    for name in ["granite", "qwen3_moe", "deepseek_v3"] {
         let row = Row::open(name);
         for rule in &names {
             let options = CompileOptions { without_rules: vec![rule.clone()], ..CompileOptions::default() };

@@ -97,7 +97,7 @@ fn median_error(row: &Row, a: &[f32], b: &[f32]) -> f64 {
 #[test]
 fn chunking_changes_nothing() {
     for name in
-        ["llama-rope3", "qwen3", "qwen3_moe-mlx4", "qwen2-mlx-mixed", "gemma2", "gemma3_text-mlx4", "qwen3_5-mlx4"]
+        ["llama-rope3", "qwen3", "qwen3_moe-mlx4", "qwen2-mlx-mixed", "gemma2", "gemma3_text-mlx4", "qwen3_5-mlx4", "deepseek_v3"]
     {
         let row = Row::open(name);
         for activations in [Activations::F32, Activations::Int { bits: 8 }, Activations::Int { bits: 16 }] {
@@ -117,7 +117,8 @@ fn chunking_changes_nothing() {
 /// Four sequences that share steps compute what each computes alone, bit for bit.
 #[test]
 fn interleaving_changes_nothing() {
-    for name in ["llama", "qwen3-mlx8", "qwen3_moe", "gemma3_text", "qwen3_5"] {
+    let names = ["llama", "qwen3-mlx8", "qwen3_moe", "gemma3_text", "qwen3_5", "deepseek_v3", "deepseek_v3-mlx4"];
+    for name in names {
         let row = Row::open(name);
         let load = || Loaded::new(&row, compile(&row, &exact(), 64), On::Cpu.open(2), 4);
         let prompts: Vec<Vec<u32>> =
@@ -174,7 +175,7 @@ fn pages_used_again_change_nothing() {
 #[test]
 fn rewinding_changes_nothing() {
     const CHUNK: usize = 16;
-    for name in ["llama", "gemma3_text", "mistral"] {
+    for name in ["llama", "gemma3_text", "mistral", "deepseek_v3"] {
         let row = Row::open(name);
         let (ids, other) = (endless(&row, 300), endless(&row, 400).split_off(130));
         let load = || Loaded::new(&row, compile(&row, &exact(), CHUNK), On::Cpu.open(2), 1);
@@ -218,6 +219,28 @@ fn rewinding_to_snapshots_changes_nothing() {
     }
 }
 
+/// Layers behind the last, as published files have them to foretell further tokens, are left alone; others are not.
+#[test]
+fn layers_that_foretell_are_left_alone() {
+    let with = |name: &str| {
+        let mut row = Row::open("deepseek_v3");
+        let facts = row.index["model.norm.weight"].clone();
+        row.index.insert(name.to_owned(), facts);
+        swiftlm_models::build(&row.config, &row.index, &exact()).map(|model| model.unused)
+    };
+    assert_eq!(with("model.layers.3.enorm.weight"), Ok(vec!["model.layers.3".to_owned()]));
+    let refused = with("model.layers.4.enorm.weight").expect_err("one layer foretells").to_string();
+    assert!(refused.contains("model.layers.4.enorm.weight"), "{refused}");
+}
+
+/// The scaling of the row `deepseek_v3` with one number changed.
+fn yarn(field: &str, value: f64) -> serde_json::Value {
+    let mut scaling = serde_json::json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64,
+        "beta_fast": 8, "beta_slow": 1, "mscale": 0.7, "mscale_all_dim": 1.0});
+    scaling[field] = value.into();
+    scaling
+}
+
 /// The bar catches what it must: each of these small mistakes breaks it.
 #[test]
 fn mutations_are_noticed() {
@@ -258,6 +281,19 @@ fn mutations_are_noticed() {
         ("qwen3_5", "text_config", text("rms_norm_eps", serde_json::json!(1e-4))),
         ("qwen3_5", "text_config", text("rope_parameters", rope(11_000.0, 0.25))),
         ("qwen3_5", "text_config", text("rope_parameters", rope(10_000.0, 0.1875))),
+        ("deepseek_v3", "rope_interleave", serde_json::json!(false)),
+        ("deepseek_v3", "rope_theta", serde_json::json!(11000.0)),
+        ("deepseek_v3", "rms_norm_eps", serde_json::json!(1e-4)),
+        ("deepseek_v3", "topk_group", serde_json::json!(3)),
+        ("deepseek_v3", "n_group", serde_json::json!(2)),
+        ("deepseek_v3", "num_experts_per_tok", serde_json::json!(2)),
+        ("deepseek_v3", "norm_topk_prob", serde_json::json!(false)),
+        ("deepseek_v3", "routed_scaling_factor", serde_json::json!(1.7)),
+        ("deepseek_v3", "rope_scaling", yarn("mscale_all_dim", 0.0)),
+        ("deepseek_v3", "rope_scaling", yarn("mscale", 1.0)),
+        ("deepseek_v3", "rope_scaling", yarn("beta_slow", 4.0)),
+        ("deepseek_v3", "rope_scaling", yarn("factor", 4.5)),
+        ("deepseek_v3-mlx4", "topk_group", serde_json::json!(2)),
         ("mistral", "sliding_window", serde_json::json!(49)),
         ("mistral", "sliding_window", serde_json::json!(51)),
     ];

@@ -42,7 +42,7 @@ fn four_bits_lose_more() {
 /// Codes may differ where a number lies between two, so this is no exact equality.
 #[test]
 fn micro_kernels_compute_what_the_interpreter_does() {
-    for name in ["llama", "qwen3"] {
+    for name in ["llama", "qwen3", "deepseek_v3"] {
         let row = Row::open(name);
         for (k, v) in [(8, 8), (4, 4), (8, 4)] {
             let native = logits(&row, &build(k, v), On::Cpu, 64).concat();
@@ -54,7 +54,7 @@ fn micro_kernels_compute_what_the_interpreter_does() {
 
 #[test]
 fn chunking_changes_nothing() {
-    for (name, bits) in [("llama", 8), ("qwen3", 4)] {
+    for (name, bits) in [("llama", 8), ("qwen3", 4), ("deepseek_v3", 8)] {
         let row = Row::open(name);
         let whole = logits(&row, &build(bits, bits), On::Cpu, 512);
         for chunk in [1, 7, 64] {

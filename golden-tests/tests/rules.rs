@@ -174,7 +174,11 @@ fn wrong_rules_are_noticed() {
     for (name, from, to) in [
         ("scale-scale", "(scale (scale ?x ?a) ?b)", "(scale ?x ?a)"),
         ("scale-linear", "(linear (scale ?x ?a) ?w)", "(linear ?x ?w)"),
-        ("scale-rope", "(rope (scale ?x ?a) ?t ?dim ?layout)", "(scale (rope (scale ?x ?a) ?t ?dim ?layout) ?a)"),
+        (
+            "scale-rope",
+            "(rope (scale ?x ?a) ?t ?start ?dim ?layout)",
+            "(scale (rope (scale ?x ?a) ?t ?start ?dim ?layout) ?a)",
+        ),
         ("scale-query", "(attend (scale ?q ?a) ?k ?v ?b ?window ?cap)", "(attend ?q ?k ?v ?a ?window ?cap)"),
         ("slice-slice", "(slice (slice ?x ?a ?l) ?b ?m)", "(slice ?x ?b ?m)"),
         ("silu-left", "(mul ?x (sigmoid ?x))", "(gelu_tanh ?x)"),

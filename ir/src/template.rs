@@ -4,10 +4,13 @@
 //! interpreter run, and the CPU backend picks a micro-kernel by it. Each variant lists its arguments in binding order.
 //! Activations are f32 rows addressed by a [`View`]; ids are u32.
 
+mod latent;
 mod recurrent;
 
-pub use recurrent::{Delta, ShortConv};
 use serde::{Deserialize, Serialize};
+
+pub use latent::{HeadLinear, LatentAppend};
+pub use recurrent::{Delta, ShortConv};
 
 use crate::dim::{ShapeClass, Sym};
 use crate::graph::WeightType;
@@ -63,6 +66,8 @@ pub enum Template {
     Linear(Linear),
     /// Arguments: x, norm weight if `norm`, table, y.
     Rope(Rope),
+    /// Arguments: x, weight, y.
+    HeadLinear(HeadLinear),
     /// Arguments: x, y.
     Rotate(Rotate),
     /// Arguments: k, v, positions, sequences, page table, key pages, value pages.
@@ -70,17 +75,20 @@ pub enum Template {
     /// Arguments: qkv, q norm weight if `q_norm`, k norm weight if `k_norm`, table, positions, sequences, page table,
     /// q out, key pages, value pages.
     RopeAppend(RopeAppend),
+    /// Arguments: latents, norm weight if `norm`, rotated keys, table if `rotation`, positions, sequences, page table,
+    /// pages.
+    LatentAppend(LatentAppend),
     /// Arguments: positions, sequences, page table, key pages, value pages, the archive's page table, key pages and value
     /// pages.
     Archive(Archiving),
-    /// Arguments: q, positions, sequences, page table, key pages, value pages, the archive's page table, key pages and
-    /// value pages if `archive`, y; scratch, unless there are many tokens.
+    /// Arguments: q, positions, sequences, page table, key pages, value pages unless `latent`, the archive's page table,
+    /// key pages and value pages if `archive`, y; scratch, unless there are many tokens.
     Attend(Attend),
     /// Arguments: x, weight, segments, units, the state's last inputs, y.
     ShortConv(ShortConv),
     /// Arguments: qkv, decay inputs, beta inputs, decay weights a and b, segments, units, the state's memory, y.
     Delta(Delta),
-    /// Arguments: scores, ids out `u32[rows, top_k]`, weights out `f32[rows, top_k]`.
+    /// Arguments: scores, bias if `bias`, ids out `u32[rows, top_k]`, weights out `f32[rows, top_k]`.
     Route(Route),
     /// Arguments: x, ids, weight, y.
     ExpertLinear(ExpertLinear),
@@ -173,6 +181,8 @@ pub struct Rope {
     pub heads: usize,
     /// Elements of a head.
     pub dim: usize,
+    /// First element rotated.
+    pub start: usize,
     /// Elements rotated; the rest is copied.
     pub rotated: usize,
     /// Which elements pair up.
@@ -281,6 +291,8 @@ pub struct Attend {
     pub k_format: Format,
     /// How values are stored; a float format.
     pub v_format: Format,
+    /// Elements from a key's first on that are the value, where it is not stored on its own.
+    pub latent: Option<usize>,
     /// Where older tokens are read from.
     pub archive: Option<Archive>,
     /// Whether the result is rotated back; only with an archive.
@@ -291,13 +303,26 @@ pub struct Attend {
     pub y: View,
 }
 
-/// Choice of experts and their weights.
+impl Attend {
+    /// Elements of a value and of a result.
+    pub fn value_dim(&self) -> usize {
+        self.latent.unwrap_or(self.dim)
+    }
+}
+
+/// Choice of experts and their weights: the best by their chances, to which a bias may be added.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Route {
     /// Experts.
     pub experts: usize,
     /// Experts per token.
     pub top_k: usize,
+    /// Groups of experts, of equal size.
+    pub groups: usize,
+    /// Groups that a token's experts are chosen from: those whose two best have the largest sums.
+    pub kept: usize,
+    /// What is added to an expert's chance when experts are chosen, as it is stored; else they are chosen by score.
+    pub bias: Option<Format>,
     /// Scores to weights.
     pub routing: Routing,
     /// Whether a token's weights are divided by their sum.
@@ -392,6 +417,8 @@ impl Template {
             Self::Linear(l) if l.norm.is_some() => "norm_linear",
             Self::Linear(_) => "linear",
             Self::Rope(_) => "rope",
+            Self::HeadLinear(_) => "head_linear",
+            Self::LatentAppend(_) => "latent_append",
             Self::Rotate(_) => "rotate",
             Self::Archive(_) => "archive",
             Self::Append(_) => "append",
@@ -413,6 +440,7 @@ impl Template {
         match self {
             Self::Embed(t) => t.weight.bytes() / t.weight.rows.max(1),
             Self::Linear(t) => t.weight.bytes(),
+            Self::HeadLinear(t) => t.weight.bytes() / t.weight.rows.max(1) * t.len * t.heads,
             Self::ExpertLinear(t) => t.weight.bytes() / t.experts.max(1) * t.top_k,
             _ => 0,
         }
@@ -428,6 +456,8 @@ impl Template {
             Self::Map(t) => t.rows,
             Self::Rows(_) => Sym::Rows,
             Self::Rope(_)
+            | Self::HeadLinear(_)
+            | Self::LatentAppend(_)
             | Self::Rotate(_)
             | Self::Archive(_)
             | Self::Append(_)

@@ -107,8 +107,11 @@ pub enum StateType {
         dim: usize,
         /// How keys are stored.
         k: Format,
-        /// How values are stored.
+        /// How values are stored; as keys are, where they are part of them.
         v: Format,
+        /// Elements from a key's first on that are the value, where one stored vector is both: a latent (DeepSeek-AI
+        /// 2024, DeepSeek-V2, §2.1). What lies behind them is the part of the key that positions rotate.
+        latent: Option<usize>,
         /// Where older tokens are read from instead; the pages of keys and values above are kept for recent ones only.
         archive: Option<Archive>,
     },
@@ -197,11 +200,12 @@ impl StateType {
     /// Bytes of one page of keys (`part` 0) or values (1), head after head as [`HeadRow`] says; or of the archive's keys
     /// (2) or values (3), as [`ArchiveRow`] says. 0 for a part that there is not.
     pub fn page_bytes(&self, part: usize) -> usize {
-        let Self::Paged { heads, dim, k, v, archive, .. } = self else { return 0 };
+        let Self::Paged { heads, dim, k, v, latent, archive, .. } = self else { return 0 };
         let (heads, dim) = (*heads, *dim);
         let plain = |format: Format| heads * HeadRow { format, dim }.page_bytes();
         match (part, archive) {
             (0, _) => plain(*k),
+            (1, _) if latent.is_some() => 0,
             (1, _) => plain(*v),
             (2, Some(a)) => heads * ArchiveRow { format: a.k, dim }.page_bytes(),
             (3, Some(a)) => heads * ArchiveRow { format: a.v, dim }.page_bytes(),
@@ -227,6 +231,13 @@ impl StateType {
     }
 
     /// The parts made of pages, two by two, with the tokens that their pages are kept for.
+    /// Elements of a value of one head.
+    pub fn value_dim(&self) -> usize {
+        let Self::Paged { dim, latent, .. } = self else { return 0 };
+        latent.unwrap_or(*dim)
+    }
+
+    /// The parts that there are, two by two, with the tokens that their pages are kept for.
     pub fn parts(&self) -> Vec<(Window, [usize; 2])> {
         let Self::Paged { window, archive, .. } = self else { return vec![] };
         let all = Window::last(*window);
@@ -269,8 +280,8 @@ impl StateType {
 
 impl fmt::Display for StateType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (window, heads, dim, k, v, archive) = match self {
-            Self::Paged { window, heads, dim, k, v, archive } => (window, heads, dim, k, v, archive),
+        let (window, heads, dim, k, v, latent, archive) = match self {
+            Self::Paged { window, heads, dim, k, v, latent, archive } => (window, heads, dim, k, v, latent, archive),
             Self::Recurrent(r) => return r.fmt(f),
         };
         match window {
@@ -278,6 +289,9 @@ impl fmt::Display for StateType {
             _ => write!(f, "ring(window={window}, ")?,
         }
         write!(f, "heads={heads}, dim={dim}, k={k}, v={v}")?;
+        if let Some(latent) = latent {
+            write!(f, ", latent={latent}")?;
+        }
         if let Some(Archive { k, v, first, last, centered }) = archive {
             write!(f, ", archive(k={k}, v={v}, first={first}, last={last}, centered={centered})")?;
         }

@@ -6,6 +6,7 @@ use swiftlm_ir::graph::RopeTable;
 use swiftlm_ir::ops::{RopeLayout, Routing};
 use swiftlm_ir::quant::Format;
 use swiftlm_ir::reference::attend::{Attention, History, attend, softmax};
+use swiftlm_ir::reference::heads::HeadMatrices;
 use swiftlm_ir::reference::moe::{Experts, combine, expert_linear, route_ids, route_weights};
 use swiftlm_ir::reference::state::Part;
 use swiftlm_ir::reference::{HostState, Step, Token, dense, norm, rope};
@@ -102,7 +103,18 @@ fn the_largest_wins_and_of_equals_the_first() {
     let nan = f32::NAN;
     let x = [1.0, 3.0, 3.0, -1.0, -1.0, -2.0, nan, nan, -5.0, nan, nan, nan, 0.0, -0.0, -1.0];
     assert_eq!(dense::arg_max(&x, 3), [1, 0, 2, 0, 0]);
-    assert_eq!(route_ids(&[0.5, 2.0, 0.5, 2.0, nan], 5, 5), [1, 3, 0, 2, 4]);
+    assert_eq!(route_ids(&[0.5, 2.0, 0.5, 2.0, nan], 5, 5, (1, 1)), [1, 3, 0, 2, 4]);
+}
+
+#[test]
+fn groups_are_kept_by_their_two_best() {
+    // The best of all is in a group whose two best come to less.
+    let scores = [9.0, 0.0, 1.0, 5.0, 6.0, 0.0, 4.0, 4.0, 4.0, 1.0, 2.0, 3.0];
+    assert_eq!(route_ids(&scores, 12, 2, (4, 1)), [4, 3]);
+    assert_eq!(route_ids(&scores, 12, 3, (4, 2)), [0, 4, 3]);
+    assert_eq!(route_ids(&scores, 12, 2, (1, 1)), [0, 4]);
+    // Of equal groups the first.
+    assert_eq!(route_ids(&[1.0, 2.0, 2.0, 1.0], 4, 2, (2, 1)), [1, 0]);
 }
 
 #[test]
@@ -131,7 +143,7 @@ fn frequencies(dim: usize) -> RopeTable {
 fn turned(x: &[f32], position: u32, dim: usize, layout: RopeLayout) -> Vec<f32> {
     let of = tokens(0, position..position + 1);
     let table = rope::table(&frequencies(dim), &Step { tokens: &of, rows: &[] });
-    rope::rope(x, (1, x.len()), table.floats().expect("a table is f32"), dim, layout)
+    rope::rope(x, (1, x.len()), table.floats().expect("a table is f32"), (0, dim), layout)
 }
 
 #[test]
@@ -158,8 +170,10 @@ fn rotation_pairs_by_layout_and_copies_the_rest() {
     let table = rope::table(&table, &Step { tokens: &of, rows: &[] });
     let table = table.floats().expect("a table is f32");
     let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
-    close(&rope::rope(&x, (1, 6), table, 4, RopeLayout::Half), &[-3.0, 2.0, 1.0, 4.0, 5.0, 6.0], 1e-6);
-    close(&rope::rope(&x, (1, 6), table, 4, RopeLayout::Interleaved), &[-2.0, 1.0, 3.0, 4.0, 5.0, 6.0], 1e-6);
+    close(&rope::rope(&x, (1, 6), table, (0, 4), RopeLayout::Half), &[-3.0, 2.0, 1.0, 4.0, 5.0, 6.0], 1e-6);
+    close(&rope::rope(&x, (1, 6), table, (0, 4), RopeLayout::Interleaved), &[-2.0, 1.0, 3.0, 4.0, 5.0, 6.0], 1e-6);
+    close(&rope::rope(&x, (1, 6), table, (2, 4), RopeLayout::Interleaved), &[1.0, 2.0, -4.0, 3.0, 5.0, 6.0], 1e-6);
+    close(&rope::rope(&x, (1, 6), table, (1, 4), RopeLayout::Half), &[1.0, -4.0, 3.0, 2.0, 5.0, 6.0], 1e-6);
 }
 
 #[test]
@@ -181,7 +195,8 @@ fn softmax_of_logarithms_is_their_share() {
 
 /// A state of `heads` × `dim` with the keys and values of `n` tokens of sequence 0 in it.
 fn state(heads: usize, dim: usize, n: u32, keys: &[f32], values: &[f32], format: Format) -> HostState {
-    let mut state = HostState::new(&StateType::Paged { window: 0, heads, dim, k: format, v: format, archive: None });
+    let mut state =
+        HostState::new(&StateType::Paged { window: 0, heads, dim, k: format, v: format, latent: None, archive: None });
     let of = tokens(0, 0..n);
     state.append(keys, values, &Step { tokens: &of, rows: &[] }).expect("positions follow on");
     state
@@ -190,7 +205,7 @@ fn state(heads: usize, dim: usize, n: u32, keys: &[f32], values: &[f32], format:
 /// Keys and values of a state.
 fn histories(s: &HostState) -> [History; 2] {
     let state = Rc::new(s.clone());
-    [Part::Keys, Part::Values].map(|part| History { state: Rc::clone(&state), part, turned: false })
+    [Part::Keys, Part::Values].map(|part| History { state: Rc::clone(&state), part, turned: false, matrices: None })
 }
 
 fn attend_at(q: &[f32], position: u32, a: &Attention, s: &HostState) -> Vec<f32> {
@@ -233,6 +248,53 @@ fn attention_to_equal_keys_is_the_mean_and_to_one_key_its_value() {
     assert_eq!(own, values[12..16]);
 }
 
+/// Values are the first elements of keys, and matrices of heads make of either what they make of it alone.
+#[test]
+fn a_latent_is_key_and_value() {
+    let (heads, latent, rotated) = (2, 3, 2);
+    let ty = StateType::Paged {
+        window: 0,
+        heads: 1,
+        dim: latent + rotated,
+        k: Format::F32,
+        v: Format::F32,
+        latent: Some(latent),
+        archive: None,
+    };
+    let mut s = HostState::new(&ty);
+    let (c, r, of) = (noise(4 * latent, 1), noise(4 * rotated, 2), tokens(0, 0..4));
+    s.append(&c, &r, &Step { tokens: &of, rows: &[] }).expect("positions follow on");
+    assert_eq!(s.read(0, Part::Keys, (2, 0), 3), [&c[6..9], &r[4..6]].concat());
+    assert_eq!(s.read(0, Part::Values, (2, 0), 3), &c[6..9]);
+
+    let weight: Vec<f32> = noise(heads * 7 * latent, 3);
+    let of_head =
+        |first, len| HeadMatrices { weight: weight.clone().into(), cols: latent, heads, first, len, transposed: false };
+    let (wk, wv) = (of_head(0, 4), of_head(4, 3));
+    let [keys, values] = histories(&s);
+    let (keys, values) = (History { matrices: Some(wk), ..keys }, History { matrices: Some(wv), ..values });
+    let (q, last) = (noise(heads * (4 + rotated), 4), tokens(0, 3..4));
+    let a = Attention { heads, scale: 0.5, window: 0, cap: 0.0 };
+    let got = attend(&q, &a, &keys, &values, &Step { tokens: &last, rows: &[] }).expect("the history is there");
+
+    // Every head's keys and values written out.
+    let row = |h: usize, i: usize| &weight[(h * 7 + i) * latent..][..latent];
+    let of_latent = |h: usize, i: usize, j: usize| dense::dot(row(h, i), &c[j * latent..][..latent]) as f32;
+    let key = |h: usize, j: usize| {
+        [(0..4).map(|i| of_latent(h, i, j)).collect(), r[j * rotated..][..rotated].to_vec()].concat()
+    };
+    let want: Vec<f32> = (0..heads)
+        .flat_map(|h| {
+            let q = &q[h * 6..][..6];
+            let weights = softmax(&(0..4).map(|j| 0.5 * dense::dot(q, &key(h, j))).collect::<Vec<_>>());
+            let value =
+                |i: usize| weights.iter().enumerate().map(|(j, w)| w * f64::from(of_latent(h, 4 + i, j))).sum::<f64>();
+            (0..3).map(|i| value(i) as f32).collect::<Vec<_>>()
+        })
+        .collect();
+    close(&got, &want, 1e-6);
+}
+
 #[test]
 fn histories_are_their_sequences_own_and_end_where_they_end() {
     let mut s = HostState::new(&StateType::Paged {
@@ -241,6 +303,7 @@ fn histories_are_their_sequences_own_and_end_where_they_end() {
         dim: 1,
         k: Format::F32,
         v: Format::F32,
+        latent: None,
         archive: None,
     });
     let both = [tokens(3, 0..2), tokens(8, 0..1)].concat();
@@ -270,7 +333,7 @@ fn states_hold_what_their_format_can() {
 #[test]
 fn routing_weights_are_shares_of_all_or_of_the_chosen() {
     let scores: Vec<f32> = [1f32, 2.0, 5.0, 8.0].map(f32::ln).to_vec();
-    let ids = route_ids(&scores, 4, 2);
+    let ids = route_ids(&scores, 4, 2, (1, 1));
     assert_eq!(ids, [3, 2]);
     let weights = |routing, normalize| route_weights(&scores, &ids, (4, 2), routing, normalize).expect("experts exist");
     close(&weights(Routing::Softmax, false), &[0.5, 0.3125], 1e-6);

@@ -145,7 +145,8 @@ fn a_function_is_evaluated_on_tensors_at_hand() {
 #[test]
 fn a_state_that_is_passed_in_stays_as_it_was() {
     let layer = &mean().funcs[1];
-    let ty = StateType::Paged { window: 0, heads: 1, dim: 2, k: Format::F16, v: Format::F16, archive: None };
+    let ty =
+        StateType::Paged { window: 0, heads: 1, dim: 2, k: Format::F16, v: Format::F16, latent: None, archive: None };
     let before = Rc::new(HostState::new(&ty));
     let tokens = [token(4, 0, 0)];
     let step = Step { tokens: &tokens, rows: &[] };

@@ -35,8 +35,8 @@ func @layer(%x: flow f32[T,32], %state: state paged(heads=1, dim=4, k=f16, v=f16
   %slice_3 = slice %q_k_v_proj {start=8, len=4} : f32[T,4] @attn.v_proj
   %split_heads_3 = split_heads %slice_3 {heads=1} : f32[T,1,4] @attn
   param %rope0
-  %rope = rope %split_heads, %rope0 {dim=4, layout=half} : f32[T,1,4] @attn
-  %rope_2 = rope %split_heads_2, %rope0 {dim=4, layout=half} : f32[T,1,4] @attn
+  %rope = rope %split_heads, %rope0 {start=0, dim=4, layout=half} : f32[T,1,4] @attn
+  %rope_2 = rope %split_heads_2, %rope0 {start=0, dim=4, layout=half} : f32[T,1,4] @attn
   %kv_append = kv.append! %state, %rope_2, %split_heads_3 : paged(heads=1, dim=4, k=f16, v=f16) @attn
   %kv_k = kv.k %kv_append : history(heads=1, dim=4) @attn
   %kv_v = kv.v %kv_append : history(heads=1, dim=4) @attn

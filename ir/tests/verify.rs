@@ -22,7 +22,7 @@ func @layer(%x: flow f32[T,32], %state: state paged(heads=1, dim=4, k=f16, v=f16
   w"o_proj.weight": f32[32,4]
   %k_proj = linear %x, w"k_proj.weight" @attn.k_proj
   %split_heads = split_heads %k_proj {heads=1} @attn
-  %rope = rope %split_heads, %rope0 {dim=4, layout=half} @attn
+  %rope = rope %split_heads, %rope0 {start=0, dim=4, layout=half} @attn
   %kv_append = kv.append! %state, %rope, %split_heads @attn
   %kv_k = kv.k %kv_append @attn
   %kv_v = kv.v %kv_append @attn
@@ -286,7 +286,8 @@ fn calls_name_what_exists() {
             "main: 0 calls use state 1: expected exactly one",
         ],
     );
-    let wide = StateType::Paged { window: 0, heads: 1, dim: 8, k: Format::F16, v: Format::F16, archive: None };
+    let wide =
+        StateType::Paged { window: 0, heads: 1, dim: 8, k: Format::F16, v: Format::F16, latent: None, archive: None };
     broken(
         |m| m.states[1] = wide,
         &[
@@ -351,8 +352,15 @@ fn tables_and_vocabulary_fit() {
 fn heads_in_pages_fill_whole_words() {
     let format = Format::Affine(Affine::new(4, 32, Float::F16).expect("supported"));
     let mut m = module();
-    m.funcs[LAYER].values[1].ty =
-        Type::State(StateType::Paged { window: 0, heads: 1, dim: 4, k: format, v: format, archive: None });
+    m.funcs[LAYER].values[1].ty = Type::State(StateType::Paged {
+        window: 0,
+        heads: 1,
+        dim: 4,
+        k: format,
+        v: format,
+        latent: None,
+        archive: None,
+    });
     let errors = verify(&m).expect_err("4 codes of 4 bits fill no word");
     assert_eq!(errors[0].to_string(), "@layer %state: heads of 4 elements do not fill whole words of 4-bit codes");
     assert_eq!(

@@ -46,7 +46,7 @@ pub struct Decoder {
     /// Where the head is: `lm_head`.
     pub head: String,
     /// First parts of the names of tensors that a checkpoint may hold and this model leaves alone.
-    pub unused: &'static [&'static str],
+    pub unused: Vec<String>,
 }
 
 impl Decoder {
@@ -95,7 +95,7 @@ impl Decoder {
             logit_cap: None,
             base: "model".to_owned(),
             head: "lm_head".to_owned(),
-            unused: &[],
+            unused: vec![],
             attention,
         })
     }
@@ -171,12 +171,11 @@ impl Decoder {
         // Old checkpoints store the frequencies, which follow from the configuration; tied ones may store the head twice.
         let below = |name: &str, path: &str| name.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
         resolver.ignore(|n| n.ends_with(".rotary_emb.inv_freq") || (self.tied && below(n, &self.head)));
-        let unused: Vec<&str> =
-            self.unused.iter().copied().filter(|part| index.keys().any(|name| below(name, part))).collect();
+        let held = |part: &&String| index.keys().any(|name| below(name, part));
+        let unused: Vec<String> = self.unused.iter().filter(held).cloned().collect();
         resolver.ignore(|n| unused.iter().any(|part| below(n, part)));
         resolver.finish()?;
         let family = config.text("model_type")?.unwrap_or_default().to_owned();
-        let unused = unused.into_iter().map(str::to_owned).collect();
         Ok(Model { family, module, context: self.context, unused })
     }
 

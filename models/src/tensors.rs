@@ -60,7 +60,12 @@ impl<'a> Resolver<'a> {
         };
         if let Some(q) = &quantization {
             q.only("mode", &["affine"])?;
-            q.only("quant_method", &["mlx"])?;
+            if let Some(method) = q.text("quant_method")?.filter(|method| *method != "mlx") {
+                return Err(ModelError::one(format!(
+                    "config.json: weights stored as `{method}` are not supported: take a checkpoint of this model in \
+                     bf16, f16 or f32, or convert it to MLX's layout (`mlx_lm.convert -q`)"
+                )));
+            }
         }
         Ok(Self { index, quantization, errors: RefCell::default(), used: RefCell::default() })
     }
@@ -211,5 +216,21 @@ impl<'a> Resolver<'a> {
         let extra = self.index.keys().filter(|n| !used.contains(*n));
         errors.extend(extra.map(|n| format!("tensor `{n}` is not part of this architecture")));
         if errors.is_empty() { Ok(()) } else { Err(ModelError(errors)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_that_cannot_be_read_are_refused_with_a_remedy() {
+        let text = r#"{"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}"#;
+        let config = Config::parse(text).expect("the text is a configuration");
+        let refused = Resolver::new(&config, &TensorIndex::new()).expect_err("no such weights").to_string();
+        assert!(
+            refused.contains("`fp8`") && refused.contains("bf16") && refused.contains("mlx_lm.convert"),
+            "{refused}"
+        );
     }
 }

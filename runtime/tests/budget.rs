@@ -41,8 +41,15 @@ fn with_room_the_pool_serves_every_sequence() {
 /// One state that keeps every token, two with a window, one with another.
 fn with_windows() -> Program {
     let mut program = program(Shape::default());
-    let ring =
-        |window, heads| StateType::Paged { window, heads, dim: 1, k: Format::F32, v: Format::F16, archive: None };
+    let ring = |window, heads| StateType::Paged {
+        window,
+        heads,
+        dim: 1,
+        k: Format::F32,
+        v: Format::F16,
+        latent: None,
+        archive: None,
+    };
     program.module.states.extend([ring(20, 1), ring(70, 2), ring(20, 1)]);
     program
 }

@@ -66,12 +66,13 @@ fn case(model: &str, heads: (usize, usize, usize), kv: &str, depth: usize, token
         cap: 0.0,
         k_format: format,
         v_format: format,
+        latent: None,
         archive,
         rotate_back: archive.is_some(),
         q: view,
         y: view,
     };
-    let state = StateType::Paged { window: 0, heads: kv_heads, dim, k: format, v: format, archive };
+    let state = StateType::Paged { window: 0, heads: kv_heads, dim, k: format, v: format, latent: None, archive };
     let bytes = state.bytes_read(depth + tokens);
     let layers = if tokens > 1 { 1 } else { STACK.div_ceil(bytes) };
     let mut slice = |contents: &[u8]| {

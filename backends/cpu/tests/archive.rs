@@ -178,6 +178,7 @@ fn attention_reads_old_blocks_from_the_archive() {
                 cap: 0.0,
                 k_format: Format::F16,
                 v_format: Format::F16,
+                latent: None,
                 archive: Some(archive),
                 rotate_back: true,
                 q: view,

@@ -2,15 +2,15 @@
 
 mod common;
 
+use common::history::History;
 use common::{
     Random, Weight, affine, bytes_of, bytes_of_ids, close, floats_of, launch, launch_everywhere, shuffled, sizes,
 };
-use half::{bf16, f16};
 use proptest::prelude::*;
 use swiftlm_cpu::IsaKind;
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::ops::RopeLayout;
-use swiftlm_ir::quant::{Float, Format, HeadRow};
+use swiftlm_ir::quant::{Float, Format};
 use swiftlm_ir::template::{Append, Attend, Norm, Rope, RopeAppend, Template, View};
 use swiftlm_ir::ty::PAGE_TOKENS;
 
@@ -18,109 +18,6 @@ use swiftlm_ir::ty::PAGE_TOKENS;
 fn formats() -> Vec<Format> {
     let affine = [(8, 64), (4, 64), (8, 32), (4, 128)].map(|(bits, group)| affine(bits, group, Float::F16));
     [Format::F32, Format::F16, Format::BF16].into_iter().chain(affine).collect()
-}
-
-fn encode(float: Float, x: f32) -> Vec<u8> {
-    match float {
-        Float::F32 => x.to_le_bytes().to_vec(),
-        Float::F16 => f16::from_f32(x).to_le_bytes().to_vec(),
-        Float::Bf16 => bf16::from_f32(x).to_le_bytes().to_vec(),
-    }
-}
-
-/// Keys or values of sequences of some lengths on shuffled pages; what no sequence holds is NaN.
-struct History {
-    keys: bool,
-    row: HeadRow,
-    heads: usize,
-    stride: usize,
-    table: Vec<u32>,
-    bytes: Vec<u8>,
-}
-
-impl History {
-    fn new(
-        random: &mut Random,
-        keys: bool,
-        format: Format,
-        (heads, dim): (usize, usize),
-        lengths: &[usize],
-        table: &[u32],
-    ) -> Self {
-        let row = HeadRow::new(format, dim).unwrap();
-        let trap = if let Format::Float(float) = format { encode(float, f32::NAN) } else { vec![0xff, 0x7f] };
-        let bytes = trap.repeat(table.len() * heads * row.page_bytes() / trap.len());
-        let stride = table.len() / lengths.len();
-        let mut history = Self { keys, row, heads, stride, table: table.to_vec(), bytes };
-        for (sequence, length) in lengths.iter().enumerate() {
-            for (position, head) in (0..*length).flat_map(|p| (0..heads).map(move |h| (p, h))) {
-                match format {
-                    Format::Float(float) => {
-                        for d in 0..dim {
-                            let at = history.at(sequence, position, head, d);
-                            let value = encode(float, random.float());
-                            history.bytes[at..at + value.len()].copy_from_slice(&value);
-                        }
-                    }
-                    Format::Affine(a) => {
-                        for word in 0..row.words() {
-                            let at = history.word(sequence, position, head, word);
-                            history.bytes[at..at + 4].copy_from_slice(&(random.next() as u32).to_le_bytes());
-                        }
-                        for group in 0..row.groups() {
-                            let at = history.group(sequence, position, head, group);
-                            let scale = encode(Float::F16, random.float() * 2.0 / (1u32 << a.bits) as f32);
-                            let bias = encode(Float::F16, random.float() * 0.5);
-                            history.bytes[at..at + 4].copy_from_slice(&[scale, bias].concat());
-                        }
-                    }
-                }
-            }
-        }
-        history
-    }
-
-    /// First byte of a head of the page that holds a position.
-    fn head(&self, sequence: usize, position: usize, head: usize) -> usize {
-        let page = self.table[sequence * self.stride + position / PAGE_TOKENS] as usize;
-        (page * self.heads + head) * self.row.page_bytes()
-    }
-
-    /// Keys lie `[word][slot]`, values `[slot][word]`.
-    fn word(&self, sequence: usize, position: usize, head: usize, word: usize) -> usize {
-        let slot = position % PAGE_TOKENS;
-        let at = if self.keys { word * PAGE_TOKENS + slot } else { slot * self.row.words() + word };
-        self.head(sequence, position, head) + 4 * at
-    }
-
-    fn group(&self, sequence: usize, position: usize, head: usize, group: usize) -> usize {
-        let at = (self.row.words() + group) * PAGE_TOKENS + position % PAGE_TOKENS;
-        self.head(sequence, position, head) + 4 * at
-    }
-
-    /// Byte of an element's first bit.
-    fn at(&self, sequence: usize, position: usize, head: usize, d: usize) -> usize {
-        let per = self.row.per_word();
-        self.word(sequence, position, head, d / per) + d % per * self.row.bits() / 8
-    }
-
-    /// What bytes like this history's hold.
-    fn read(&self, bytes: &[u8], sequence: usize, position: usize, head: usize, d: usize) -> f64 {
-        let at = self.at(sequence, position, head, d);
-        match self.row.format {
-            Format::Float(float) => f64::from(float.get(&bytes[at..], 0)),
-            Format::Affine(a) => {
-                let code = u32::from(bytes[at]) >> (d * a.bits as usize % 8) & ((1 << a.bits) - 1);
-                let group = self.group(sequence, position, head, d / self.row.group());
-                let of = |i: usize| f64::from(Float::F16.get(&bytes[group..], i));
-                of(0) * f64::from(code) + of(1)
-            }
-        }
-    }
-
-    fn get(&self, sequence: usize, position: usize, head: usize, d: usize) -> f64 {
-        self.read(&self.bytes, sequence, position, head, d)
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -131,6 +28,8 @@ struct Shape {
     window: usize,
     cap: f32,
     formats: (Format, Format),
+    /// Elements of a key that are the value.
+    latent: Option<usize>,
     /// Of each token: sequence and position.
     tokens: Vec<(usize, usize)>,
     seed: u64,
@@ -151,7 +50,8 @@ fn attend(shape: &Shape) {
     let values = History::new(random, false, shape.formats.1, (shape.kv_heads, shape.dim), &lengths, &table);
     let view = View { offset: 5, stride: heads * shape.dim + 7 };
     let q: Vec<f32> = random.floats(shape.tokens.len() * view.stride + 5).iter().map(|x| 3.0 * x).collect();
-    let y = View::dense(heads * shape.dim);
+    let value_dim = shape.latent.unwrap_or(shape.dim);
+    let y = View::dense(heads * value_dim);
     let scale = 0.37;
     let template = |tokens: usize| {
         Template::Attend(Attend {
@@ -164,6 +64,7 @@ fn attend(shape: &Shape) {
             cap: shape.cap,
             k_format: shape.formats.0,
             v_format: shape.formats.1,
+            latent: shape.latent,
             archive: None,
             rotate_back: false,
             q: view,
@@ -174,19 +75,22 @@ fn attend(shape: &Shape) {
         let of = |f: fn(&(usize, usize)) -> usize| {
             bytes_of_ids(&shape.tokens[tokens.clone()].iter().map(|t| f(t) as u32).collect::<Vec<_>>())
         };
-        vec![
+        let mut args = vec![
             bytes_of(&q[tokens.start * view.stride..tokens.end * view.stride + 5]),
             of(|t| t.1),
             of(|t| t.0),
             bytes_of_ids(&table),
             keys.bytes.clone(),
-            values.bytes.clone(),
-            vec![0; 4 * tokens.len() * y.stride],
-        ]
+        ];
+        args.extend(shape.latent.is_none().then(|| values.bytes.clone()));
+        args.push(vec![0; 4 * tokens.len() * y.stride]);
+        args
     };
     let count = shape.tokens.len();
     launch_everywhere(&template(count), &args(0..count), sizes(count, 1, stride), |isa, out| {
-        let got = floats_of(&out[6]);
+        let last = out.len() - 1;
+        let got = floats_of(&out[last]);
+        let values = if shape.latent.is_some() { &keys } else { &values };
         for (t, (sequence, position)) in shape.tokens.iter().enumerate() {
             let first = if shape.window == 0 { 0 } else { (position + 1).saturating_sub(shape.window) };
             for head in 0..heads {
@@ -199,16 +103,16 @@ fn attend(shape: &Shape) {
                 };
                 let weights: Vec<f64> = (first..=*position).map(|p| score(p).exp()).collect();
                 let total: f64 = weights.iter().sum();
-                for d in 0..shape.dim {
+                for d in 0..value_dim {
                     let terms = weights.iter().zip(first..).map(|(w, p)| w * values.get(*sequence, p, kv_head, d));
                     let expected = terms.sum::<f64>() / total;
                     let what = format!("{isa:?} {shape:?} token {t} head {head} element {d}");
-                    close(got[t * y.stride + head * shape.dim + d], expected, bar, &what);
+                    close(got[t * y.stride + head * value_dim + d], expected, bar, &what);
                 }
             }
             if t % 5 == 0 || t + 1 == count {
                 let alone = launch(&template(1), &args(t..t + 1), sizes(1, 1, stride), isa, 2).unwrap();
-                let same = alone[6] == out[6][4 * t * y.stride..4 * (t + 1) * y.stride];
+                let same = alone[last] == out[last][4 * t * y.stride..4 * (t + 1) * y.stride];
                 assert!(same, "{isa:?} {shape:?}: token {t} differs between alone and in its batch");
             }
         }
@@ -229,6 +133,7 @@ fn attend_shapes() -> impl Strategy<Value = Shape> {
             window,
             cap,
             formats,
+            latent: None,
             tokens,
             seed,
         },
@@ -403,7 +308,7 @@ proptest! {
             check_pages(isa, &values, &out[6], &on_pages((heads + kv_heads) * dim, &plain));
         });
         // And the queries rotated on their own.
-        let rope = Rope { heads, dim, rotated, layout, norm: q_norm.then_some(norm), x: view(0), y: q_out };
+        let rope = Rope { heads, dim, start: 0, rotated, layout, norm: q_norm.then_some(norm), x: view(0), y: q_out };
         let mut args = vec![bytes_of(&qkv)];
         args.extend(q_norm.then(|| q_weight.bytes.clone()));
         args.extend([bytes_of(&table), vec![0; 4 * (tokens * q_out.stride + 2)]]);
@@ -422,6 +327,25 @@ proptest! {
     }
 }
 
+/// Values that are the first elements of keys, of few rows and of many.
+#[test]
+fn values_are_part_of_keys() {
+    let [q8, q4]: [Format; 2] = ["affine8_g32_f16", "affine4_g32_f16"].map(|f| f.parse().unwrap());
+    for (i, format) in [Format::F32, Format::F16, Format::BF16, q8, q4].into_iter().enumerate() {
+        for (dim, latent) in [(96, 64), (72, 40), (16, 8)] {
+            // Groups are of whole heads where these do not divide.
+            let tokens = vec![(0, 3), (0, 4), (1, 40), (1, 41), (1, 42), (2, 500), (0, 5)];
+            let (group, window, seed) = ([4, 20][i % 2], if i == 2 { 50 } else { 0 }, i as u64);
+            let formats = (format, format);
+            let latent = Some(latent);
+            attend(&Shape { kv_heads: 1, group, dim, window, cap: 0.0, formats, latent, tokens, seed });
+        }
+    }
+    let (formats, tokens) = ((Format::F16, Format::F16), vec![(1, 2100)]);
+    let latent = Some(32);
+    attend(&Shape { kv_heads: 1, group: 5, dim: 48, window: 0, cap: 0.0, formats, latent, tokens, seed: 9 });
+}
+
 #[test]
 fn one_token_over_a_long_history_spreads_over_threads() {
     attend(&Shape {
@@ -431,6 +355,7 @@ fn one_token_over_a_long_history_spreads_over_threads() {
         window: 0,
         cap: 0.0,
         formats: (Format::F16, Format::F16),
+        latent: None,
         tokens: vec![(1, 2100)],
         seed: 9,
     });
@@ -441,6 +366,7 @@ fn one_token_over_a_long_history_spreads_over_threads() {
         window: 700,
         cap: 0.0,
         formats: (Format::F16, Format::F16),
+        latent: None,
         tokens: vec![(1, 2100), (1, 2101)],
         seed: 10,
     });
@@ -456,6 +382,7 @@ fn many_tokens_share_tasks() {
         window: 90,
         cap: 0.0,
         formats: (Format::BF16, Format::F32),
+        latent: None,
         tokens,
         seed: 1,
     });
@@ -473,6 +400,7 @@ fn a_page_that_does_not_exist_is_named() {
         cap: 0.0,
         k_format: Format::F16,
         v_format: Format::F16,
+        latent: None,
         archive: None,
         rotate_back: false,
         q: View::dense(8),

@@ -43,7 +43,7 @@ proptest! {
             .map(|_| if ties { random.below(4) as f32 - 2.0 } else { 4.0 * random.float() })
             .collect();
         let routing = if softmax { Routing::Softmax } else { Routing::Sigmoid };
-        let template = Template::Route(Route { experts, top_k, routing, normalize, scores: view });
+        let template = Template::Route(Route { experts, top_k, groups: 1, kept: 1, bias: None, routing, normalize, scores: view });
         let args = vec![bytes_of(&scores), vec![0; 4 * tokens * top_k], vec![0; 4 * tokens * top_k]];
         launch_everywhere(&template, &args, sizes(tokens, 1, 1), |isa, out| {
             let (ids, weights) = (ids_of(&out[1]), floats_of(&out[2]));

@@ -126,6 +126,18 @@ pub fn work_of(template: &Template, step: &StepShape) -> Work {
                 turned * (3 * t.rotated + 4 * dim),
             )
         }
+        Template::LatentAppend(t) => {
+            let (dim, turned) = (t.latent + t.rest, if t.rotation.is_some() { t.rest } else { 0 });
+            let read = 4 * rows * (dim + turned) + norm(t.norm.as_ref(), t.latent);
+            work(read, rows * head(t.format, dim), rows * (3 * turned + 4 * t.latent))
+        }
+        Template::HeadLinear(t) => {
+            // The rows of each head that are used.
+            let weights = t.heads * t.len * row(t.weight.format, t.weight.cols);
+            let (inputs, outputs) = (t.heads * t.dim, t.heads * (t.outputs() + t.rest()));
+            let flops = 2 * rows * t.heads * t.len * t.weight.cols;
+            work(weights + 4 * rows * inputs, 4 * rows * outputs, flops)
+        }
         Template::Archive(t) => {
             let full = (step.before + step.tokens) / PAGE_TOKENS - step.before / PAGE_TOKENS;
             let vectors = full * PAGE_TOKENS * t.heads;
@@ -149,7 +161,8 @@ pub fn work_of(template: &Template, step: &StepShape) -> Work {
         }
         Template::Route(t) => {
             let chosen = rows * t.top_k;
-            work(4 * rows * t.experts, 8 * chosen, rows * t.experts * (2 + t.top_k))
+            let bias = t.bias.map_or(0, |format| row(format, t.experts));
+            work(4 * rows * t.experts + bias, 8 * chosen, rows * t.experts * (2 + t.top_k))
         }
         Template::ExpertLinear(t) => {
             let (ranks, n) = (rows * t.top_k, t.weight.rows / t.experts.max(1));
@@ -182,7 +195,8 @@ fn attend(t: &Attend, step: &StepShape) -> Work {
     let limit = if t.window == 0 { usize::MAX } else { t.window };
     let seen: usize = (step.before + 1..=step.before + step.tokens).map(|keys| keys.min(limit)).sum();
     let history = (step.before + step.tokens).min(limit.saturating_add(step.tokens - 1));
-    let plain = head(t.k_format, t.dim) + head(t.v_format, t.dim);
+    let values = if t.latent.is_some() { 0 } else { head(t.v_format, t.dim) };
+    let plain = head(t.k_format, t.dim) + values;
     let bytes = match &t.archive {
         None => history * plain,
         Some(a) => {
@@ -190,6 +204,7 @@ fn attend(t: &Attend, step: &StepShape) -> Work {
             recent * plain + (history - recent) * (coded(a.k, t.dim) + coded(a.v, t.dim)) / PAGE_TOKENS
         }
     };
-    let rows = 4 * step.tokens * t.heads * t.dim;
-    work(rows + t.kv_heads * bytes, rows, 4 * seen * t.heads * t.dim)
+    let rows = |dim: usize| 4 * step.tokens * t.heads * dim;
+    let (read, written) = (rows(t.dim) + t.kv_heads * bytes, rows(t.value_dim()));
+    work(read, written, 2 * seen * t.heads * (t.dim + t.value_dim()))
 }

@@ -9,19 +9,19 @@ use swiftlm_ir::ty::PAGE_TOKENS;
 use crate::harness::{Random, Rows, Weight, bytes, dot, float_formats, from_pages, run, sizes, to_pages};
 
 /// Entries of the page table per sequence.
-const STRIDE: usize = 5;
-const PAGES: usize = 17;
+pub(crate) const STRIDE: usize = 5;
+pub(crate) const PAGES: usize = 17;
 
 /// A step of tokens of three sequences: their positions, sequences and pages.
-struct Step {
-    positions: Vec<u32>,
+pub(crate) struct Step {
+    pub(crate) positions: Vec<u32>,
     sequences: Vec<u32>,
     table: Vec<u32>,
 }
 
 impl Step {
     /// Pages are dealt in an order that is neither rising nor falling.
-    fn new(tokens: &[(u32, u32)], bound: usize) -> Self {
+    pub(crate) fn new(tokens: &[(u32, u32)], bound: usize) -> Self {
         let mut positions: Vec<u32> = tokens.iter().map(|(_, position)| *position).collect();
         let mut sequences: Vec<u32> = tokens.iter().map(|(sequence, _)| *sequence).collect();
         positions.resize(bound, u32::MAX);
@@ -29,7 +29,7 @@ impl Step {
         Self { positions, sequences, table: (0..3 * STRIDE).map(|i| (i * 7 % PAGES) as u32).collect() }
     }
 
-    fn args(&self) -> [Vec<u8>; 3] {
+    pub(crate) fn args(&self) -> [Vec<u8>; 3] {
         [bytes(&self.positions), bytes(&self.sequences), bytes(&self.table)]
     }
 
@@ -40,14 +40,14 @@ impl Step {
     }
 }
 
-fn empty_pages(format: Format, heads: usize, dim: usize) -> Weight {
+pub(crate) fn empty_pages(format: Format, heads: usize, dim: usize) -> Weight {
     let mut pages = Weight::random(&mut Random(0), format, PAGES * heads * PAGE_TOKENS, dim);
     pages.bytes.fill(0x5a);
     pages
 }
 
 /// Relative rounding error of a format.
-fn unit(format: Format) -> f64 {
+pub(crate) fn unit(format: Format) -> f64 {
     match format.to_string().as_str() {
         "f16" => 2f64.powi(-11),
         "bf16" => 2f64.powi(-8),
@@ -56,7 +56,7 @@ fn unit(format: Format) -> f64 {
 }
 
 /// Table of a step: cosines, then sines of random angles.
-fn rope_table(random: &mut Random, bound: usize, rotated: usize) -> Rows {
+pub(crate) fn rope_table(random: &mut Random, bound: usize, rotated: usize) -> Rows {
     let mut table = Rows::random(random, View::dense(rotated), bound, rotated);
     for row in table.data.chunks_exact_mut(rotated) {
         let (cos, sin) = row.split_at_mut(rotated / 2);
@@ -66,7 +66,14 @@ fn rope_table(random: &mut Random, bound: usize, rotated: usize) -> Rows {
 }
 
 /// Element `d` of a head by the definition: pairs are turned by their angle.
-fn rotated(layout: RopeLayout, n: usize, table: &Rows, token: usize, d: usize, x: &dyn Fn(usize) -> f64) -> f64 {
+pub(crate) fn rotated(
+    layout: RopeLayout,
+    n: usize,
+    table: &Rows,
+    token: usize,
+    d: usize,
+    x: &dyn Fn(usize) -> f64,
+) -> f64 {
     if d >= n {
         return x(d);
     }
@@ -78,18 +85,20 @@ fn rotated(layout: RopeLayout, n: usize, table: &Rows, token: usize, d: usize, x
     if d == a { x(a) * cos - x(b) * sin } else { x(b) * cos + x(a) * sin }
 }
 
-fn normed(norm: Option<&Weight>, dim: usize, d: usize, x: &dyn Fn(usize) -> f64) -> f64 {
+pub(crate) fn normed(norm: Option<&Weight>, dim: usize, d: usize, x: &dyn Fn(usize) -> f64) -> f64 {
     let Some(weight) = norm else { return x(d) };
     x(d) / (dot(dim, x, x) / dim as f64 + 1e-3).sqrt() * (weight.at(0, d) + 0.5)
 }
 
-const NORM: Norm = Norm { eps: 1e-3, offset: 0.5, weight: Format::F16 };
-const LAYOUTS: [RopeLayout; 2] = [RopeLayout::Half, RopeLayout::Interleaved];
+pub(crate) const NORM: Norm = Norm { eps: 1e-3, offset: 0.5, weight: Format::F16 };
+pub(crate) const LAYOUTS: [RopeLayout; 2] = [RopeLayout::Half, RopeLayout::Interleaved];
 
 #[test]
 fn rope_turns_pairs() {
     let mut random = Random(11);
-    for (heads, dim, part) in [(3, 8, 8), (5, 20, 12), (1, 10, 6), (8, 64, 64), (2, 6, 2)] {
+    for (heads, dim, start, part) in
+        [(3, 8, 0, 8), (5, 20, 0, 12), (1, 10, 0, 6), (8, 64, 0, 64), (2, 6, 0, 2), (3, 20, 8, 12), (2, 24, 6, 10)]
+    {
         for (layout, with_norm) in LAYOUTS.into_iter().flat_map(|l| [(l, false), (l, true)]) {
             let (x_view, y_view) = (View { offset: 4, stride: heads * dim + 7 }, View::dense(heads * dim));
             let x = Rows::random(&mut random, x_view, 4, heads * dim);
@@ -97,7 +106,7 @@ fn rope_turns_pairs() {
             let weight = with_norm.then(|| Weight::random(&mut random, Format::F16, 1, dim));
             let y = Rows::untouched(y_view, 4, heads * dim);
             let norm = weight.as_ref().map(|_| NORM);
-            let t = Rope { heads, dim, rotated: part, layout, norm, x: x_view, y: y_view };
+            let t = Rope { heads, dim, start, rotated: part, layout, norm, x: x_view, y: y_view };
             let mut args = vec![x.bytes()];
             args.extend(weight.iter().map(|w| w.bytes.clone()));
             args.extend([table.bytes(), y.bytes()]);
@@ -105,14 +114,17 @@ fn rope_turns_pairs() {
             y.after(&after[after.len() - 1]).expect(3, 1e-5, |token, col| {
                 let head = |d: usize| x.at(token, col / dim * dim + d);
                 let head = |d: usize| normed(weight.as_ref(), dim, d, &head);
-                rotated(layout, part, &table, token, col % dim, &head)
+                match (col % dim).checked_sub(start) {
+                    Some(d) => rotated(layout, part, &table, token, d, &|d| head(start + d)),
+                    None => head(col % dim),
+                }
             });
         }
     }
 }
 
 /// Checks what was appended to empty pages: values close to `want`, everything else as before.
-fn expect_appended(
+pub(crate) fn expect_appended(
     (pages, keys): (&Weight, bool),
     after: &[u8],
     step: &Step,
@@ -238,8 +250,8 @@ fn rope_append_does_both() {
 }
 
 /// Softmax attention by the definition.
-fn attended(t: &Attend, step: &Step, q: &Rows, k: &Weight, v: &Weight, token: usize, col: usize) -> f64 {
-    let (head, position) = (col / t.dim, step.positions[token] as usize);
+pub(crate) fn attended(t: &Attend, step: &Step, q: &Rows, k: &Weight, v: &Weight, token: usize, col: usize) -> f64 {
+    let (head, position) = (col / t.value_dim(), step.positions[token] as usize);
     let kv_head = head / (t.heads / t.kv_heads);
     let first = if t.window == 0 { 0 } else { (position + 1).saturating_sub(t.window) };
     let row = |p: usize| step.row(token, p, kv_head, t.kv_heads);
@@ -250,11 +262,11 @@ fn attended(t: &Attend, step: &Step, q: &Rows, k: &Weight, v: &Weight, token: us
     let largest = scores.iter().copied().fold(f64::MIN, f64::max);
     let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
     let total: f64 = weights.iter().sum();
-    (first..=position).zip(&weights).map(|(p, w)| w / total * v.at(row(p), col % t.dim)).sum()
+    (first..=position).zip(&weights).map(|(p, w)| w / total * v.at(row(p), col % t.value_dim())).sum()
 }
 
 /// Values that no query of `step` sees become NaN: none may reach a result.
-fn poison(pages: &mut Weight, step: &Step, tokens: usize, heads: usize) {
+pub(crate) fn poison(pages: &mut Weight, step: &Step, tokens: usize, heads: usize) {
     let mut seen = vec![false; pages.ty.rows];
     for token in 0..tokens {
         for position in 0..=step.positions[token] as usize {
@@ -311,6 +323,7 @@ fn attend_is_softmax_over_what_a_query_sees() {
                 cap,
                 k_format,
                 v_format,
+                latent: None,
                 archive,
                 rotate_back,
                 q: q_at,

@@ -178,6 +178,7 @@ fn attention(shape: &Shape) {
             cap: 0.0,
             k_format,
             v_format,
+            latent: None,
             archive,
             rotate_back,
             q: view,

@@ -21,7 +21,7 @@ fn route_picks_the_best_experts() {
             // A row of ties: the lowest ids win.
             scores.data[view.stride + 1..view.stride + 1 + experts].fill(0.25);
             let weights = Rows::untouched(View::dense(top_k), 4, top_k);
-            let t = Route { experts, top_k, routing, normalize, scores: view };
+            let t = Route { experts, top_k, groups: 1, kept: 1, bias: None, routing, normalize, scores: view };
             let args = vec![scores.bytes(), bytes(&vec![99u32; 4 * top_k]), weights.bytes()];
             let after = run(&Template::Route(t), 4, args, sizes(3, 1, 1));
 
@@ -48,10 +48,70 @@ fn route_picks_the_best_experts() {
     }
 }
 
+/// Experts are chosen among the groups whose two best have the largest sums, by chance and bias, and weighted by chance.
+#[test]
+fn route_chooses_among_groups() {
+    let mut random = Random(24);
+    for (experts, groups, kept, top_k) in [(8, 4, 2, 3), (12, 2, 1, 6), (64, 8, 4, 8), (6, 1, 1, 2)] {
+        for (format, normalize) in [(None, true), (Some(Format::F32), true), (Some(Format::BF16), false)] {
+            let view = View { offset: 1, stride: experts + 2 };
+            let mut scores = Rows::random(&mut random, view, 5, experts);
+            scores.data.iter_mut().for_each(|x| *x *= 3.0);
+            // A row of ties: the lowest groups and ids win, where no bias decides.
+            scores.data[view.stride + 1..view.stride + 1 + experts].fill(0.25);
+            let bias = format.map(|format| Weight::random(&mut random, format, 1, experts));
+            let weights = Rows::untouched(View::dense(top_k), 5, top_k);
+            let routing = Routing::Sigmoid;
+            let t = Route { experts, top_k, groups, kept, bias: format, routing, normalize, scores: view };
+            let mut args = vec![scores.bytes()];
+            args.extend(bias.iter().map(|b| b.bytes.clone()));
+            args.extend([bytes(&vec![99u32; 5 * top_k]), weights.bytes()]);
+            let mut after = run(&Template::Route(t), 5, args, sizes(4, 1, 1));
+            let (got, ids) = (after.pop().expect("weights"), after.pop().expect("ids"));
+
+            let chance = |token: usize, e: usize| 1.0 / (1.0 + (-scores.at(token, e)).exp());
+            let choice = |token: usize, e: usize| match &bias {
+                Some(bias) => chance(token, e) + bias.at(0, e),
+                None => scores.at(token, e),
+            };
+            let chosen = |token: usize| {
+                let each = experts / groups;
+                let sum = |g: &usize| {
+                    let mut own: Vec<f64> = (g * each..(g + 1) * each).map(|e| choice(token, e)).collect();
+                    own.sort_by(|a, b| b.total_cmp(a));
+                    own[..2.min(each)].iter().sum::<f64>()
+                };
+                let mut best: Vec<usize> = (0..groups).collect();
+                best.sort_by(|a, b| sum(b).total_cmp(&sum(a)).then(a.cmp(b)));
+                let mut ids: Vec<usize> = (0..experts).filter(|e| best[..kept].contains(&(e / each))).collect();
+                ids.sort_by(|a, b| choice(token, *b).total_cmp(&choice(token, *a)).then(a.cmp(b)));
+                ids.truncate(top_k);
+                ids
+            };
+            let mut want: Vec<u32> = (0..4).flat_map(chosen).map(|id| id as u32).collect();
+            want.resize(5 * top_k, 99);
+            assert_eq!(words(&ids), want, "{experts} experts in {groups} groups");
+            weights.after(&got).expect(4, 1e-5, |token, rank| {
+                let total: f64 = chosen(token).into_iter().map(|e| chance(token, e)).sum();
+                chance(token, chosen(token)[rank]) / if normalize { total } else { 1.0 }
+            });
+        }
+    }
+}
+
 #[test]
 fn route_names_experts_whatever_the_scores_are() {
     let rows = [[f32::NAN; 5], [f32::INFINITY; 5], [1.0, f32::NAN, 2.0, f32::NEG_INFINITY, f32::NAN]];
-    let t = Route { experts: 5, top_k: 4, routing: Routing::Softmax, normalize: true, scores: View::dense(5) };
+    let t = Route {
+        experts: 5,
+        top_k: 4,
+        groups: 1,
+        kept: 1,
+        bias: None,
+        routing: Routing::Softmax,
+        normalize: true,
+        scores: View::dense(5),
+    };
     let args = vec![bytes(&rows.concat()), bytes(&[99u32; 12]), bytes(&[0f32; 12])];
     let ids = words(&run(&Template::Route(t), 3, args, sizes(3, 1, 1))[1]);
     assert_eq!(ids, [0, 1, 2, 3, 0, 1, 2, 3, 2, 0, 3, 1]);

@@ -7,6 +7,7 @@ mod decode;
 mod dense;
 mod experts;
 mod harness;
+mod latent;
 mod lowered;
 mod mutants;
 mod recurrent;

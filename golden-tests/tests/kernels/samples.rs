@@ -9,8 +9,8 @@ use swiftlm_ir::ops::{RopeLayout, Routing};
 use swiftlm_ir::plan::StepSizes;
 use swiftlm_ir::quant::{Archive, Format};
 use swiftlm_ir::template::{
-    Append, Archiving, ArgMax, Attend, Combine, Delta, Elementwise, Embed, ExpertLinear, Extra, Linear, Norm, RmsNorm,
-    Rope, RopeAppend, Rotate, Route, Rows, ShortConv, Template, View,
+    Append, Archiving, ArgMax, Attend, Combine, Delta, Elementwise, Embed, ExpertLinear, Extra, HeadLinear, LatentAppend,
+    Linear, Norm, RmsNorm, Rope, RopeAppend, Rotate, Route, Rows, ShortConv, Template, View,
 };
 
 use crate::harness::{Random, bytes, sizes};
@@ -63,7 +63,22 @@ fn templates() -> Vec<Template> {
         let (k_format, v_format) = formats;
         let cap = if window > 0 { 2.0 } else { 0.0 };
         let (archive, rotate_back) = (None, false);
-        Attend { class, heads, kv_heads: 2, dim, scale, window, cap, k_format, v_format, archive, rotate_back, q, y: q }
+        Attend {
+            class,
+            heads,
+            kv_heads: 2,
+            dim,
+            scale,
+            window,
+            cap,
+            k_format,
+            v_format,
+            latent: None,
+            archive,
+            rotate_back,
+            q,
+            y: q,
+        }
     };
     let expert = |x_per_rank: bool| ExpertLinear {
         class: ShapeClass::Few,
@@ -92,9 +107,27 @@ fn templates() -> Vec<Template> {
         all.push(linear(class, weight("f16", 3, 9), false));
         all.push(linear(class, weight("affine4_g64_f16", 5, 128), false));
     }
-    let rotation = Rope { heads: 3, dim: 6, rotated: 4, layout: rope, norm: Some(norm), x: view(18), y: view(18) };
+    let rotation =
+        Rope { heads: 3, dim: 6, start: 0, rotated: 4, layout: rope, norm: Some(norm), x: view(18), y: view(18) };
     all.push(Template::Rope(rotation.clone()));
-    all.push(Template::Rope(Rope { rotated: 6, layout: RopeLayout::Interleaved, norm: None, ..rotation }));
+    all.push(Template::Rope(Rope { rotated: 6, layout: RopeLayout::Interleaved, norm: None, ..rotation.clone() }));
+    all.push(Template::Rope(Rope { start: 2, rotated: 4, layout: RopeLayout::Interleaved, norm: None, ..rotation }));
+    for (class, transposed) in [(ShapeClass::One, false), (ShapeClass::Few, true), (ShapeClass::Some, false)] {
+        let weight = weight("affine4_g32_f16", 3 * 8, 32);
+        let (dim, width) = if transposed { (7 + 3, 32 + 3) } else { (32 + 3, 7 + 3) };
+        let (heads, first, len, x, y) = (3, 1, 7, view(3 * dim), view(3 * width));
+        all.push(Template::HeadLinear(HeadLinear { class, weight, heads, dim, first, len, transposed, x, y }));
+    }
+    for (format, rotation) in [(Format::F16, Some(rope)), (Format::F32, None)] {
+        let norm = rotation.map(|_| norm);
+        let (x, r) = (view(8), View { offset: 8, ..view(16) });
+        all.push(Template::LatentAppend(LatentAppend { latent: 8, rest: 4, format, norm, rotation, x, r }));
+    }
+    for class in [ShapeClass::One, ShapeClass::Many] {
+        let (k_format, v_format, q) = (Format::F16, Format::F16, view(4 * 12));
+        let latent = Attend { class, kv_heads: 1, latent: Some(8), k_format, v_format, ..attend(4, 12, 0) };
+        all.push(Template::Attend(Attend { q, y: view(4 * 8), ..latent }));
+    }
     all.push(Template::Append(append(6)));
     all.push(Template::RopeAppend(RopeAppend {
         heads: 1,
@@ -165,7 +198,19 @@ fn templates() -> Vec<Template> {
         all.push(Template::Delta(sizes));
     }
     let routing = Routing::Softmax;
-    all.push(Template::Route(Route { experts: 5, top_k: 2, routing, normalize: true, scores: view(5) }));
+    all.push(Template::Route(Route {
+        experts: 5,
+        top_k: 2,
+        groups: 1,
+        kept: 1,
+        bias: None,
+        routing,
+        normalize: true,
+        scores: view(5),
+    }));
+    let (groups, kept, bias, routing) = (4, 2, Some(Format::BF16), Routing::Sigmoid);
+    let (experts, scores) = (12, view(12));
+    all.push(Template::Route(Route { experts, top_k: 3, groups, kept, bias, routing, normalize: true, scores }));
     all.push(Template::ExpertLinear(expert(false)));
     all.push(Template::ExpertLinear(expert(true)));
     let (epilogue, extras) = (Map::identity(), vec![]);

@@ -159,28 +159,46 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
                 .ok_or_else(|| format!("`merge_heads`: heads and their size must be constant in {x}"))?;
             Ok(Type::Tensor(TensorType::new(DType::F32, [x.shape[0], Dim::Const(n)])))
         }
-        Op::Rope { dim, .. } => {
+        Op::Rope { start, dim, .. } => {
             let (x, table) = (float(0)?, float(1)?);
             rank(x, 3)?;
             let n = width(op, x)?;
-            want(
-                op,
-                "rotated elements",
-                format!("an even number up to {n}"),
-                dim,
-                *dim <= n && dim % 2 == 0 && *dim > 0,
-            )?;
+            let (even, end) = (*dim > 0 && dim % 2 == 0, start.saturating_add(*dim));
+            want(op, "rotated elements", format!("an even number up to {n}"), dim, even && end <= n)?;
             want(op, "table", format!("f32[T,{dim}]"), table, table.shape[..] == [x.shape[0], Dim::Const(*dim)])?;
             Ok(Type::Tensor(x.clone()))
         }
+        Op::HeadLinear { heads, first, len, transposed } => {
+            let w = weight(op, args, 1)?;
+            let own = if *heads > 0 && w.rows % heads == 0 { w.rows / heads } else { 0 };
+            let rows = first.saturating_add(*len);
+            want(op, "rows of a head", format!("{rows} or more, {heads} times"), w, *len > 0 && rows <= own)?;
+            let (inputs, outputs) = if *transposed { (*len, w.cols) } else { (w.cols, *len) };
+            let result = |n: usize| {
+                want(op, "elements of a head", format!("{inputs} or more"), n, n >= inputs)?;
+                Ok::<usize, String>(n - inputs + outputs)
+            };
+            if let Some(ArgType::Value(Type::History { window, heads: of, dim })) = args.first() {
+                want(op, "heads of the history", format!("1 or {heads}"), of, *of == 1 || of == heads)?;
+                return Ok(Type::History { window: *window, heads: *heads, dim: result(*dim)? });
+            }
+            let x = float(0)?;
+            rank(x, 3)?;
+            want(op, "heads", heads, x, x.shape[1] == Dim::Const(*heads))?;
+            Ok(with_last(x, result(width(op, x)?)?))
+        }
         Op::KvAppend => {
             let s = state(op, args)?;
-            let StateType::Paged { heads, dim, .. } = s else { return paged(op, s) };
-            for i in [1, 2] {
-                let t = float(i)?;
+            let StateType::Paged { heads, dim, latent, .. } = s else { return paged(op, s) };
+            let (what, dims) = match latent {
+                None => (["keys", "values"], [*dim, *dim]),
+                Some(latent) => (["latents", "rotated keys"], [*latent, dim.saturating_sub(*latent)]),
+            };
+            for (i, (what, dim)) in what.into_iter().zip(dims).enumerate() {
+                let t = float(i + 1)?;
                 let expected =
-                    TensorType::new(DType::F32, [Dim::Sym(Sym::Tokens), Dim::Const(*heads), Dim::Const(*dim)]);
-                want(op, if i == 1 { "keys" } else { "values" }, &expected, t, *t == expected)?;
+                    TensorType::new(DType::F32, [Dim::Sym(Sym::Tokens), Dim::Const(*heads), Dim::Const(dim)]);
+                want(op, what, &expected, t, *t == expected)?;
             }
             Ok(Type::State(s.clone()))
         }
@@ -202,7 +220,8 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
         Op::KvK | Op::KvV => {
             let s = state(op, args)?;
             let StateType::Paged { window, heads, dim, .. } = s else { return paged(op, s) };
-            Ok(Type::History { window: *window, heads: *heads, dim: *dim })
+            let dim = if *op == Op::KvK { *dim } else { s.value_dim() };
+            Ok(Type::History { window: *window, heads: *heads, dim })
         }
         Op::Attend { window, .. } => {
             let q = float(0)?;
@@ -217,16 +236,12 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
                 _ => Err(format!("`attend`: argument {i} must be a history (kv.k or kv.v of a state)")),
             };
             let ((heads, dim), v) = (history(1)?, history(2)?);
-            want(op, "values", format!("{heads} heads"), format!("{} heads", v.0), heads == v.0)?;
             want(op, "head size", dim, q, q.width() == Some(dim))?;
             let q_heads = q.shape[1].constant().unwrap_or(0);
-            want(
-                op,
-                "query heads",
-                format!("a multiple of {heads}"),
-                q_heads,
-                q_heads > 0 && q_heads.is_multiple_of(heads),
-            )?;
+            for heads in [heads, v.0] {
+                let whole = q_heads > 0 && q_heads.is_multiple_of(heads);
+                want(op, "query heads", format!("a multiple of {heads}"), q_heads, whole)?;
+            }
             Ok(with_last(q, v.1))
         }
         Op::ConvAppend => {
@@ -280,10 +295,15 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
             rank(x, 2)?;
             Ok(Type::Tensor(TensorType::new(DType::U32, [x.shape[0]])))
         }
-        Op::RouteIds { top_k } => {
+        Op::RouteIds { top_k, groups, kept } => {
             let x = float(0)?;
             rank(x, 2)?;
             let n = width(op, x)?;
+            // Of one group nothing is left out; of several, each has two scores to add.
+            let even = *groups == 1 || *groups > 1 && n % groups == 0 && n / groups > 1;
+            want(op, "groups", format!("1 or a divisor of {n} below {n}"), groups, even)?;
+            want(op, "kept groups", format!("1 to {groups}"), kept, (1..=*groups).contains(kept))?;
+            let n = n / groups * kept;
             want(op, "top_k", format!("1 to {n}"), top_k, (1..=n).contains(top_k))?;
             Ok(Type::Tensor(TensorType::new(DType::U32, [x.shape[0], Dim::Const(*top_k)])))
         }

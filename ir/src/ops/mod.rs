@@ -232,15 +232,31 @@ ops! {
     };
     /// `[T, H, D]` → `[T, H·D]`.
     MergeHeads = "merge_heads" ("x");
-    /// Rotates the first `dim` elements of each head by the step's table (Su et al. 2021): `x: f32[T, H, D]`,
+    /// Rotates elements `start .. start + dim` of each head by the step's table (Su et al. 2021): `x: f32[T, H, D]`,
     /// table `f32[T, dim]` holding `dim/2` cosines, then `dim/2` sines.
     Rope = "rope" ("x, table") {
+        /// First rotated element of a head.
+        start: usize,
         /// Rotated elements of a head.
         dim: usize,
         /// Which elements pair up.
         layout: RopeLayout,
     };
+    /// Multiplies each head by a matrix of its own. Weight `[heads·B, C]`, of which head `h` has rows `h·B .. (h+1)·B`,
+    /// and `W_h` those `first .. first + len` of them. Of `x: f32[T, heads, D]` the first elements are replaced by
+    /// `W_h x`, or by `W_hᵀ x` if transposed; what lies behind them is kept. A history of one head gives one of `heads`.
+    HeadLinear = "head_linear" ("x, w") {
+        /// Heads of the result.
+        heads: usize,
+        /// First row of a head's matrix among the head's rows.
+        first: usize,
+        /// Rows of a head's matrix.
+        len: usize,
+        /// Whether rows are inputs and columns outputs.
+        transposed: bool,
+    };
     /// Appends keys and values `[T, H, D]` of the step's tokens to their sequences; gives the next version of the state.
+    /// To a state of latents, these and behind them the rotated part of keys.
     KvAppend = "kv.append!" ("state, k, v");
     /// Encodes the pages of a state that are full by now into its archive; gives the next version of the state.
     KvArchive = "kv.archive!" ("state");
@@ -290,10 +306,16 @@ ops! {
     Rows = "rows" ("x");
     /// Index of the largest element of the last extent, ties to the lowest: `f32[R, V]` → `u32[R]`.
     ArgMax = "arg_max" ("x");
-    /// Expert ids of each token, best first, ties to the lowest id: scores `f32[T, E]` → `u32[T, K]`.
+    /// Expert ids of each token, best first, ties to the lowest id: scores `f32[T, E]` → `u32[T, K]`. Experts lie in
+    /// `groups` of equal size, and only the best `kept` groups of a token are looked at: those whose two best scores
+    /// have the largest sums, ties to the lowest (DeepSeek-AI 2024, DeepSeek-V3, §2.1.2).
     RouteIds = "moe.route_ids" ("scores") {
         /// Experts per token.
         top_k: usize,
+        /// Groups of experts.
+        groups: usize,
+        /// Groups that a token's experts are chosen from.
+        kept: usize,
     };
     /// Weights of the chosen experts: scores `f32[T, E]`, ids `u32[T, K]` → `f32[T, K]`.
     RouteWeights = "moe.route_weights" ("scores, ids") {

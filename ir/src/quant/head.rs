@@ -41,6 +41,21 @@ impl HeadRow {
         Ok(Self { format, dim })
     }
 
+    /// Whether the first `latent` elements can be read on their own.
+    ///
+    /// # Errors
+    /// A sentence saying what they are not.
+    pub fn part(&self, latent: usize) -> Result<(), String> {
+        let dim = self.dim;
+        if !(1..dim).contains(&latent) || !(latent * self.bits()).is_multiple_of(32) {
+            return Err(format!(
+                "a latent of {latent} of {dim} elements: expected fewer, in whole words of {}",
+                self.format
+            ));
+        }
+        Ok(())
+    }
+
     /// Bits of an element.
     pub fn bits(&self) -> usize {
         match self.format {

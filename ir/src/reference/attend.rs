@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::dense::dot;
+use super::heads::HeadMatrices;
 use super::state::{HostState, Part};
 use super::tensor::{Step, Token};
 use crate::quant::rotation::rotate;
@@ -30,21 +31,37 @@ pub struct History {
     pub part: Part,
     /// Whether each is rotated back when it is read.
     pub turned: bool,
+    /// What each is multiplied by after that.
+    pub matrices: Option<HeadMatrices>,
 }
 
 impl History {
+    /// Heads and their elements as they are stored.
+    fn stored(&self) -> Option<(usize, usize)> {
+        let ty = self.state.ty();
+        let StateType::Paged { heads, dim, .. } = *ty else { return None };
+        Some((heads, if self.part == Part::Keys { dim } else { ty.value_dim() }))
+    }
+
+    /// Heads and their elements as they are read.
+    fn shape(&self) -> Option<(usize, usize)> {
+        let (heads, dim) = self.stored()?;
+        Some(self.matrices.as_ref().map_or((heads, dim), |m| (m.heads, m.width(dim))))
+    }
+
     /// What a token's query reads of head `head` at position `j`.
     fn read(&self, token: &Token, j: usize, head: usize) -> Result<Vec<f32>, String> {
-        let row = self.state.read(token.sequence, self.part, (j, head), token.position as usize);
-        let StateType::Paged { dim, .. } = self.state.ty() else { return Err(unpaged(&self.state)) };
-        if row.len() != *dim {
+        let (heads, dim) = self.stored().ok_or_else(|| unpaged(&self.state))?;
+        let place = (j, if heads == 1 { 0 } else { head });
+        let row = self.state.read(token.sequence, self.part, place, token.position as usize);
+        if row.len() != dim {
             return Err(format!("`attend`: position {j} of sequence {} was never archived", token.sequence));
         }
         let mut row = row.to_vec();
         if self.turned {
             rotate(&mut row, true)?;
         }
-        Ok(row)
+        Ok(self.matrices.as_ref().map_or_else(|| row.clone(), |m| m.apply(&row, head)))
     }
 }
 
@@ -53,7 +70,7 @@ fn unpaged(state: &HostState) -> String {
 }
 
 /// Op `attend`: for the token at position `p` of its sequence, and query head `h` of `H` over KV head
-/// `g = h / (H / G)` of `G`,
+/// `g = h / (H / G)` of `G`, or of as many heads of values as there are,
 ///
 /// `y_h = Σ_j softmax_j(scale · q_h · k_{j,g}) · v_{j,g}` over the positions `j ≤ p`, with a window `w > 0` only those
 /// with `p - j < w`. With a cap `c > 0` a score `s` becomes `c · tanh(s / c)` before.
@@ -61,8 +78,8 @@ fn unpaged(state: &HostState) -> String {
 /// # Errors
 /// A history that ends before the token's own position.
 pub fn attend(q: &[f32], a: &Attention, keys: &History, values: &History, step: &Step<'_>) -> Result<Vec<f32>, String> {
-    let StateType::Paged { heads: kv_heads, dim, .. } = *keys.state.ty() else { return Err(unpaged(&keys.state)) };
-    let StateType::Paged { dim: v_dim, .. } = *values.state.ty() else { return Err(unpaged(&values.state)) };
+    let shape = |history: &History| history.shape().ok_or_else(|| unpaged(&history.state));
+    let ((k_heads, dim), (v_heads, v_dim)) = (shape(keys)?, shape(values)?);
     let mut y = Vec::with_capacity(step.tokens.len() * a.heads * v_dim);
     for (row, token) in q.chunks_exact(a.heads * dim).zip(step.tokens) {
         let end = token.position as usize + 1;
@@ -73,13 +90,13 @@ pub fn attend(q: &[f32], a: &Attention, keys: &History, values: &History, step: 
         }
         let start = if a.window == 0 { 0 } else { end.saturating_sub(a.window) };
         for (h, query) in row.chunks_exact(dim).enumerate() {
-            let read = |of: &History, j: usize| of.read(token, j, h / (a.heads / kv_heads));
-            let score = |j: usize| Ok(a.scale * dot(query, &read(keys, j)?));
+            let read = |of: &History, heads: usize, j: usize| of.read(token, j, h / (a.heads / heads));
+            let score = |j: usize| Ok(a.scale * dot(query, &read(keys, k_heads, j)?));
             let capped = |s: f64| if a.cap == 0.0 { s } else { a.cap * (s / a.cap).tanh() };
             let scores = (start..end).map(|j| score(j).map(capped)).collect::<Result<Vec<f64>, String>>()?;
             let mut sum = vec![0.0f64; v_dim];
             for (j, weight) in (start..end).zip(softmax(&scores)) {
-                for (sum, v) in sum.iter_mut().zip(&read(values, j)?) {
+                for (sum, v) in sum.iter_mut().zip(&read(values, v_heads, j)?) {
                     *sum += weight * f64::from(*v);
                 }
             }

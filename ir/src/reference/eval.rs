@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::attend::{Attention, History, attend};
+use super::heads::{HeadMatrices, head_linear};
 use super::moe::{self, Experts};
 use super::state::{HostState, Part};
 use super::tensor::{HostTensor, HostValue, Step};
@@ -163,6 +164,11 @@ impl<'a> Operation<'a> {
 
     /// A weight argument with the elements of its rows.
     fn weight(&self, i: usize) -> Result<(&'a [f32], usize), String> {
+        self.matrix(i).map(|(matrix, cols)| (&matrix[..], cols))
+    }
+
+    /// A weight argument as it is shared, with the elements of its rows.
+    fn matrix(&self, i: usize) -> Result<(&'a Matrix, usize), String> {
         match self.args.get(i) {
             Some(Arg::Weight(w)) => {
                 let slot = w.0 as usize;
@@ -180,7 +186,7 @@ impl<'a> Operation<'a> {
     }
 
     fn history(&self, part: Part) -> Result<HostValue, String> {
-        Ok(HostValue::History(History { state: self.state()?.clone(), part, turned: false }))
+        Ok(HostValue::History(History { state: self.state()?.clone(), part, turned: false, matrices: None }))
     }
 
     fn attend(&self, scale: f64, window: usize, cap: f64) -> Result<Vec<f32>, String> {
@@ -194,7 +200,7 @@ impl<'a> Operation<'a> {
     fn result(&self) -> Result<HostValue, String> {
         let floats = match self.op {
             Op::Rotate { inverse } => match self.value(0) {
-                Some(HostValue::History(h)) if h.turned != *inverse => {
+                Some(HostValue::History(h)) if h.turned != *inverse && h.matrices.is_none() => {
                     return Ok(HostValue::History(History { turned: *inverse, ..h.clone() }));
                 }
                 Some(HostValue::History(_)) => return Err(self.mismatch(0, "a history that can be rotated so")),
@@ -204,11 +210,23 @@ impl<'a> Operation<'a> {
                     x
                 }
             },
+            Op::HeadLinear { heads, first, len, transposed } => {
+                let (weight, cols) = self.matrix(1)?;
+                let (heads, first, len, transposed) = (*heads, *first, *len, *transposed);
+                let matrices = HeadMatrices { weight: weight.clone(), cols, heads, first, len, transposed };
+                match self.value(0) {
+                    Some(HostValue::History(h)) if h.matrices.is_none() => {
+                        return Ok(HostValue::History(History { matrices: Some(matrices), ..h.clone() }));
+                    }
+                    Some(HostValue::History(_)) => return Err(self.mismatch(0, "a history that is not multiplied yet")),
+                    _ => head_linear(self.floats(0)?, self.width(0)?, &matrices),
+                }
+            }
             Op::KvK => return self.history(Part::Keys),
             Op::KvV => return self.history(Part::Values),
             Op::ArgMax => return self.with_ids(dense::arg_max(self.floats(0)?, self.width(0)?)),
-            Op::RouteIds { top_k } => {
-                return self.with_ids(moe::route_ids(self.floats(0)?, self.width(0)?, *top_k));
+            Op::RouteIds { top_k, groups, kept } => {
+                return self.with_ids(moe::route_ids(self.floats(0)?, self.width(0)?, *top_k, (*groups, *kept)));
             }
             Op::ExpertFetch { .. } => return self.with_ids(self.ids(0)?.to_vec()),
             Op::KvAppend | Op::KvArchive | Op::ConvAppend | Op::DeltaAppend => {
@@ -234,8 +252,9 @@ impl<'a> Operation<'a> {
             Op::Round { to } => dense::round(self.floats(0)?, *to)?,
             Op::Slice { start, len } => dense::slice(self.floats(0)?, self.width(0)?, *start, *len),
             Op::SplitHeads { .. } | Op::MergeHeads => self.floats(0)?.to_vec(),
-            Op::Rope { dim, layout } => {
-                rope::rope(self.floats(0)?, (self.extent(0, 1)?, self.width(0)?), self.floats(1)?, *dim, *layout)
+            Op::Rope { start, dim, layout } => {
+                let shape = (self.extent(0, 1)?, self.width(0)?);
+                rope::rope(self.floats(0)?, shape, self.floats(1)?, (*start, *dim), *layout)
             }
             Op::Attend { scale, window, cap } => self.attend(*scale, *window, *cap)?,
             Op::ConvCausal => self.state()?.convolve(self.weight(1)?.0, self.step)?,

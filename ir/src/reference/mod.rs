@@ -9,6 +9,7 @@
 pub mod attend;
 pub mod dense;
 pub mod eval;
+pub mod heads;
 pub mod moe;
 pub mod norm;
 mod recurrent;

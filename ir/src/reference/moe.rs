@@ -4,15 +4,31 @@ use super::attend::softmax;
 use super::dense::{dot, exceeds, sigmoid};
 use crate::ops::Routing;
 
-/// Op `moe.route_ids`: indices of the `top_k` largest of each row of `experts` scores, largest first, ties to the lowest.
-pub fn route_ids(scores: &[f32], experts: usize, top_k: usize) -> Vec<u32> {
+/// Indices of the `count` largest of `scores` among `left`, largest first, ties to the first.
+fn best(scores: &[f32], mut left: Vec<usize>, count: usize) -> Vec<usize> {
+    let mut taken = vec![];
+    for _ in 0..count {
+        let larger = |best: usize, i: usize| exceeds(scores[left[i]], scores[left[best]]);
+        let best = (1..left.len()).fold(0, |best, i| if larger(best, i) { i } else { best });
+        taken.push(left.remove(best));
+    }
+    taken
+}
+
+/// Op `moe.route_ids`: indices of the `top_k` largest of each row of `experts` scores, largest first, ties to the lowest;
+/// of several groups only among those `kept` whose two largest scores have the largest sums, ties to the lowest.
+pub fn route_ids(scores: &[f32], experts: usize, top_k: usize, (groups, kept): (usize, usize)) -> Vec<u32> {
     let mut ids = vec![];
     for row in scores.chunks_exact(experts) {
+        let each = experts / groups;
         let mut left: Vec<usize> = (0..experts).collect();
-        for _ in 0..top_k {
-            let best = (1..left.len()).fold(0, |best, i| if exceeds(row[left[i]], row[left[best]]) { i } else { best });
-            ids.push(left.remove(best) as u32);
+        if groups > 1 {
+            let own = |g: usize| best(row, (g * each..(g + 1) * each).collect(), 2);
+            let sums: Vec<f32> = (0..groups).map(|g| own(g).iter().map(|e| row[*e]).sum()).collect();
+            let looked_at = best(&sums, (0..groups).collect(), kept);
+            left.retain(|e| looked_at.contains(&(e / each)));
         }
+        ids.extend(best(row, left, top_k).into_iter().map(|e| e as u32));
     }
     ids
 }

@@ -17,14 +17,20 @@ pub fn table(table: &RopeTable, step: &Step<'_>) -> HostTensor {
     HostTensor::f32(&[step.tokens.len(), 2 * half], rows)
 }
 
-/// Op `rope`: of each head the first `dim` elements are pairs `(a, b)` that become `(a·cos - b·sin, b·cos + a·sin)` with
-/// the cosine and sine of the pair's index; the rest is copied. Pair `i` is `(x_i, x_{i + dim/2})` in layout `half` and
+/// Op `rope`: of each head the `dim` elements from `start` on are pairs `(a, b)` that become `(a·cos - b·sin, b·cos + a·sin)` with
+/// the cosine and sine of the pair's index; the rest is copied. Counted from there, pair `i` is `(x_i, x_{i + dim/2})` in layout `half` and
 /// `(x_{2i}, x_{2i+1})` in layout `interleaved`. `x` is `[T, heads, size]`, `table` `[T, dim]`.
-pub fn rope(x: &[f32], (heads, size): (usize, usize), table: &[f32], dim: usize, layout: RopeLayout) -> Vec<f32> {
+pub fn rope(
+    x: &[f32],
+    (heads, size): (usize, usize),
+    table: &[f32],
+    (start, dim): (usize, usize),
+    layout: RopeLayout,
+) -> Vec<f32> {
     let mut y = x.to_vec();
     for (row, table) in y.chunks_exact_mut(heads * size).zip(table.chunks_exact(dim)) {
         let (cosines, sines) = table.split_at(dim / 2);
-        for head in row.chunks_exact_mut(size) {
+        for head in row.chunks_exact_mut(size).map(|head| &mut head[start..start + dim]) {
             for (i, (cos, sin)) in cosines.iter().zip(sines).enumerate() {
                 let (first, second) = match layout {
                     RopeLayout::Half => (i, i + dim / 2),

@@ -88,8 +88,11 @@ impl HostState {
 
     /// Key or value of a head at position `j` of a sequence, as a query at `position` reads it. Empty where there is none.
     pub fn read(&self, sequence: u32, part: Part, (j, head): (usize, usize), position: usize) -> &[f32] {
-        let StateType::Paged { heads, dim, archive, .. } = self.ty else { return &[] };
+        let StateType::Paged { heads, dim, latent, archive, .. } = self.ty else { return &[] };
         let Some(history) = self.sequences.get(&sequence) else { return &[] };
+        if let (Part::Values, Some(latent)) = (part, latent) {
+            return self.read(sequence, Part::Keys, (j, head), position).get(..latent).unwrap_or(&[]);
+        }
         let old = archive.is_some_and(|a| a.holds(j / PAGE_TOKENS, position / PAGE_TOKENS));
         let rows = match (part, old) {
             (Part::Keys, false) => &history.keys,
@@ -131,15 +134,24 @@ impl HostState {
     }
 
     /// Op `kv.append!`: row `t` of `k` and `v` becomes position `p_t` of sequence `s_t`, rounded to what the state's
-    /// formats can hold.
+    /// formats can hold. Of a state of latents they lie one behind the other.
     ///
     /// # Errors
     /// A position that does not follow on its sequence's last, or a format that has no encoder.
     pub fn append(&mut self, k: &[f32], v: &[f32], step: &Step<'_>) -> Result<(), String> {
-        let StateType::Paged { dim, k: k_format, v: v_format, .. } = self.ty else {
+        let StateType::Paged { heads, dim, k: k_format, v: v_format, latent, .. } = self.ty else {
             return Err(format!("`kv.append!`: {} has no keys and values", self.ty));
         };
         let width = self.row_elements();
+        let joined: Vec<f32>;
+        let k = match latent {
+            None => k,
+            Some(latent) => {
+                let parts = k.chunks_exact(heads * latent).zip(v.chunks_exact(heads * (dim - latent)));
+                joined = parts.flat_map(|(latent, rotated)| [latent, rotated].concat()).collect();
+                &joined
+            }
+        };
         for (t, token) in step.tokens.iter().enumerate() {
             let expected = self.len(token.sequence);
             if token.position as usize != expected {
@@ -152,7 +164,7 @@ impl HostState {
                 Ok(x.chunks_exact(dim).flat_map(|x| head.rounded(x)).collect())
             };
             let keys = stored(&k[row.clone()], k_format)?;
-            let values = stored(&v[row], v_format)?;
+            let values = if latent.is_some() { vec![] } else { stored(&v[row], v_format)? };
             let history = self.sequences.entry(token.sequence).or_default();
             history.keys.extend(keys);
             history.values.extend(values);

@@ -144,7 +144,7 @@ fn history(graph: &Graph, mut v: Value) -> Option<Value> {
     loop {
         match graph.node(v)? {
             (Op::KvK | Op::KvV, [Arg::Value(state)]) => return Some(*state),
-            (Op::Rotate { .. }, [Arg::Value(x)]) if *x < v => v = *x,
+            (Op::Rotate { .. } | Op::HeadLinear { .. }, [Arg::Value(x), ..]) if *x < v => v = *x,
             _ => return None,
         }
     }
@@ -228,8 +228,14 @@ fn possible(ty: &Type) -> Result<(), String> {
     match ty {
         Type::Tensor(t) if !t.shape.is_empty() && extents(t) => Ok(()),
         Type::History { heads, dim, .. } if heads_fit(*heads, *dim) => Ok(()),
-        Type::State(StateType::Paged { heads, dim, k, v, archive, .. }) if heads_fit(*heads, *dim) => {
+        Type::State(StateType::Paged { heads, dim, k, v, latent, archive, .. }) if heads_fit(*heads, *dim) => {
             HeadRow::new(*k, *dim).and_then(|_| HeadRow::new(*v, *dim))?;
+            if let Some(latent) = latent {
+                HeadRow::new(*k, *dim)?.part(*latent)?;
+                if (*heads, *k, *archive) != (1, *v, None) {
+                    return Err(format!("{ty}: latents are one head in one format, without an archive"));
+                }
+            }
             match archive {
                 Some(_) if !matches!((k, v), (Format::Float(_), Format::Float(_))) => {
                     Err(format!("{ty}: recent tokens of a state with an archive are kept as floats"))

@@ -9,7 +9,8 @@ use crate::plan::Input;
 use crate::quant::{Archive, Format, HeadRow, rotation};
 use crate::rounding::Rounding;
 use crate::template::{
-    Append, Attend, Delta, ExpertLinear, Extra, Linear, Norm, Rope, RopeAppend, ShortConv, Template, View,
+    Append, Attend, Delta, ExpertLinear, Extra, HeadLinear, LatentAppend, Linear, Norm, Rope, RopeAppend, Route, ShortConv,
+    Template, View,
 };
 use crate::ty::StateType;
 
@@ -26,7 +27,7 @@ pub(super) enum Role {
     /// A weight of this type.
     Weight(WeightType),
     /// Keys (0) or values (1) of this state, as far as the template says what it is.
-    State { part: usize, heads: usize, dim: usize, format: Format },
+    State { part: usize, heads: usize, dim: usize, format: Format, latent: Option<usize> },
     /// Keys (2) or values (3) of this archive of such a state.
     Archive { part: usize, heads: usize, dim: usize, archive: Archive },
     /// The last inputs (0) or the memory (1) of a recurrent state, as far as the template says what they are.
@@ -81,6 +82,8 @@ pub(super) fn roles(template: &Template) -> Result<Vec<Role>, String> {
         }
         Template::Linear(t) => linear(t),
         Template::Rope(t) => rope(t),
+        Template::HeadLinear(t) => head_linear(t),
+        Template::LatentAppend(t) => latent_append(t),
         Template::Rotate(t) => {
             let width = product("heads of a row", t.heads, t.dim)?;
             rotation::parts(t.dim)?;
@@ -88,8 +91,8 @@ pub(super) fn roles(template: &Template) -> Result<Vec<Role>, String> {
         }
         Template::Archive(t) => {
             let mut roles = history().to_vec();
-            roles.push(state(0, t.heads, t.dim, t.k_format)?);
-            roles.push(state(1, t.heads, t.dim, t.v_format)?);
+            roles.push(state(0, t.heads, t.dim, t.k_format, None)?);
+            roles.push(state(1, t.heads, t.dim, t.v_format, None)?);
             roles.extend(archived(t.archive, t.heads, t.dim)?);
             Ok(roles)
         }
@@ -104,13 +107,7 @@ pub(super) fn roles(template: &Template) -> Result<Vec<Role>, String> {
         Template::Attend(t) => attend(t),
         Template::ShortConv(t) => short_conv(t),
         Template::Delta(t) => delta(t),
-        Template::Route(t) => {
-            if !(1..=t.experts).contains(&t.top_k) {
-                return Err(format!("{} of {} experts", t.top_k, t.experts));
-            }
-            let chosen = || tokens(View::dense(t.top_k), t.top_k);
-            Ok(vec![tokens(t.scores, t.experts)?, chosen()?, chosen()?])
-        }
+        Template::Route(t) => route(t),
         Template::ExpertLinear(t) => expert_linear(t),
         Template::Combine(t) => {
             map(&t.epilogue, 1, t.extras.len())?;
@@ -146,10 +143,55 @@ fn linear(t: &Linear) -> Result<Vec<Role>, String> {
 
 fn rope(t: &Rope) -> Result<Vec<Role>, String> {
     let width = product("heads of a row", t.heads, t.dim)?;
-    rotated(t.rotated, t.dim)?;
+    rotated(t.rotated, t.dim.saturating_sub(t.start))?;
     let mut roles = vec![rows(Sym::Tokens, 1, t.x, width)?];
     roles.extend(norm(t.norm, t.dim)?);
     roles.extend([Role::RopeTable(t.rotated), rows(Sym::Tokens, 1, t.y, width)?]);
+    Ok(roles)
+}
+
+fn head_linear(t: &HeadLinear) -> Result<Vec<Role>, String> {
+    weight(&t.weight)?;
+    let own = if t.heads > 0 && t.weight.rows.is_multiple_of(t.heads) { t.weight.rows / t.heads } else { 0 };
+    if t.len == 0 || t.first.saturating_add(t.len) > own {
+        let (first, len, heads) = (t.first, t.len, t.heads);
+        return Err(format!("{len} rows from {first} on of each of {heads} heads in {} rows", t.weight.rows));
+    }
+    if t.dim < t.inputs() {
+        return Err(format!("{} of {} elements of a head", t.inputs(), t.dim));
+    }
+    let width = product("heads of a row", t.heads, t.dim)?;
+    let outputs = product("heads of a row", t.heads, t.outputs() + t.rest())?;
+    Ok(vec![rows(Sym::Tokens, 1, t.x, width)?, Role::Weight(t.weight), rows(Sym::Tokens, 1, t.y, outputs)?])
+}
+
+fn latent_append(t: &LatentAppend) -> Result<Vec<Role>, String> {
+    let mut roles = vec![rows(Sym::Tokens, 1, t.x, t.latent)?];
+    HeadRow::new(t.format, t.latent.saturating_add(t.rest))?.part(t.latent)?;
+    roles.extend(norm(t.norm, t.latent)?);
+    roles.push(rows(Sym::Tokens, 1, t.r, t.rest)?);
+    if t.rotation.is_some() {
+        rotated(t.rest, t.rest)?;
+        roles.push(Role::RopeTable(t.rest));
+    }
+    roles.extend(history());
+    roles.push(state(0, 1, t.latent + t.rest, t.format, Some(t.latent))?);
+    Ok(roles)
+}
+
+fn route(t: &Route) -> Result<Vec<Role>, String> {
+    let even = t.groups == 1 || t.groups > 1 && t.experts.is_multiple_of(t.groups) && t.experts / t.groups > 1;
+    if !even || !(1..=t.groups).contains(&t.kept) {
+        return Err(format!("{} of {} groups of {} experts", t.kept, t.groups, t.experts));
+    }
+    let left = t.experts / t.groups * t.kept;
+    if !(1..=left).contains(&t.top_k) {
+        return Err(format!("{} of {left} experts", t.top_k));
+    }
+    let chosen = || rows(Sym::Tokens, 1, View::dense(t.top_k), t.top_k);
+    let mut roles = vec![rows(Sym::Tokens, 1, t.scores, t.experts)?];
+    roles.extend(t.bias.map(|format| vector(format, t.experts)).transpose()?);
+    roles.extend([chosen()?, chosen()?]);
     Ok(roles)
 }
 
@@ -173,6 +215,12 @@ fn rope_append(t: &RopeAppend) -> Result<Vec<Role>, String> {
 
 fn attend(t: &Attend) -> Result<Vec<Role>, String> {
     let width = product("heads of a row", t.heads, t.dim)?;
+    if let Some(latent) = t.latent {
+        HeadRow::new(t.k_format, t.dim)?.part(latent)?;
+        if (t.kv_heads, t.v_format, t.archive) != (1, t.k_format, None) {
+            return Err("latents of several heads or formats, or with an archive".to_owned());
+        }
+    }
     if t.kv_heads == 0 || !t.heads.is_multiple_of(t.kv_heads) {
         return Err(format!("{} query heads do not divide over {} KV heads", t.heads, t.kv_heads));
     }
@@ -181,15 +229,17 @@ fn attend(t: &Attend) -> Result<Vec<Role>, String> {
     }
     let mut roles = vec![rows(Sym::Tokens, 1, t.q, width)?];
     roles.extend(history());
-    roles.push(state(0, t.kv_heads, t.dim, t.k_format)?);
-    roles.push(state(1, t.kv_heads, t.dim, t.v_format)?);
+    roles.push(state(0, t.kv_heads, t.dim, t.k_format, t.latent)?);
+    if t.latent.is_none() {
+        roles.push(state(1, t.kv_heads, t.dim, t.v_format, None)?);
+    }
     if t.rotate_back && t.archive.is_none() {
         return Err("a result rotated back, without an archive".to_owned());
     }
     if let Some(archive) = t.archive {
         roles.extend(archived(archive, t.kv_heads, t.dim)?);
     }
-    roles.push(rows(Sym::Tokens, 1, t.y, width)?);
+    roles.push(rows(Sym::Tokens, 1, t.y, product("heads of a row", t.heads, t.value_dim())?)?);
     Ok(roles)
 }
 
@@ -272,13 +322,13 @@ fn history() -> [Role; 3] {
 }
 
 fn pages(t: &Append) -> Result<[Role; 2], String> {
-    Ok([state(0, t.heads, t.dim, t.k_format)?, state(1, t.heads, t.dim, t.v_format)?])
+    Ok([state(0, t.heads, t.dim, t.k_format, None)?, state(1, t.heads, t.dim, t.v_format, None)?])
 }
 
-fn state(part: usize, heads: usize, dim: usize, format: Format) -> Result<Role, String> {
+fn state(part: usize, heads: usize, dim: usize, format: Format, latent: Option<usize>) -> Result<Role, String> {
     product("heads of a state", heads, dim)?;
     HeadRow::new(format, dim)?;
-    Ok(Role::State { part, heads, dim, format })
+    Ok(Role::State { part, heads, dim, format, latent })
 }
 
 fn size(what: &str, n: usize) -> Result<usize, String> {
@@ -365,8 +415,8 @@ fn map(map: &Map, given: usize, extras: usize) -> Result<(), String> {
 impl Role {
     /// Whether a state is one that the template was made for.
     pub(super) fn fits(&self, of: &StateType) -> bool {
-        let (heads, dim, k, v, held) = match of {
-            StateType::Paged { heads, dim, k, v, archive, .. } => (heads, dim, k, v, archive),
+        let (heads, dim, k, v, latent, held) = match of {
+            StateType::Paged { heads, dim, k, v, latent, archive, .. } => (heads, dim, k, v, latent, archive),
             StateType::Recurrent(r) => {
                 return match self {
                     Self::Recurrent(Recurrence::Inputs(sizes)) => *sizes == [r.columns, r.channels],
@@ -377,8 +427,8 @@ impl Role {
         };
         match self {
             Self::Archive { heads: h, dim: d, archive, .. } => (h, d) == (heads, dim) && Some(*archive) == *held,
-            Self::State { part, heads: h, dim: d, format } => {
-                (h, d) == (heads, dim) && format == if *part == 0 { k } else { v }
+            Self::State { part, heads: h, dim: d, format, latent: l } => {
+                (h, d, l) == (heads, dim, latent) && format == if *part == 0 { k } else { v }
             }
             _ => false,
         }

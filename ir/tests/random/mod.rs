@@ -106,10 +106,12 @@ impl Maker {
             let (k, v) = (Format::Float(self.one(&FLOATS)), Format::Float(self.one(&FLOATS)));
             let window = self.one(&[0, 0, 3]);
             let archive = (dim == 16 && self.below(2) == 0).then(|| self.archive());
+            let latent = (heads == 1 && archive.is_none() && self.below(2) == 0).then_some(dim / 2);
+            let v = if latent.is_some() { k } else { v };
             let state = match self.below(4) {
                 0 => None,
                 1 => Some(self.recurrent(width, heads, dim)),
-                _ => Some(StateType::Paged { window, heads, dim, k, v, archive }),
+                _ => Some(StateType::Paged { window, heads, dim, k, v, latent, archive }),
             };
             module.funcs.push(self.layer(&format!("layer{layer}"), width, state.as_ref()));
             for i in 0..self.below(4) + 1 {
@@ -193,17 +195,18 @@ impl Maker {
             last = Some(self.recurrence(&mut p, x, *r));
         }
         if let Some(ty) = state
-            && let StateType::Paged { heads, dim, archive, .. } = *ty
+            && let StateType::Paged { heads, dim, latent, archive, .. } = *ty
         {
             p.b.enter(self.one(&PLACES));
             let s = p.b.param(ParamKind::State, Type::State(ty.clone()));
-            let rows = |m: &mut Self, p: &mut Pool| {
+            let rows = |m: &mut Self, p: &mut Pool, dim: usize| {
                 let w = m.weight(&mut p.b, heads * dim, width);
                 let y = p.b.op(Op::Linear, [x.into(), w.into()]);
                 p.b.op(Op::SplitHeads { heads }, [y.into()])
             };
-            let (mut k, v) = (rows(self, &mut p), rows(self, &mut p));
-            let turned = self.below(2) == 0;
+            let dims = latent.map_or((dim, dim), |latent| (latent, dim - latent));
+            let (mut k, v) = (rows(self, &mut p, dims.0), rows(self, &mut p, dims.1));
+            let turned = latent.is_none() && self.below(2) == 0;
             if turned {
                 k = p.b.op(Op::Rotate { inverse: false }, [k.into()]);
             }
@@ -291,15 +294,21 @@ impl Maker {
             p.rope.push((table, v));
         }
         let layout = self.one(&[RopeLayout::Half, RopeLayout::Interleaved]);
-        p.b.op(Op::Rope { dim, layout }, [x.into(), v.into()])
+        let start = self.below(cols - dim + 1);
+        p.b.op(Op::Rope { start, dim, layout }, [x.into(), v.into()])
     }
 
     fn attend(&mut self, p: &mut Pool) -> Value {
-        let (k, v) = p.histories[0];
-        let Type::History { window: kept, heads, dim } = *p.b.ty(k) else { return k };
+        let (mut k, v) = p.histories[0];
+        let Type::History { heads: stored, dim, .. } = *p.b.ty(k) else { return k };
+        let heads = stored * self.one(&[1, 2]);
+        if stored == 1 && self.below(2) == 0 {
+            let w = self.weight(&mut p.b, heads * 3, dim - 1);
+            k = p.b.op(Op::HeadLinear { heads, first: 1, len: 2, transposed: false }, [k.into(), w.into()]);
+        }
+        let Type::History { window: kept, dim, .. } = *p.b.ty(k) else { return k };
         let x = self.as_rows(p);
         let cols = columns(&p.b, x);
-        let heads = heads * self.one(&[1, 2]);
         let w = self.weight(&mut p.b, heads * dim, cols);
         let q = p.b.op(Op::Linear, [x.into(), w.into()]);
         let q = p.b.op(Op::SplitHeads { heads }, [q.into()]);
@@ -313,7 +322,8 @@ impl Maker {
         let cols = columns(&p.b, x);
         let w = self.weight(&mut p.b, 4, cols);
         let scores = p.b.op(Op::Linear, [x.into(), w.into()]);
-        let ids = p.b.op(Op::RouteIds { top_k: self.below(3) + 1 }, [scores.into()]);
+        let (top_k, (groups, kept)) = (self.below(2) + 1, self.one(&[(1, 1), (2, 1), (2, 2)]));
+        let ids = p.b.op(Op::RouteIds { top_k, groups, kept }, [scores.into()]);
         let routing = self.one(&[Routing::Softmax, Routing::Sigmoid]);
         let normalize = self.below(2) == 1;
         let weights = p.b.op(Op::RouteWeights { routing, normalize }, [scores.into(), ids.into()]);

@@ -52,7 +52,8 @@ impl Block<'_> {
         let (kv, dim) = (self.options.kv, a.head_dim);
         let archive = self.options.archive.map(|policy| policy.archive).filter(|archive| a.archives(archive));
         let rotate = archive.is_some() || self.options.rotate && rotation::parts(dim).is_ok();
-        let state_type = StateType::Paged { window: a.window, heads: a.kv_heads, dim, k: kv.0, v: kv.1, archive };
+        let state_type =
+            StateType::Paged { window: a.window, heads: a.kv_heads, dim, k: kv.0, v: kv.1, latent: None, archive };
         let state = self.param(ParamKind::State, Type::State(state_type.clone()));
         self.state = Some(state_type);
         let width = self.width(x);

@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod delta_net;
+pub mod latent;
 pub mod mlp;
 pub mod moe;
 pub mod rope;
@@ -133,6 +134,13 @@ impl<'a> Block<'a> {
         self.matrix(name, 1, len)
     }
 
+    /// Matrices that one tensor `name` holds as `count` slices, rows of one after those of another.
+    pub fn stacked_matrices(&mut self, name: &str, count: usize, rows: usize, cols: usize) -> WeightSlot {
+        let ty = self.resolver.weight(&self.full(name), count, rows, cols);
+        let names: Vec<String> = (0..count).map(|i| format!("{name}#{i}")).collect();
+        self.graph.weight(&names, ty)
+    }
+
     /// Matrices of `count` experts, rows of one expert after those of another: one tensor `switch_mlp.{stacked}.weight`
     /// or, where the checkpoint does not hold it, a tensor `experts.{e}.{single}.weight` for each.
     pub fn expert_matrices(
@@ -145,9 +153,7 @@ impl<'a> Block<'a> {
     ) -> WeightSlot {
         let stacked = format!("switch_mlp.{stacked}.weight");
         if self.has(&stacked) {
-            let ty = self.resolver.weight(&self.full(&stacked), count, rows, cols);
-            let names: Vec<String> = (0..count).map(|e| format!("{stacked}#{e}")).collect();
-            return self.graph.weight(&names, ty);
+            return self.stacked_matrices(&stacked, count, rows, cols);
         }
         let names: Vec<String> = (0..count).map(|e| format!("experts.{e}.{single}.weight")).collect();
         let types: Vec<_> = names.iter().map(|n| self.resolver.weight(&self.full(n), 1, rows, cols)).collect();

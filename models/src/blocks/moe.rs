@@ -9,6 +9,22 @@ use super::mlp::Activation;
 /// Usual names of an expert's gate, up and down matrix, and those of all experts' where they are stacked.
 pub const MATRICES: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
 
+/// How a token's experts are chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    /// Groups of experts, of equal size.
+    pub groups: usize,
+    /// Groups that a token's experts are chosen from: those whose two best experts have the largest sums.
+    pub kept: usize,
+    /// Weight of the router that is added to the sigmoid of scores when experts are chosen, and only then.
+    pub bias: Option<&'static str>,
+}
+
+impl Choice {
+    /// The experts with the best scores.
+    pub const BEST: Self = Self { groups: 1, kept: 1, bias: None };
+}
+
 /// What distinguishes one mixture from another.
 #[derive(Clone, Copy, Debug)]
 pub struct Moe {
@@ -22,6 +38,8 @@ pub struct Moe {
     pub inner: usize,
     /// The function on the gate.
     pub activation: Activation,
+    /// How a token's experts are chosen.
+    pub choice: Choice,
     /// Scores to weights.
     pub routing: Routing,
     /// Whether a token's weights are divided by their sum.
@@ -35,7 +53,9 @@ impl Block<'_> {
         self.within(name, |b| {
             let scores = b.linear_exact("gate", x, m.experts, false);
             let top_k = b.options.experts_per_token.map_or(m.top_k, |most| m.top_k.min(most.max(1)));
-            let ids = b.op(Op::RouteIds { top_k }, [scores.into()]);
+            let Choice { groups, kept, .. } = m.choice;
+            let by = b.chosen_by(scores, m);
+            let ids = b.op(Op::RouteIds { top_k, groups, kept }, [by.into()]);
             let route = Op::RouteWeights { routing: m.routing, normalize: m.normalize };
             let weights = b.op(route, [scores.into(), ids.into()]);
             let [gate, up, down] = MATRICES;
@@ -55,6 +75,16 @@ impl Block<'_> {
         // A sum over one rank.
         let y = self.op(Op::SplitHeads { heads: 1 }, [y.into()]);
         self.op(Op::Combine, [y.into(), factor.into()])
+    }
+
+    /// What experts are chosen by.
+    fn chosen_by(&mut self, scores: Value, m: &Moe) -> Value {
+        let Some(name) = m.choice.bias else { return scores };
+        let chances = self.op(Op::Sigmoid, [scores.into()]);
+        self.within("gate", |b| {
+            let w = b.vector(name, m.experts);
+            b.op(Op::Bias, [chances.into(), w.into()])
+        })
     }
 
     fn experts(&mut self, stacked: &str, single: &str, x: Value, ids: Value, experts: usize, outputs: usize) -> Value {

@@ -25,7 +25,7 @@ pub fn build(c: &Config, tensors: &TensorIndex, options: &BuildOptions) -> Resul
     if base == Some("language_model.model") {
         d.head = "language_model.lm_head".to_owned();
     }
-    d.unused = &VISION;
+    d.unused = VISION.map(str::to_owned).to_vec();
     d.attention.head_norm = Some(d.norm);
     let dim = d.attention.head_dim;
     d.ropes = vec![

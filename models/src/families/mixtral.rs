@@ -5,7 +5,7 @@ use serde_json::json;
 use swiftlm_ir::ops::Routing;
 
 use super::llama;
-use crate::blocks::moe::Moe;
+use crate::blocks::moe::{Choice, Moe};
 use crate::{BuildOptions, Config, Model, ModelError, TensorIndex};
 
 /// Builds the model.
@@ -23,6 +23,7 @@ pub fn build(c: &Config, tensors: &TensorIndex, options: &BuildOptions) -> Resul
         names: ["w1", "w3", "w2"],
         inner: c.need("intermediate_size")?,
         activation: d.activation,
+        choice: Choice::BEST,
         routing: Routing::Softmax,
         // A softmax over the chosen scores is that over all scores, divided by the sum of the chosen.
         normalize: true,

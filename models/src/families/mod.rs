@@ -1,5 +1,7 @@
 //! The list of families: one line each, `model_type` → how to build it.
 
+pub mod deepseek_v2;
+pub mod deepseek_v3;
 pub mod gemma2;
 pub mod gemma3;
 pub mod granite;
@@ -20,6 +22,8 @@ pub type Build = fn(&Config, &TensorIndex, &BuildOptions) -> Result<Model, Model
 
 /// Every `model_type` this build knows.
 pub const FAMILIES: &[(&str, Build)] = &[
+    ("deepseek_v2", deepseek_v2::build),
+    ("deepseek_v3", deepseek_v3::build),
     ("gemma2", gemma2::build),
     ("gemma3", gemma3::build),
     ("gemma3_text", gemma3::build),

@@ -5,7 +5,7 @@ use serde_json::json;
 use swiftlm_ir::ops::Routing;
 
 use super::llama;
-use crate::blocks::moe::{MATRICES, Moe};
+use crate::blocks::moe::{Choice, MATRICES, Moe};
 use crate::{BuildOptions, Config, Model, ModelError, TensorIndex};
 
 /// Builds the model.
@@ -26,6 +26,7 @@ pub fn build(c: &Config, tensors: &TensorIndex, options: &BuildOptions) -> Resul
         names: MATRICES,
         inner: c.need("intermediate_size")?,
         activation: d.activation,
+        choice: Choice::BEST,
         routing: Routing::Softmax,
         normalize: c.flag("norm_topk_prob", false)?,
     };

@@ -5,7 +5,7 @@ use swiftlm_ir::ops::Routing;
 
 use super::qwen3::build_with;
 use crate::blocks::mlp::Activation;
-use crate::blocks::moe::{MATRICES, Moe};
+use crate::blocks::moe::{Choice, MATRICES, Moe};
 use crate::{BuildOptions, Config, Model, ModelError, TensorIndex};
 
 /// Builds the model.
@@ -27,6 +27,7 @@ pub(super) fn mixture(c: &Config) -> Result<Moe, ModelError> {
         names: MATRICES,
         inner: c.need("moe_intermediate_size")?,
         activation: Activation::read(c)?,
+        choice: Choice::BEST,
         routing: Routing::Softmax,
         normalize: c.flag("norm_topk_prob", false)?,
     })

@@ -71,7 +71,15 @@ pub fn program(shape: Shape) -> Program {
     let module = Module {
         funcs: vec![graph("block"), graph("head")],
         main: vec![call(0, "layers.0"), call(1, "")],
-        states: vec![StateType::Paged { window, heads: 1, dim: 1, k: Format::F32, v: Format::F16, archive: None }],
+        states: vec![StateType::Paged {
+            window,
+            heads: 1,
+            dim: 1,
+            k: Format::F32,
+            v: Format::F16,
+            latent: None,
+            archive: None,
+        }],
         rope_tables: vec![RopeTable { inverse_frequencies: vec![1.0, 0.5], magnitude: 1.0 }],
         vocabulary: VOCABULARY,
     };

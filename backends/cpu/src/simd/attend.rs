@@ -62,11 +62,12 @@ impl Attention<'_> {
     /// Writes the results of one token's heads.
     #[inline(always)]
     unsafe fn finish<I: Isa>(&self, token: usize, kv_head: usize, share: &Share) {
-        let y = self.y.row(token).add(kv_head * self.group() * self.template.dim);
+        let dim = self.template.value_dim();
+        let y = self.y.row(token).add(kv_head * self.group() * dim);
         share.finish::<I>(self.group(), y);
         if let Some(turn) = self.turn {
             for head in 0..self.group() {
-                turn.apply::<I>(y.add(head * self.template.dim), true);
+                turn.apply::<I>(y.add(head * dim), true);
             }
         }
     }
@@ -85,7 +86,7 @@ impl Task for Whole<'_> {
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
         let Self { attention, kv_head, tokens, scratch } = self;
-        let (dim, group) = (attention.template.dim, attention.group());
+        let (dim, group) = (attention.template.value_dim(), attention.group());
         let mut first = tokens.start;
         while first < tokens.end {
             // Tokens of one sequence share its pages.
@@ -135,7 +136,8 @@ impl Task for Piece<'_> {
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
         let Self { attention, token, kv_head, spans, shares, scratch } = self;
-        let (dim, size) = (attention.template.dim, Share::floats(attention.group(), attention.template.dim));
+        let dim = attention.template.value_dim();
+        let size = Share::floats(attention.group(), dim);
         let tile = Tile::new::<I>(attention, kv_head, token..token + 1, scratch);
         let seen = tile.spans();
         for span in spans.start.max(seen.start)..spans.end.min(seen.end) {
@@ -163,7 +165,8 @@ impl Task for Merge<'_> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        let (attention, dim, group) = (self.attention, self.attention.template.dim, self.attention.group());
+        let (attention, group) = (self.attention, self.attention.group());
+        let dim = attention.template.value_dim();
         let total = Share::new(self.total, dim);
         for row in 0..group {
             total.clear::<I>(row);
@@ -205,11 +208,14 @@ impl Micro for Attend {
     fn needs(&self, sizes: &StepSizes, threads: usize) -> Needs {
         let group = self.heads / self.kv_heads;
         // Asked for by every step, so that the first small one finds it: see `spreads`.
-        let launch =
-            if threads > 1 { SPREAD * threads * table_spans(sizes) * Share::floats(group, self.dim) } else { 0 };
+        let launch = if threads > 1 {
+            SPREAD * threads * table_spans(sizes) * Share::floats(group, self.value_dim())
+        } else {
+            0
+        };
         let launch = launch + if self.rotate_back { Turn::needs(self.dim) } else { 0 };
         let rows = ROWS.max(group);
-        Needs { launch, worker: 2 * Share::floats(rows, self.dim) + Tile::floats(rows, self.dim) }
+        Needs { launch, worker: 2 * Share::floats(rows, self.value_dim()) + Tile::floats(rows, self.dim) }
     }
 
     fn run(&self, ctx: &Context<'_>, scratch: *mut f32) -> Result<(), String> {
@@ -220,15 +226,23 @@ impl Micro for Attend {
         // What shares of spans are left in comes behind the rotation's table.
         let turn = if self.rotate_back { Some(Turn::new(self.dim, scratch)?) } else { None };
         let scratch = scratch.wrapping_add(if self.rotate_back { Turn::needs(self.dim) } else { 0 });
+        let keys = Pages::new(ctx, 4, Part::Keys, self.k_format, self.kv_heads, self.dim)?;
+        let (values, y) = match (self.latent, archived) {
+            (Some(_), _) => (keys, 5),
+            (None, archived) => {
+                let values = Pages::new(ctx, 5, Part::Values, self.v_format, self.kv_heads, self.dim)?;
+                (values, if archived.is_some() { 9 } else { 6 })
+            }
+        };
         let attention = Attention {
             ctx,
             template: self,
             table,
-            keys: Pages::new(ctx, 4, Part::Keys, self.k_format, self.kv_heads, self.dim)?,
-            values: Pages::new(ctx, 5, Part::Values, self.v_format, self.kv_heads, self.dim)?,
+            keys,
+            values,
             archived,
             q: ctx.rows(0, "q", self.q, tokens, width)?,
-            y: ctx.rows(if archived.is_some() { 9 } else { 6 }, "y", self.y, tokens, width)?,
+            y: ctx.rows(y, "y", self.y, tokens, self.heads * self.value_dim())?,
             turn,
         };
         let (heads, attention) = (self.kv_heads, &attention);
@@ -250,7 +264,8 @@ impl Micro for Attend {
                 return Ok(());
             }
         }
-        let (spans, share, shares) = (table_spans(&ctx.sizes), Share::floats(group, self.dim), Scratch(scratch));
+        let (spans, share, shares) =
+            (table_spans(&ctx.sizes), Share::floats(group, self.value_dim()), Scratch(scratch));
         // Of a window the spans before it are nobody's.
         let seen = || (0..tokens).map(|t| attention.spans(attention.table.position(t)));
         let (start, end) = (seen().map(|s| s.start).min().unwrap_or(0), seen().map(|s| s.end).max().unwrap_or(0));

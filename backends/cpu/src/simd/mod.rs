@@ -18,8 +18,10 @@ mod direct;
 mod embed;
 mod epilogue;
 mod experts;
+mod heads;
 mod integer;
 pub(crate) mod isa;
+mod latent;
 mod linear;
 mod map;
 mod math;
@@ -66,6 +68,8 @@ pub(crate) fn micro(template: &Template) -> Option<Box<dyn Micro>> {
         Template::Linear(t) => Box::new(linear::LinearMicro::new(t)?),
         Template::Embed(t) => Box::new(t.clone()),
         Template::Rope(t) => Box::new(t.clone()),
+        Template::HeadLinear(t) => Box::new(heads::HeadMicro::new(t)?),
+        Template::LatentAppend(t) => Box::new(t.clone()),
         Template::Rotate(t) => Box::new(t.clone()),
         Template::Archive(t) => Box::new(t.clone()),
         Template::Append(t) => Box::new(t.clone()),

@@ -218,6 +218,47 @@ impl Pages {
         }
     }
 
+    /// The first `latent` elements of a head of keys as they read back: a row of floats for each slot, padded to a multiple
+    /// of 16.
+    #[inline(always)]
+    pub(crate) unsafe fn latents<I: Isa>(&self, head: *const u32, latent: usize, to: *mut f32) {
+        let (width, per, bits) = (latent.next_multiple_of(LANES), self.row.per_word(), self.row.bits());
+        let mut lanes = [0f32; LANES];
+        for word in 0..latent / per {
+            let from = head.add(word * PAGE_TOKENS);
+            match self.row.format {
+                Format::Float(float) => {
+                    // Elements of a word are neighbours, and words of neighbouring slots.
+                    for first in (0..PAGE_TOKENS * per).step_by(LANES) {
+                        let loaded = load_full::<I>(float, from.cast::<u8>().add(first * float.bytes()));
+                        I::store(lanes.as_mut_ptr(), loaded);
+                        for (i, x) in lanes.iter().enumerate() {
+                            let (slot, d) = ((first + i) / per, word * per + (first + i) % per);
+                            *to.add(slot * width + d) = *x;
+                        }
+                    }
+                }
+                Format::Affine(_) => {
+                    let groups = head.add((self.row.words() + word * per / self.row.group()) * PAGE_TOKENS);
+                    for (s, i) in (0..PAGE_TOKENS).step_by(LANES).flat_map(|s| (0..per).map(move |i| (s, i))) {
+                        let code = I::code(from.add(s), (i * bits) as i32, (1 << bits) - 1);
+                        let [scale, bias] = I::halves_f16(groups.add(s));
+                        I::store(lanes.as_mut_ptr(), I::fma(scale, code, bias));
+                        for (slot, x) in lanes.iter().enumerate() {
+                            *to.add((s + slot) * width + word * per + i) = *x;
+                        }
+                    }
+                }
+            }
+        }
+        // Behind the last element lies nothing that a weight could be multiplied by.
+        for slot in 0..PAGE_TOKENS {
+            for d in latent..width {
+                *to.add(slot * width + d) = 0.0;
+            }
+        }
+    }
+
     /// Decodes slots `from .. until` of a head of values to floats `[slot][element]`, groups of codes to codes; rows padded to a multiple of 16.
     #[inline(always)]
     pub(crate) unsafe fn values<I: Isa>(&self, head: *const u32, (from, until): (usize, usize), to: *mut f32) {

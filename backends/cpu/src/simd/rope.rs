@@ -16,8 +16,9 @@ use super::weights::{load_some, store_some};
 
 /// The step's rotation.
 #[derive(Clone, Copy)]
-struct Rotation {
+pub(super) struct Rotation {
     table: Rows,
+    start: usize,
     rotated: usize,
     layout: RopeLayout,
 }
@@ -57,17 +58,25 @@ struct Tokens<'a> {
 }
 
 impl Rotation {
-    fn new(ctx: &Context<'_>, arg: usize, rotated: usize, layout: RopeLayout) -> Result<Option<Self>, String> {
+    /// Of `rotated` elements from `start` on, by the table of argument `arg`; `None` where there are none.
+    pub(super) fn new(
+        ctx: &Context<'_>,
+        arg: usize,
+        (start, rotated): (usize, usize),
+        layout: RopeLayout,
+    ) -> Result<Option<Self>, String> {
         if rotated == 0 {
             return Ok(None);
         }
         let table = ctx.rows(arg, "table", View::dense(rotated), ctx.sizes.tokens as usize, rotated)?;
-        Ok(Some(Self { table, rotated, layout }))
+        Ok(Some(Self { table, start, rotated, layout }))
     }
 
     /// Rotates the head `x` of token `token` to `y`, which is another; the rest of the head is copied.
     #[inline(always)]
-    unsafe fn apply<I: Isa>(&self, token: usize, x: *const f32, y: *mut f32, dim: usize) {
+    pub(super) unsafe fn apply<I: Isa>(&self, token: usize, x: *const f32, y: *mut f32, dim: usize) {
+        std::ptr::copy_nonoverlapping(x, y, self.start);
+        let (x, y, dim) = (x.add(self.start), y.add(self.start), dim - self.start);
         let half = self.rotated / 2;
         let cos = self.table.row(token).cast_const();
         let sin = cos.add(half);
@@ -176,7 +185,7 @@ impl Micro for Rope {
             x: ctx.rows(0, "x", self.x, tokens, width)?,
             heads: self.heads,
             norm,
-            rotation: Rotation::new(ctx, at, self.rotated, self.layout)?,
+            rotation: Rotation::new(ctx, at, (self.start, self.rotated), self.layout)?,
             turn: None,
             to: To::Rows(ctx.rows(at + 1, "y", self.y, tokens, width)?),
         };
@@ -223,7 +232,7 @@ impl Micro for RopeAppend {
         };
         let q_norm = next_norm(&self.q_norm, scratch)?;
         let k_norm = next_norm(&self.k_norm, scratch.wrapping_add(Normalizer::needs(append.dim)))?;
-        let rotation = Rotation::new(ctx, at, self.rotated, self.layout)?;
+        let rotation = Rotation::new(ctx, at, (0, self.rotated), self.layout)?;
         let q_out = ctx.rows(at + 4, "q", self.q_out, tokens, q_width)?;
         let keys = Pages::new(ctx, at + 5, Half::Keys, append.k_format, append.heads, append.dim)?;
         let values = Pages::new(ctx, at + 6, Half::Values, append.v_format, append.heads, append.dim)?;

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::ops::Routing;
 use swiftlm_ir::plan::StepSizes;
 use swiftlm_ir::template::{ArgMax, Route, View};
@@ -10,7 +11,7 @@ use super::Micro;
 use super::context::{Context, Ids, Needs, Rows};
 use super::isa::{Isa, LANES, Task};
 use super::math::{exp, sigmoid};
-use super::weights::{load_some, store_some};
+use super::weights::{Matrix, load_some, store_some};
 
 /// A number that orders floats: equal for equal values, 0 for NaN.
 #[inline(always)]
@@ -25,29 +26,87 @@ fn order_key(x: f32) -> u32 {
     }
 }
 
-/// Chooses experts for some tokens. The scratch holds a row of scores and a row of keys.
+/// Decodes the numbers that are added to chances.
+struct Decode {
+    matrix: Matrix,
+    to: *mut f32,
+}
+
+impl Task for Decode {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<I: Isa>(self) {
+        self.matrix.decode::<I>(0, self.to);
+    }
+}
+
+/// Chooses experts for some tokens. The scratch holds a row of chances, one of what experts are chosen by, one of keys.
 struct Choose<'a> {
     route: &'a Route,
     scores: Rows,
+    bias: Option<Bias>,
     ids: Ids,
     weights: Rows,
     tokens: Range<usize>,
     scratch: *mut f32,
 }
 
+/// What is added to chances.
+#[derive(Clone, Copy)]
+struct Bias(*const f32);
+// SAFETY: an address of scratch that is written before tasks start.
+unsafe impl Send for Bias {}
+// SAFETY: as above.
+unsafe impl Sync for Bias {}
+
+impl Choose<'_> {
+    /// The keys of experts whose groups are not kept become those of experts that were chosen.
+    #[inline(always)]
+    unsafe fn keep_groups(&self, choices: *const f32, keys: *mut u32) {
+        let Route { experts, groups, kept, .. } = *self.route;
+        let each = experts / groups;
+        let sum = |group: usize| {
+            let (mut first, mut second) = (f32::MIN, f32::MIN);
+            for e in group * each..(group + 1) * each {
+                let x = *choices.add(e);
+                (first, second) = if x > first {
+                    (x, first)
+                } else if x > second {
+                    (first, x)
+                } else {
+                    (first, second)
+                };
+            }
+            order_key(first + second)
+        };
+        for group in 0..groups {
+            let own = sum(group);
+            let before = (0..groups).filter(|g| {
+                let other = sum(*g);
+                other > own || other == own && *g < group
+            });
+            if before.count() >= kept {
+                for e in group * each..(group + 1) * each {
+                    keys.add(e).write(u32::MAX);
+                }
+            }
+        }
+    }
+}
+
 impl Task for Choose<'_> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        let Route { experts, top_k, routing, normalize, .. } = *self.route;
+        let Route { experts, top_k, routing, normalize, groups, .. } = *self.route;
         let chances = self.scratch;
-        let keys = self.scratch.add(experts.next_multiple_of(LANES)).cast::<u32>();
-        for token in self.tokens {
+        let choices = chances.add(experts.next_multiple_of(LANES));
+        let keys = choices.add(experts.next_multiple_of(LANES)).cast::<u32>();
+        for token in self.tokens.clone() {
             let scores = self.scores.row(token).cast_const();
             let weights = self.weights.row(token);
             let mut largest = f32::NEG_INFINITY;
             for e in 0..experts {
-                keys.add(e).write(order_key(*scores.add(e)));
                 largest = if *scores.add(e) > largest { *scores.add(e) } else { largest };
             }
             let mut total = 1.0;
@@ -68,6 +127,17 @@ impl Task for Choose<'_> {
                         store_some::<I>(chances.add(e), chance, experts - e);
                     }
                 }
+            }
+            for e in 0..experts {
+                let choice = match self.bias {
+                    Some(Bias(bias)) => *chances.add(e) / total + *bias.add(e),
+                    None => *scores.add(e),
+                };
+                *choices.add(e) = choice;
+                keys.add(e).write(order_key(choice));
+            }
+            if groups > 1 {
+                self.keep_groups(choices, keys);
             }
             let mut sum = 0.0;
             for rank in 0..top_k {
@@ -97,21 +167,33 @@ impl Task for Choose<'_> {
 
 impl Micro for Route {
     fn needs(&self, _sizes: &StepSizes, _threads: usize) -> Needs {
-        Needs { launch: 0, worker: 2 * self.experts.next_multiple_of(LANES) }
+        let row = self.experts.next_multiple_of(LANES);
+        Needs { launch: if self.bias.is_some() { row } else { 0 }, worker: 3 * row }
     }
 
-    fn run(&self, ctx: &Context<'_>, _scratch: *mut f32) -> Result<(), String> {
+    fn run(&self, ctx: &Context<'_>, scratch: *mut f32) -> Result<(), String> {
         let tokens = ctx.sizes.tokens as usize;
-        if self.top_k > self.experts {
-            return Err(format!("chooses {} of {} experts", self.top_k, self.experts));
+        let (left, even) = (self.experts / self.groups * self.kept, self.experts.is_multiple_of(self.groups));
+        if self.top_k > left || self.kept > self.groups || !even {
+            return Err(format!("chooses {} of {left} experts", self.top_k));
         }
         let scores = ctx.rows(0, "scores", self.scores, tokens, self.experts)?;
-        let ids = ctx.ids(1, "ids", tokens * self.top_k)?;
-        let weights = ctx.rows(2, "weights", View::dense(self.top_k), tokens, self.top_k)?;
+        let bias = match self.bias {
+            Some(format) => {
+                let matrix = ctx.matrix(1, "bias", WeightType { format, rows: 1, cols: self.experts })?;
+                // SAFETY: the scratch has the floats that `needs` asked for.
+                unsafe { ctx.isa.run(Decode { matrix, to: scratch }) };
+                Some(Bias(scratch.cast_const()))
+            }
+            None => None,
+        };
+        let at = if bias.is_some() { 2 } else { 1 };
+        let ids = ctx.ids(at, "ids", tokens * self.top_k)?;
+        let weights = ctx.rows(at + 1, "weights", View::dense(self.top_k), tokens, self.top_k)?;
         let per = (4_096 / (self.experts * (1 + self.top_k))).max(1);
         ctx.parallel(tokens.div_ceil(per), |task, scratch| {
             let tokens = task * per..((task + 1) * per).min(tokens);
-            Choose { route: self, scores, ids, weights, tokens, scratch }
+            Choose { route: self, scores, bias, ids, weights, tokens, scratch }
         });
         Ok(())
     }

@@ -22,7 +22,7 @@ impl Tile<'_> {
         share: Share,
         ahead: &mut Ahead,
     ) {
-        let (width, layout) = (self.attention.template.dim.next_multiple_of(LANES), self.attention.values.row);
+        let (width, layout) = (self.attention.template.value_dim().next_multiple_of(LANES), self.attention.values.row);
         let mut row = rows.start;
         while row < rows.end {
             let (count, part) = ((rows.end - row).min(4), ahead.part(width / LANES, PAGE_TOKENS));
@@ -126,7 +126,7 @@ impl Tile<'_> {
         share: Share,
         ahead: &mut Ahead,
     ) {
-        let (mut d, width) = (0, self.attention.template.dim.next_multiple_of(LANES));
+        let (mut d, width) = (0, self.attention.template.value_dim().next_multiple_of(LANES));
         let part = ahead.part(width / LANES, PAGE_TOKENS);
         let weights = self.scores.add(row * SPAN + at).cast_const();
         while (I::WIDE || N <= 2) && d + 2 * LANES <= width {

@@ -367,6 +367,10 @@ impl<'a> Tile<'a> {
     #[inline(always)]
     unsafe fn values<I: Isa>(&self, head: *const u32, slots: (usize, usize)) -> Stored {
         let a = self.attention;
+        if let Some(latent) = a.template.latent {
+            a.keys.latents::<I>(head, latent, self.page);
+            return Stored { head, source: Source::Plain, from: self.page.cast_const().cast() };
+        }
         let direct = self.rows() <= FEW && a.template.dim.is_multiple_of(LANES);
         let (source, from): (Source, *const u8) = match a.values.row.format {
             Format::Float(Float::F32) if a.template.dim.is_multiple_of(LANES) => (Source::Plain, head.cast()),

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "every test program uses a part of this")]
 
+pub(crate) mod history;
+
 use std::sync::Arc;
 
 use swiftlm_cpu::{CpuDevice, CpuOptions, IsaKind, Tier};
@@ -173,6 +175,7 @@ fn weight_of(template: &Template) -> Option<(usize, WeightType)> {
         Template::Embed(t) => Some((1, t.weight)),
         Template::Linear(t) => Some((if t.norm.is_some() { 2 } else { 1 }, t.weight)),
         Template::ExpertLinear(t) => Some((2, t.weight)),
+        Template::HeadLinear(t) => Some((1, t.weight)),
         _ => None,
     }
 }

@@ -23,10 +23,12 @@ pub(super) fn cost(egraph: &EGraph<Node, Types>, node: &Node) -> Option<u64> {
     let ill_typed = children.iter().any(|c| matches!(egraph[*c].data, Fact::IllTyped(_)));
     match name.as_str() {
         _ if ill_typed => None,
-        "rotate" if matches!(&egraph[children[0]].data, Fact::Typed(ArgType::Value(Type::History { .. }))) => {
+        "rotate" | "head_linear"
+            if matches!(&egraph[children[0]].data, Fact::Typed(ArgType::Value(Type::History { .. }))) =>
+        {
             Some(HISTORY)
         }
-        "linear" | "moe.linear" => Some(LAUNCH + kib.sum::<u64>()),
+        "linear" | "head_linear" | "moe.linear" => Some(LAUNCH + kib.sum::<u64>()),
         "embed" | "rms_norm" | "attend" | "rope" | "rows" | "arg_max" | "moe.route_ids" | "moe.combine" => Some(LAUNCH),
         "moe.route_weights" => Some(1),
         // Views are free, but a shorter chain of them is better.

@@ -110,7 +110,7 @@ pub(super) fn build_with_rope(t: &RopeAppend, name: &str, bounds: Bounds) -> Bui
     let [q, k, v] = Rows::declare_views(&kb, "qkv", tokens, views);
     let q_norm = t.q_norm.map(|norm| NormWeight::declare(&kb, "q_norm", norm, dim));
     let k_norm = t.k_norm.map(|norm| NormWeight::declare(&kb, "k_norm", norm, dim));
-    let rotation = Rotation::declare(&kb, bounds, t.rotated, t.layout);
+    let rotation = Rotation::declare(&kb, bounds, (0, t.rotated), t.layout);
     let table = PageTable::declare(&kb, bounds);
     let q_out = Rows::declare(&kb, "q", t.q_out, tokens, q_width);
     let turning = t.rotate.then(|| Turning::declare(&kb, HEADS, dim));

@@ -30,9 +30,13 @@ const TEAMS: usize = 8;
 /// Numbers that are rotated at once, or one head: shared memory is short where heads are large.
 const TURNED: usize = 512;
 
-/// Of the launch's arguments the result, behind those of histories.
+/// Of the launch's arguments the result, behind those of histories: an archive is three more, latents are one less.
 fn y_at(t: &Attend) -> usize {
-    if t.archive.is_some() { 9 } else { 6 }
+    match (t.archive, t.latent) {
+        (Some(_), _) => 9,
+        (None, Some(_)) => 5,
+        (None, None) => 6,
+    }
 }
 
 /// Whether all that is seen lies in one span.
@@ -81,7 +85,7 @@ fn attend(t: &Attend, name: &str, bounds: Bounds) -> Built {
     let q = Packs::declare_heads(&kb, "q", t.q, tokens, t.heads, t.dim);
     let history = History::declare(&kb, t, bounds);
     let whole = sharers == 1;
-    let y = (whole || !t.rotate_back).then(|| Rows::declare(&kb, "y", t.y, tokens, t.heads * t.dim));
+    let y = (whole || !t.rotate_back).then(|| Rows::declare(&kb, "y", t.y, tokens, t.heads * t.value_dim()));
     let partial = (!whole).then(|| Partial::declare(&kb, t, bounds));
     let (token, share, sharer) = (kb.group(0), kb.group(1), kb.group(2));
     let body = || {
@@ -100,7 +104,7 @@ fn attend(t: &Attend, name: &str, bounds: Bounds) -> Built {
         chains.find_centre(&own.seen, own.kv_head);
         let store = |h: E<'_>, d, value| {
             if let Some(y) = y {
-                y.store(token, (head + h).times(t.dim) + d, value);
+                y.store(token, (head + h).times(t.value_dim()) + d, value);
             }
         };
         match partial {
@@ -229,16 +233,17 @@ impl<'k> Own<'_, 'k> {
 /// Puts chains together: one workgroup per token, query head and a slice of the elements, or all slices where results are
 /// rotated. A run of lanes takes a team of chains; then a run puts the teams of a slice together.
 fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
-    let (most, slices, rotated) = (chains(t), t.dim.div_ceil(ELEMENTS), t.rotate_back);
+    let (most, dim, rotated) = (chains(t), t.value_dim(), t.rotate_back);
+    let slices = dim.div_ceil(ELEMENTS);
     let at_once = if rotated { slices.min(TEAMS) } else { 1 };
     let teams = most.div_ceil(TEAM);
     let kb = bounds.kernel(name, (ELEMENTS * TEAMS) as u32);
     let positions = per_token(&kb, "positions", bounds);
     let partial = Partial::declare(&kb, t, bounds);
-    let y = Rows::declare(&kb, "y", t.y, bounds.of(Sym::Tokens), t.heads * t.dim);
+    let y = Rows::declare(&kb, "y", t.y, bounds.of(Sym::Tokens), t.heads * dim);
     let [largest, total] = [0, 1].map(|_| kb.shared(KType::F32, (teams * ELEMENTS) as u32));
     let sum = kb.shared(KType::F32, (at_once * teams * ELEMENTS) as u32);
-    let turning = rotated.then(|| Turning::declare(&kb, 1, t.dim));
+    let turning = rotated.then(|| Turning::declare(&kb, 1, dim));
     let (token, head, slice) = (kb.group(0), kb.group(1), kb.group(2));
     // Slices `slice ..`, as many as are taken at once.
     let body = |last: E<'_>, slice: E<'_>, put: &dyn Fn(E<'_>, &Merged<'_>)| {
@@ -253,7 +258,7 @@ fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
             let read = |i: usize| {
                 let record = partial.record(token, head, index(i).min(kb.dim(most - 1)));
                 let [largest, total] = partial.scores(record).map(|at| partial.arg.load(at));
-                let sum = |j: usize| partial.sum(record, d.plus(j * ELEMENTS).min(kb.dim(t.dim - 1)));
+                let sum = |j: usize| partial.sum(record, d.plus(j * ELEMENTS).min(kb.dim(dim - 1)));
                 let share = |j: usize| Share { largest, total, sum: partial.arg.load(sum(j)) };
                 (0..at_once).map(share).collect()
             };
@@ -274,7 +279,7 @@ fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
             1 => (run.equals(kb.u32(0)), d),
             n => (run.lt(kb.dim(n)), d + run.times(ELEMENTS)),
         };
-        kb.when(takes & d.lt(kb.dim(t.dim)), || {
+        kb.when(takes & d.lt(kb.dim(dim)), || {
             let merged = Merged::new(&kb, kb.f32(0.0));
             kb.range(kb.u32(0), count_of_teams, 1, |team| {
                 let at = team.times(ELEMENTS) + lane;
@@ -284,7 +289,7 @@ fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
             put(d, &merged);
         });
     };
-    let store = |d: E<'_>, merged: &Merged<'_>| y.store(token, head.times(t.dim) + d, merged.get().mean());
+    let store = |d: E<'_>, merged: &Merged<'_>| y.store(token, head.times(dim) + d, merged.get().mean());
     let whole = |turning: Turning<'_>, last: E<'_>| {
         for slice in (0..slices).step_by(at_once) {
             body(last, kb.dim(slice), &|d, merged| turning.set(kb.u32(0), d, merged.get().mean()));
@@ -292,7 +297,7 @@ fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
             kb.barrier();
         }
         turning.rotate(true);
-        kb.for_lanes(t.dim, |d| y.store(token, head.times(t.dim) + d, turning.get(kb.u32(0), d)));
+        kb.for_lanes(dim, |d| y.store(token, head.times(dim) + d, turning.get(kb.u32(0), d)));
     };
     when_row(&kb, Sym::Tokens, token, || {
         let last = positions.load(token);

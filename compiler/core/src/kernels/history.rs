@@ -60,12 +60,15 @@ pub(super) struct Seen<'k> {
 }
 
 impl<'k> History<'k> {
-    /// Declares the next arguments: the page table's, keys, values, and the same of an archive. All lanes are here; a
-    /// barrier comes before what is archived is used.
+    /// Declares the next arguments: the page table's, keys, values unless these are part of keys, and the same of an
+    /// archive. All lanes are here; a barrier comes before what is archived is used.
     pub(super) fn declare(kb: &'k Kb, t: &Attend, bounds: Bounds) -> Self {
         let table = PageTable::declare(kb, bounds);
         let keys = Pages::declare(kb, Part::Keys, Access::Read, t.k_format, t.kv_heads, t.dim);
-        let values = Pages::declare(kb, Part::Values, Access::Read, t.v_format, t.kv_heads, t.dim);
+        let values = match t.latent {
+            Some(_) => keys,
+            None => Pages::declare(kb, Part::Values, Access::Read, t.v_format, t.kv_heads, t.dim),
+        };
         let archived = t.archive.map(|archive| Archived::declare(kb, &table, archive, (t.kv_heads, t.dim)));
         Self { kb, table, keys, values, archived, window: t.window }
     }

@@ -19,7 +19,9 @@ mod combine;
 mod delta;
 mod embed;
 mod expert;
+mod head_linear;
 mod history;
+mod latent;
 mod linear;
 mod map;
 mod norm;
@@ -76,6 +78,8 @@ pub fn build(template: &Template, chunk: usize, max_rows: usize) -> Vec<Built> {
         Template::RmsNorm(t) => norm::build(t, name, bounds),
         Template::Linear(t) => linear::build(t, name, bounds.of_class(t.rows, t.class)),
         Template::Rope(t) => rope::build(t, name, bounds),
+        Template::HeadLinear(t) => head_linear::build(t, name, bounds.of_class(Sym::Tokens, t.class)),
+        Template::LatentAppend(t) => latent::build(t, name, bounds),
         Template::Rotate(t) => rotate::build(t, name, bounds),
         Template::Append(t) => append::build(t, name, bounds),
         Template::Archive(t) => archive::build(t, name, bounds),

@@ -77,8 +77,10 @@ pub(super) struct Packs<'k> {
     kb: &'k Kb,
     arg: A<'k>,
     view: View,
-    /// Elements of a row, or of a head.
+    /// Elements of a row, or of a head, that packs are of.
     pub(super) width: usize,
+    /// Elements from head to head.
+    step: usize,
     /// Whether the argument is an array of vectors of 4.
     vectors: bool,
 }
@@ -94,7 +96,20 @@ impl<'k> Packs<'k> {
         let vectors = [width, view.offset, view.stride].iter().all(|n| n.is_multiple_of(4));
         let (elem, per) = if vectors { (KType::F32X4, 4) } else { (KType::F32, 1) };
         let len = Length::Elements(extent(view, rows, heads * width) / per);
-        Self { kb, arg: kb.arg(name, Access::ReadWrite, elem, len), view, width, vectors }
+        Self { kb, arg: kb.arg(name, Access::ReadWrite, elem, len), view, width, step: width, vectors }
+    }
+
+    /// Declares the next argument as `rows` rows of heads, element by element, and as packs of the first `width` elements
+    /// of each head.
+    pub(super) fn declare_parts(
+        kb: &'k Kb,
+        name: &str,
+        view: View,
+        rows: usize,
+        (heads, step, width): (usize, usize, usize),
+    ) -> (Rows<'k>, Self) {
+        let elements = Rows::declare(kb, name, view, rows, heads * step);
+        (elements, Self { kb, arg: elements.arg, view, width, step, vectors: false })
     }
 
     /// Packs of a row, or of a head.
@@ -110,7 +125,7 @@ impl<'k> Packs<'k> {
     /// Pack `pack` of head `head` of row `row`.
     pub(super) fn head_pack(&self, row: E<'k>, head: E<'k>, pack: E<'k>) -> Vec<E<'k>> {
         let (n, per) = (pack_width(self.width), if self.vectors { 4 } else { 1 });
-        let start = row.times(self.view.stride / per) + head.times(self.width / per).plus(self.view.offset / per);
+        let start = row.times(self.view.stride / per) + head.times(self.step / per).plus(self.view.offset / per);
         let first = start + pack.times(n / per);
         if self.vectors {
             return (0..n / 4).map(|i| self.arg.load(first.plus(i))).collect();

@@ -35,22 +35,31 @@ pub(super) fn for_run<'k>(kb: &'k Kb, n: usize, body: impl FnOnce(E<'k>)) {
 pub(super) struct Rotation<'k> {
     kb: &'k Kb,
     table: Rows<'k>,
+    start: usize,
     rotated: usize,
     layout: RopeLayout,
 }
 
 impl<'k> Rotation<'k> {
-    /// Declares the next argument as the table; where nothing is rotated it is bound, but not read.
-    pub(super) fn declare(kb: &'k Kb, bounds: Bounds, rotated: usize, layout: RopeLayout) -> Option<Self> {
+    /// Declares the next argument as the table of `rotated` elements from `start` on; where nothing is rotated it is
+    /// bound, but not read.
+    pub(super) fn declare(
+        kb: &'k Kb,
+        bounds: Bounds,
+        (start, rotated): (usize, usize),
+        layout: RopeLayout,
+    ) -> Option<Self> {
         let table = Rows::declare_input(kb, "table", bounds.of(Sym::Tokens), rotated.max(1));
-        (rotated > 0).then_some(Self { kb, table, rotated, layout })
+        (rotated > 0).then_some(Self { kb, table, start, rotated, layout })
     }
 
     /// Element `d` of the head `x` of `dim` elements, rotated: of a pair, `a·cos - b·sin` and `b·cos + a·sin`.
     fn apply(&self, token: E<'k>, dim: usize, d: E<'k>, x: impl Fn(E<'k>) -> E<'k>) -> E<'k> {
         let (kb, half) = (self.kb, self.rotated / 2);
         let whole = self.rotated == dim;
-        let at = if whole { d } else { d.modulo(self.rotated) };
+        // What lies before the first wraps to what is far behind the last.
+        let from_start = if self.start == 0 { d } else { d - kb.dim(self.start) };
+        let at = if whole { d } else { from_start.modulo(self.rotated) };
         let (partner, angle, is_first) = match self.layout {
             RopeLayout::Half => (at.plus(half).modulo(self.rotated), at.modulo(half), at.lt(kb.dim(half))),
             RopeLayout::Interleaved => {
@@ -60,8 +69,8 @@ impl<'k> Rotation<'k> {
         };
         let (cos, sin) = (self.table.load(token, angle), self.table.load(token, angle.plus(half)));
         let own = x(d);
-        let turned = own * cos + x(partner) * is_first.select(-sin, sin);
-        if whole { turned } else { d.lt(kb.dim(self.rotated)).select(turned, own) }
+        let turned = own * cos + x(partner.plus(self.start)) * is_first.select(-sin, sin);
+        if whole { turned } else { from_start.lt(kb.dim(self.rotated)).select(turned, own) }
     }
 }
 
@@ -115,7 +124,7 @@ pub(super) fn build(t: &Rope, name: &str, bounds: Bounds) -> Built {
     let kb = bounds.kernel(name, LANES);
     let x = Rows::declare(&kb, "x", t.x, tokens, width);
     let norm = t.norm.map(|norm| NormWeight::declare(&kb, "norm", norm, t.dim));
-    let rotation = Rotation::declare(&kb, bounds, t.rotated, t.layout);
+    let rotation = Rotation::declare(&kb, bounds, (t.start, t.rotated), t.layout);
     let y = Rows::declare(&kb, "y", t.y, tokens, width);
 
     let token = kb.group(0);

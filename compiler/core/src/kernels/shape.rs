@@ -1,6 +1,7 @@
 //! How values divide over the lanes of a workgroup, and which lane puts out what at the end of a chain.
 
 use swiftlm_ir::kernel::builder::{E, Kb};
+use swiftlm_ir::template::Attend;
 
 use super::archived::{Archived, OCTET};
 use super::history::{QUAD, SPAN, Seen};
@@ -29,6 +30,8 @@ pub(super) struct Shape {
     pub(super) at_once: usize,
     /// Elements that share scales; `None` for formats without.
     pub(super) group: Option<usize>,
+    /// Words of a chunk, where values are part of keys.
+    pub(super) latent: Option<usize>,
 }
 
 /// A vector of the sum of a head that a lane holds at the end.
@@ -55,16 +58,20 @@ impl<'k> Output<'k> {
 }
 
 impl Shape {
-    /// Of values for `heads` query heads whose sums may meet in `room` shared vectors; of some an archive may hold
-    /// `octets`.
-    pub(super) fn new(values: &Pages<'_>, octets: bool, heads: usize, room: usize) -> Self {
+    /// Of values for the query heads of `t` that a workgroup takes, whose sums may meet in `room` shared vectors.
+    pub(super) fn new(values: &Pages<'_>, t: &Attend, heads: usize, room: usize) -> Self {
         let row = values.row();
-        let chunk = values.width() * row.per_word();
-        let chunks = row.dim / chunk;
+        let narrow = |latent: usize| {
+            let fits = |words: &usize| words * row.per_word() <= 8 && latent.is_multiple_of(words * row.per_word());
+            [4, 2].into_iter().find(fits).unwrap_or(1)
+        };
+        let (octets, latent) = (t.archive.is_some(), t.latent.map(narrow));
+        let chunk = latent.unwrap_or(values.width()) * row.per_word();
+        let chunks = t.value_dim() / chunk;
         let most = if octets { OCTETS } else { QUADS };
         let (each, rows) = (chunks.div_ceil(LANES), (LANES / chunks).clamp(1, most));
         let group = (row.groups() > 0).then_some(row.group());
-        let shape = Self { heads, chunk, chunks, each, rows, at_once: 1, group };
+        let shape = Self { heads, chunk, chunks, each, rows, at_once: 1, group, latent };
         Self { at_once: (room / shape.met()).clamp(1, heads), ..shape }
     }
 

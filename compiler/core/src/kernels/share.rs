@@ -106,14 +106,15 @@ impl<'k> Partial<'k> {
 
     /// Numbers that all chains of a step come to.
     pub(super) fn elements(t: &Attend, bounds: Bounds) -> usize {
-        Self::records(t, bounds) * (t.dim + 2)
+        Self::records(t, bounds) * (t.value_dim() + 2)
     }
 
     /// Declares the next argument.
     pub(super) fn declare(kb: &'k Kb, t: &Attend, bounds: Bounds) -> Self {
         let len = Length::Elements(Self::elements(t, bounds) as u64);
         let arg = kb.arg("chains", Access::ReadWrite, KType::F32, len);
-        Self { arg, chains: chains(t), heads: t.heads, dim: t.dim, scores: Self::records(t, bounds) * t.dim }
+        let dim = t.value_dim();
+        Self { arg, chains: chains(t), heads: t.heads, dim, scores: Self::records(t, bounds) * dim }
     }
 
     /// The place of what a chain comes to for a head.

@@ -70,7 +70,7 @@ impl<'a, 'k> Chains<'a, 'k> {
         before: impl FnOnce(&Ahead<'k>) -> Option<Asked<'k>>,
     ) -> Self {
         let products = RUNS * RUNS.min(heads) * QUADS;
-        let shape = Shape::new(&history.values(), history.archived().is_some(), heads, products);
+        let shape = Shape::new(&history.values(), t, heads, products);
         let exchange = kb.shared(KType::F32X4, products.max(shape.met()) as u32);
         let weights = kb.shared(KType::F32X4, (heads * QUADS) as u32);
         let shrinks = kb.shared(KType::F32, heads as u32);

@@ -25,7 +25,8 @@ pub(super) struct Rows<'k> {
     exists: Option<E<'k>>,
     position: E<'k>,
     pages: Pages<'k>,
-    words: [E<'k>; 4],
+    /// A word or more of each of the four; of values that are part of keys, of each word those of the four.
+    words: Vec<E<'k>>,
     /// Scales and biases as stored; of slots that are not seen they may be anything.
     groups: Option<[E<'k>; 4]>,
 }
@@ -98,17 +99,17 @@ impl<'k> Sums<'k> {
         let nearest = seen.nearest(position);
         let block = seen.block(nearest);
         // A slot that is not seen may hold anything: in its stead one that is seen is read, with a weight of 0.
-        let places = [0, 1, 2, 3].map(|i| block.row(kv_head, seen.nearest(position.plus(i))));
+        let places = match shape.latent {
+            Some(_) => [block.quad(kv_head, nearest); 4],
+            None => [0, 1, 2, 3].map(|i| block.row(kv_head, seen.nearest(position.plus(i)))),
+        };
+        let words = match shape.latent {
+            Some(n) => (0..n).map(|i| block.values.load(places[0], chunk.times(n).plus(i))).collect(),
+            None => places.iter().map(|place| block.values.load(*place, chunk)).collect(),
+        };
         let group = |elements: usize| chunk.times(shape.chunk).over(elements);
         let groups = |elements| block.values.groups(places[0], quad_of_block(nearest), group(elements));
-        Rows {
-            quad,
-            exists,
-            position,
-            pages: block.values,
-            words: places.map(|place| block.values.load(place, chunk)),
-            groups: shape.group.map(groups),
-        }
+        Rows { quad, exists, position, pages: block.values, words, groups: shape.group.map(groups) }
     }
 
     /// Adds what [`Shape::read_octet`] read of octet `octet` of the span, which is octet `own` of its page.
@@ -171,10 +172,28 @@ impl<'k> Sums<'k> {
                 weights.iter().map(|w| *w * scale).collect()
             }
         };
-        let elements = rows.words.map(|words| vectors(kb, &rows.pages.elements(words)));
+        if self.shape.latent.is_some() {
+            return self.take_latents(seen, rows, sums, &scaled);
+        }
+        let elements: Vec<Vec<E<'k>>> =
+            rows.words.iter().map(|words| vectors(kb, &rows.pages.elements(*words))).collect();
         for (sums, weights) in sums.iter().zip(&scaled) {
             for (j, sum) in sums.iter().enumerate() {
                 add_four(&[0, 1, 2, 3].map(|i| elements[i][j]), sum, *weights);
+            }
+        }
+    }
+
+    /// As [`Self::take_four`] of words that hold the same elements of four slots. What is not seen may be anything.
+    fn take_latents(&self, seen: &Seen<'k>, rows: &Rows<'k>, sums: &[Vec<V<'k>>], weights: &[E<'k>]) {
+        let kb = self.kb;
+        let slot = |i: usize| seen.contains(rows.position.plus(i)).select(kb.u32(u32::MAX), kb.u32(0));
+        let mask = E::compose4([0, 1, 2, 3].map(slot));
+        let elements: Vec<E<'k>> = rows.words.iter().flat_map(|word| rows.pages.elements(*word & mask)).collect();
+        for (sums, weights) in sums.iter().zip(weights) {
+            let products: Vec<E<'k>> = elements.iter().map(|slots| slots.dot(*weights)).collect();
+            for (sum, product) in sums.iter().zip(vectors(kb, &products)) {
+                sum.set(sum.get() + product);
             }
         }
     }

@@ -1,37 +1,54 @@
-//! Histories are read as they are stored. No launch rotates a whole history: where rules were not allowed to move a
-//! rotation away from one, this pass does, by the same two identities (see `rules/turbo.rs`).
+//! Histories are read as they are stored. No launch rotates a whole history or multiplies it: where rules were not allowed
+//! to move either away from one, this pass does, by the same identities (see `rules/turbo.rs` and `rules/latent.rs`).
 
 use swiftlm_ir::graph::{Arg, Graph, Value};
 use swiftlm_ir::ops::Op;
 
 use crate::rewrite::Rewriter;
 
+/// What is done to a history, with its further arguments, and the history that it is done to.
+fn done(g: &Graph, history: Arg) -> Option<(Op, Vec<Arg>, Arg)> {
+    let Arg::Value(v) = history else { return None };
+    match g.node(v) {
+        Some((op @ (Op::Rotate { inverse: true } | Op::HeadLinear { .. }), [stored, rest @ ..])) => {
+            Some((op.clone(), rest.to_vec(), *stored))
+        }
+        _ => None,
+    }
+}
+
+/// What does to a query what `op` would have done to keys.
+fn adjoint(op: &Op) -> Op {
+    match *op {
+        Op::HeadLinear { heads, first, len, transposed } => {
+            Op::HeadLinear { heads, first, len, transposed: !transposed }
+        }
+        _ => Op::Rotate { inverse: false },
+    }
+}
+
 /// Runs the pass.
 pub fn run(g: &Graph) -> Graph {
     let mut r = Rewriter::new(g);
-    let stored = |history: Arg| match history {
-        Arg::Value(v) => match g.node(v) {
-            Some((Op::Rotate { inverse: true }, [stored])) => Some(*stored),
-            _ => None,
-        },
-        Arg::Weight(_) => None,
-    };
     for i in 0..g.values.len() {
         let v = Value(i as u32);
         let Some((op @ Op::Attend { .. }, [q, k, values])) = g.node(v) else {
             r.copy(v);
             continue;
         };
-        let (stored_k, stored_v) = (stored(*k), stored(*values));
         let loc = &g.value(v).loc;
-        let mut query = r.arg(*q);
-        if stored_k.is_some() {
-            query = r.emit(Op::Rotate { inverse: false }, vec![query], loc).into();
+        let (mut query, mut keys, mut values, mut after) = (r.arg(*q), *k, *values, vec![]);
+        while let Some((op, rest, stored)) = done(g, keys) {
+            query = r.emit(adjoint(&op), [vec![query], rest].concat(), loc).into();
+            keys = stored;
         }
-        let args = vec![query, r.arg(stored_k.unwrap_or(*k)), r.arg(stored_v.unwrap_or(*values))];
-        let mut y = r.emit(op.clone(), args, loc);
-        if stored_v.is_some() {
-            y = r.emit(Op::Rotate { inverse: true }, vec![y.into()], loc);
+        while let Some((op, rest, stored)) = done(g, values) {
+            after.push((op, rest));
+            values = stored;
+        }
+        let mut y = r.emit(op.clone(), vec![query, r.arg(keys), r.arg(values)], loc);
+        for (op, rest) in after.into_iter().rev() {
+            y = r.emit(op, [vec![y.into()], rest].concat(), loc);
         }
         r.replace(v, y);
     }

@@ -3,6 +3,7 @@
 
 mod activation;
 mod cast;
+mod latent;
 mod scale;
 mod shape;
 mod turbo;
@@ -17,7 +18,10 @@ pub type Rule = Rewrite<Node, Types>;
 
 /// Every rule, theme by theme.
 pub fn all() -> Vec<Rule> {
-    [scale::rules(), activation::rules(), cast::rules(), shape::rules(), turbo::rules()].into_iter().flatten().collect()
+    [scale::rules(), activation::rules(), cast::rules(), shape::rules(), turbo::rules(), latent::rules()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// A rule between two patterns.

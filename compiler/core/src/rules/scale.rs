@@ -21,7 +21,11 @@ pub(super) fn rules() -> Vec<Rule> {
         // (ax)Wᵀ = a(xWᵀ): behind the product the factor joins its epilogue.
         rule("scale-linear", "(linear (scale ?x ?a) ?w)", "(scale (linear ?x ?w) ?a)"),
         // A rotation is linear: the factor goes on to where it can end.
-        rule("scale-rope", "(rope (scale ?x ?a) ?t ?dim ?layout)", "(scale (rope ?x ?t ?dim ?layout) ?a)"),
+        rule(
+            "scale-rope",
+            "(rope (scale ?x ?a) ?t ?start ?dim ?layout)",
+            "(scale (rope ?x ?t ?start ?dim ?layout) ?a)",
+        ),
         // Splitting and merging heads moves no value.
         rule("scale-split", "(split_heads (scale ?x ?a) ?h)", "(scale (split_heads ?x ?h) ?a)"),
         rule("scale-merge", "(merge_heads (scale ?x ?a))", "(scale (merge_heads ?x) ?a)"),

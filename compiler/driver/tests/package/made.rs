@@ -38,7 +38,7 @@ fn the_same_bytes_everywhere() {
 /// The program of a package is the one that compiling gives, so what it computes is.
 #[test]
 fn the_program_is_the_compiled_one() {
-    for name in ["granite", "qwen3", "qwen2-mlx-mixed", "qwen3_moe-mlx4"] {
+    for name in ["granite", "qwen3", "qwen2-mlx-mixed", "qwen3_moe-mlx4", "deepseek_v3", "deepseek_v3-mlx4"] {
         let options = quick();
         let made = Made::new(&row(name), &options);
         let package = Package::open(&made.path(), None).unwrap_or_else(|e| panic!("{name}: {e}"));

@@ -27,7 +27,7 @@ pub(super) fn compiled(name: &str, chunk: usize) -> (Checkpoint, Program) {
 /// Programs of every size of step pass, those of fewer rows than a block of a kernel has among them.
 #[test]
 fn what_the_compiler_makes_is_taken() {
-    for name in ["llama", "qwen3_moe", "qwen2-mlx-mixed"] {
+    for name in ["llama", "qwen3_moe", "qwen2-mlx-mixed", "deepseek_v3"] {
         for chunk in [1, 3, 5, 9, 70] {
             let (_, program) = compiled(name, chunk);
             assert_eq!(verify_program(&program), Ok(()), "{name}, {chunk} tokens a step");

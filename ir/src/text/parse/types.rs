@@ -62,9 +62,16 @@ pub(super) fn state_type(c: &mut Cursor<'_>) -> Parsed<StateType> {
         c.mark("=")?;
         *slot = format(c)?;
     }
-    let archive = if c.is(Kind::Mark, ",") { Some(archive(c)?) } else { None };
+    let (mut latent, mut archive) = (None, None);
+    if c.is(Kind::Mark, ",") {
+        c.next();
+        match c.is(Kind::Word, "latent") {
+            true => latent = Some(named_size(c, "latent")?),
+            false => archive = Some(codes(c)?),
+        }
+    }
     c.mark(")")?;
-    Ok(StateType::Paged { window, heads, dim, k: formats[0], v: formats[1], archive })
+    Ok(StateType::Paged { window, heads, dim, k: formats[0], v: formats[1], latent, archive })
 }
 
 /// `recurrent(columns=…, channels=…, heads=…, key=…, value=…)`.
@@ -83,9 +90,8 @@ fn recurrent(c: &mut Cursor<'_>) -> Parsed<Recurrent> {
     Ok(Recurrent { columns, channels, heads, key, value })
 }
 
-/// `, archive(k=…, v=…, first=…, last=…, centered=…)`.
-fn archive(c: &mut Cursor<'_>) -> Parsed<Archive> {
-    c.mark(",")?;
+/// `archive(k=…, v=…, first=…, last=…, centered=…)`.
+fn codes(c: &mut Cursor<'_>) -> Parsed<Archive> {
     c.keyword("archive")?;
     c.mark("(")?;
     let mut codes = vec![];

@@ -6,10 +6,9 @@ use swiftlm_ir::ops::Op;
 use swiftlm_ir::plan::Input;
 use swiftlm_ir::rounding::Rounding;
 use swiftlm_ir::template::{
-    ArgMax, Attend, Combine, Elementwise, Embed, ExpertLinear, Linear, Norm, RmsNorm, Rope, Rotate, Route, Rows,
-    Template, View,
+    ArgMax, Combine, Elementwise, Embed, ExpertLinear, HeadLinear, Linear, Norm, RmsNorm, Rope, Rotate, Rows, Template,
+    View,
 };
-use swiftlm_ir::ty::{StateType, Type};
 
 use super::region::{Extras, Region};
 use super::view::Placed;
@@ -31,11 +30,11 @@ impl Fuser<'_> {
             (Op::Embed { scale }, [Arg::Value(ids), w]) => self.embed(v, *ids, *w, *scale as f32),
             (Op::RmsNorm { .. }, [Arg::Value(x), w]) => self.rms_norm(v, op, *x, *w),
             (Op::Linear, [Arg::Value(x), w]) => self.linear(v, *x, *w),
-            (Op::Rope { dim, layout }, [Arg::Value(x), Arg::Value(table)]) => {
-                let (placed, dims) = (self.place(*x)?, self.heads(*x)?);
+            (Op::Rope { start, dim: rotated, layout }, [Arg::Value(x), Arg::Value(table)]) => {
+                let (placed, (heads, dim)) = (self.place(*x)?, self.heads(*x)?);
+                let (start, rotated, layout) = (*start, *rotated, *layout);
                 let y = View::dense(self.row_elements(v)?);
-                let template =
-                    Rope { heads: dims.0, dim: dims.1, rotated: *dim, layout: *layout, norm: None, x: placed.view, y };
+                let template = Rope { heads, dim, start, rotated, layout, norm: None, x: placed.view, y };
                 let args = vec![self.read(placed.base), self.read(*table), GroupArg::Write(v)];
                 self.push(Template::Rope(template), args, v);
                 Ok(())
@@ -47,6 +46,7 @@ impl Fuser<'_> {
                 self.push(Template::Rotate(template), vec![self.read(placed.base), GroupArg::Write(v)], v);
                 Ok(())
             }
+            (Op::HeadLinear { .. }, [Arg::Value(x), w]) => self.head_linear(v, op, *x, *w),
             (Op::KvAppend, _) => self.append(v, args),
             (Op::KvArchive, [Arg::Value(state)]) => self.archive(v, *state),
             (Op::ConvAppend | Op::DeltaAppend, _) => self.recurs(v, op),
@@ -66,7 +66,7 @@ impl Fuser<'_> {
                 self.push(Template::ArgMax(template), vec![self.read(placed.base), GroupArg::Write(v)], v);
                 Ok(())
             }
-            (Op::RouteIds { top_k }, [Arg::Value(scores)]) => self.route(v, *scores, *top_k),
+            (Op::RouteIds { .. }, [Arg::Value(_)]) => self.route(v),
             // The host does it: nothing is launched.
             (Op::ExpertFetch { .. }, _) => Ok(()),
             (Op::ExpertLinear { experts }, [Arg::Value(x), Arg::Value(ids), w]) => {
@@ -84,7 +84,7 @@ impl Fuser<'_> {
         }
     }
 
-    fn heads(&self, v: Value) -> Result<(usize, usize), String> {
+    pub(super) fn heads(&self, v: Value) -> Result<(usize, usize), String> {
         let t = self.g.value(v).ty.tensor().ok_or("expected a tensor")?;
         match t.shape[1..] {
             [Dim::Const(heads), Dim::Const(dim)] => Ok((heads, dim)),
@@ -227,62 +227,21 @@ impl Fuser<'_> {
         Ok(())
     }
 
-    fn attend(&mut self, v: Value, op: &Op, q: Value, k: Value) -> Result<(), String> {
-        let Op::Attend { scale, window, cap } = op else { return Err("malformed attention".into()) };
-        let Some((Op::KvK, [Arg::Value(state)])) = self.g.node(k) else {
-            return Err("keys must come from a state".into());
+    fn head_linear(&mut self, v: Value, op: &Op, x: Value, w: Arg) -> Result<(), String> {
+        let (Op::HeadLinear { first, len, transposed, .. }, Arg::Weight(slot)) = (op, w) else {
+            return Err("malformed product of heads".into());
         };
-        let Type::State(StateType::Paged { heads: kv_heads, dim, k: k_format, v: v_format, archive, .. }) =
-            &self.g.value(*state).ty
-        else {
-            return Err("attention needs a paged state".into());
-        };
-        let (placed, (heads, _)) = (self.place(q)?, self.heads(q)?);
-        let back =
-            self.only_user(v).filter(|user| matches!(self.g.node(*user), Some((Op::Rotate { inverse: true }, _))));
-        // Where a head's elements meet in several workgroups, rotating back is a launch of its own.
-        let output = back.filter(|_| archive.is_some() && self.chooser.fuse()).unwrap_or(v);
-        if output != v {
-            self.absorbed.insert(v);
+        let (placed, (heads, dim)) = (self.place(x)?, self.heads(x)?);
+        let weight = self.g.weights[slot.0 as usize].ty;
+        if weight.bytes() > self.options.max_binding {
+            let limit = self.options.max_binding;
+            return Err(format!("the weight {weight} exceeds the {limit} bytes that an argument may span"));
         }
-        let template = Attend {
-            class: self.class,
-            heads,
-            kv_heads: *kv_heads,
-            dim: *dim,
-            scale: *scale as f32,
-            window: *window,
-            cap: *cap as f32,
-            k_format: *k_format,
-            v_format: *v_format,
-            archive: *archive,
-            rotate_back: output != v,
-            q: placed.view,
-            y: View::dense(self.row_elements(v)?),
-        };
-        let mut args = vec![self.read(placed.base)];
-        args.extend(self.page_inputs(*state));
-        args.extend([GroupArg::State(0), GroupArg::State(1)]);
-        if archive.is_some() {
-            args.extend(self.archive_args(*state));
-        }
-        args.push(GroupArg::Write(output));
-        self.push(Template::Attend(template), args, v);
-        Ok(())
-    }
-
-    fn route(&mut self, ids: Value, scores: Value, top_k: usize) -> Result<(), String> {
-        let weights = self.uses[scores.0 as usize].iter().flatten().find_map(|user| match self.g.node(*user) {
-            Some((Op::RouteWeights { routing, normalize }, [_, Arg::Value(i)])) if *i == ids => {
-                Some((*user, *routing, *normalize))
-            }
-            _ => None,
-        });
-        let (weights, routing, normalize) = weights.ok_or("expert ids are used without their weights")?;
-        let (placed, experts) = (self.place(scores)?, self.row_elements(scores)?);
-        let template = Route { experts, top_k, routing, normalize, scores: placed.view };
-        let args = vec![self.read(placed.base), GroupArg::Write(ids), GroupArg::Write(weights)];
-        self.push(Template::Route(template), args, ids);
+        let y = View::dense(self.row_elements(v)?);
+        let (first, len, transposed) = (*first, *len, *transposed);
+        let template = HeadLinear { class: self.class, weight, heads, dim, first, len, transposed, x: placed.view, y };
+        let args = vec![self.read(placed.base), self.whole_weight(w)?, GroupArg::Write(v)];
+        self.push(Template::HeadLinear(template), args, v);
         Ok(())
     }
 

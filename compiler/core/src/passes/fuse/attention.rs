@@ -3,7 +3,8 @@
 use swiftlm_ir::graph::{Arg, Value};
 use swiftlm_ir::ops::{Op, RopeLayout};
 use swiftlm_ir::plan::Input;
-use swiftlm_ir::template::{Append, Archiving, Norm, RopeAppend, Template};
+use swiftlm_ir::quant::Format;
+use swiftlm_ir::template::{Append, Archiving, Attend, LatentAppend, Norm, RopeAppend, Template, View};
 use swiftlm_ir::ty::{StateType, Type};
 
 use super::view::Placed;
@@ -63,7 +64,7 @@ impl Fuser<'_> {
         }
         let heads = self.g.value(query).ty.tensor()?.shape.get(1)?.constant()?;
         let base = keys.placed.base;
-        let q_out = swiftlm_ir::template::View::dense(self.row_elements(query).ok()?);
+        let q_out = View::dense(self.row_elements(query).ok()?);
         let (q_norm, k_norm) = (queries.norm.clone(), keys.norm.clone());
         let norms = [&q_norm, &k_norm].into_iter().flatten().map(|n| n.1.clone()).collect();
         let template = RopeAppend {
@@ -98,7 +99,9 @@ impl Fuser<'_> {
             chain.inside.push(x);
             return Some(Chain { rotate: true, ..chain });
         }
-        let (Op::Rope { dim, layout }, [Arg::Value(x), Arg::Value(table)]) = self.g.node(v)? else { return None };
+        let (Op::Rope { start: 0, dim, layout }, [Arg::Value(x), Arg::Value(table)]) = self.g.node(v)? else {
+            return None;
+        };
         let rope = Some((*dim, *layout, *table));
         if let (Some((op @ Op::RmsNorm { .. }, [Arg::Value(inner), w])), Some(_)) =
             (self.g.node(*x), self.only_user(*x))
@@ -121,7 +124,9 @@ impl Fuser<'_> {
     }
 
     fn append_template(&self, state: Value, k: Placed, v: Placed) -> Option<Append> {
-        let Type::State(StateType::Paged { heads, dim, k: k_format, v: v_format, .. }) = &self.g.value(state).ty else {
+        let Type::State(StateType::Paged { heads, dim, k: k_format, v: v_format, latent: None, .. }) =
+            &self.g.value(state).ty
+        else {
             return None;
         };
         let (heads, dim, k_format, v_format) = (*heads, *dim, *k_format, *v_format);
@@ -179,6 +184,9 @@ impl Fuser<'_> {
         let [Arg::Value(state), Arg::Value(k), Arg::Value(values)] = args else {
             return Err("malformed append".into());
         };
+        if let Type::State(StateType::Paged { dim, k: format, latent: Some(latent), .. }) = self.g.value(*state).ty {
+            return self.latent_append(v, (*k, *values), (latent, dim - latent, format));
+        }
         let (k, values) = (self.place(*k)?, self.place(*values)?);
         let template = self.append_template(*state, k, values).ok_or("append needs a paged state")?;
         let mut args = vec![self.read(k.base), self.read(values.base)];
@@ -186,6 +194,135 @@ impl Fuser<'_> {
         args.extend([GroupArg::State(0), GroupArg::State(1)]);
         self.available.insert(v);
         self.push(Template::Append(template), args, v);
+        Ok(())
+    }
+
+    /// An append of latents, with their norm and the rotation of what lies behind them where nothing else uses either.
+    fn latent_append(
+        &mut self,
+        v: Value,
+        (x, r): (Value, Value),
+        (latent, rest, format): (usize, usize, Format),
+    ) -> Result<(), String> {
+        let inside = |f: &Self, v: Value| f.absorbed.contains(&v);
+        let (x, norm) = match self.normed(x).filter(|(v, ..)| inside(self, *v)) {
+            Some((_, inner, norm)) => (inner, Some(norm)),
+            None => (x, None),
+        };
+        let (r, rotation) = match self.rotated_rest(r).filter(|(v, ..)| inside(self, *v)) {
+            Some((_, inner, rotation)) => (inner, Some(rotation)),
+            None => (r, None),
+        };
+        let (x, r) = (self.place(x)?, self.place(r)?);
+        let mut args = vec![self.read(x.base)];
+        args.extend(norm.iter().map(|n| n.1.clone()));
+        args.push(self.read(r.base));
+        args.extend(rotation.map(|(_, table)| self.read(table)));
+        args.extend(self.page_inputs(v));
+        args.push(GroupArg::State(0));
+        let (norm, rotation) = (norm.map(|n| n.0), rotation.map(|(layout, _)| layout));
+        let template = LatentAppend { latent, rest, format, norm, rotation, x: x.view, r: r.view };
+        self.available.insert(v);
+        self.push(Template::LatentAppend(template), args, v);
+        Ok(())
+    }
+
+    /// The norm that makes the latent `v`: its value, what it is of, its parameters.
+    fn normed(&self, v: Value) -> Option<(Value, Value, (Norm, GroupArg))> {
+        let flat = match self.g.node(v)? {
+            (Op::SplitHeads { heads: 1 }, [Arg::Value(flat)]) => *flat,
+            _ => v,
+        };
+        let (op, [Arg::Value(x), w]) = self.g.node(flat)? else { return None };
+        Some((flat, *x, (self.norm(op, *w)?, self.whole_weight(*w).ok()?)))
+    }
+
+    /// The rotation of all of `v`: its value, what it is of, its layout and table.
+    fn rotated_rest(&self, v: Value) -> Option<(Value, Value, (RopeLayout, Value))> {
+        match self.g.node(v)? {
+            (Op::Rope { start: 0, dim, layout }, [Arg::Value(x), Arg::Value(table)])
+                if self.g.value(v).ty.tensor()?.width() == Some(*dim) =>
+            {
+                Some((v, *x, (*layout, *table)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Marks the norms and rotations that appends of latents take in.
+    pub(super) fn plan_latent_appends(&mut self) {
+        for i in 0..self.g.values.len() {
+            let Some((Op::KvAppend, [Arg::Value(state), Arg::Value(x), Arg::Value(r)])) = self.g.node(Value(i as u32))
+            else {
+                continue;
+            };
+            if !matches!(self.g.value(*state).ty, Type::State(StateType::Paged { latent: Some(_), .. })) {
+                continue;
+            }
+            let alone = |f: &Self, mut v: Value, end: Value| {
+                while v != end {
+                    match f.only_user(v) {
+                        Some(user) => v = user,
+                        None => return false,
+                    }
+                }
+                f.only_user(end).is_some()
+            };
+            let found = [self.normed(*x).map(|n| (n.0, *x)), self.rotated_rest(*r).map(|n| (n.0, *r))];
+            for (v, end) in found.into_iter().flatten() {
+                if alone(self, v, end) && self.chooser.fuse() {
+                    self.absorbed.insert(v);
+                }
+            }
+        }
+    }
+
+    /// Attention over a state.
+    pub(super) fn attend(&mut self, v: Value, op: &Op, q: Value, k: Value) -> Result<(), String> {
+        let Op::Attend { scale, window, cap } = op else { return Err("malformed attention".into()) };
+        let Some((Op::KvK, [Arg::Value(state)])) = self.g.node(k) else {
+            return Err("keys must come from a state".into());
+        };
+        let Type::State(StateType::Paged { heads: kv_heads, dim, k: k_format, v: v_format, latent, archive, .. }) =
+            &self.g.value(*state).ty
+        else {
+            return Err("attention needs a paged state".into());
+        };
+        let (placed, (heads, _)) = (self.place(q)?, self.heads(q)?);
+        let back =
+            self.only_user(v).filter(|user| matches!(self.g.node(*user), Some((Op::Rotate { inverse: true }, _))));
+        // Where a head's elements meet in several workgroups, rotating back is a launch of its own.
+        let output = back.filter(|_| archive.is_some() && self.chooser.fuse()).unwrap_or(v);
+        if output != v {
+            self.absorbed.insert(v);
+        }
+        let template = Attend {
+            class: self.class,
+            heads,
+            kv_heads: *kv_heads,
+            dim: *dim,
+            scale: *scale as f32,
+            window: *window,
+            cap: *cap as f32,
+            k_format: *k_format,
+            v_format: *v_format,
+            latent: *latent,
+            archive: *archive,
+            rotate_back: output != v,
+            q: placed.view,
+            y: View::dense(self.row_elements(v)?),
+        };
+        let mut args = vec![self.read(placed.base)];
+        args.extend(self.page_inputs(*state));
+        args.push(GroupArg::State(0));
+        if latent.is_none() {
+            args.push(GroupArg::State(1));
+        }
+        if archive.is_some() {
+            args.extend(self.archive_args(*state));
+        }
+        args.push(GroupArg::Write(output));
+        self.push(Template::Attend(template), args, v);
         Ok(())
     }
 }

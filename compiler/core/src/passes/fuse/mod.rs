@@ -8,6 +8,7 @@ mod anchors;
 mod attention;
 mod recurrent;
 mod region;
+mod route;
 mod view;
 
 use std::collections::BTreeSet;
@@ -116,6 +117,8 @@ pub fn run(g: &Graph, class: ShapeClass, options: &CompileOptions) -> Result<Vec
     };
     let merged = f.plan_rope_appends();
     f.absorb_delta_inputs();
+    f.plan_latent_appends();
+    f.plan_routes();
     f.absorb_rounding();
     f.absorb_norms();
     for i in 0..g.values.len() {

@@ -97,7 +97,7 @@ fn rotated(c: &Config, head_dim: usize) -> Result<usize, ModelError> {
     let part =
         nested.as_ref().unwrap_or(c).number("partial_rotary_factor", c.number("partial_rotary_factor", 0.25)?)?;
     let rotated = (head_dim as f64 * part) as usize;
-    if part > 1.0 || rotated == 0 || rotated % 2 != 0 {
+    if part > 1.0 || rotated == 0 || !rotated.is_multiple_of(2) {
         let message = format!("config.json: `partial_rotary_factor` = {part} rotates {rotated} of {head_dim} elements");
         return Err(ModelError::one(format!("{message}: expected an even number of them")));
     }

@@ -126,6 +126,15 @@ def qwen3_5(**changes):
     }
 
 
+def qwen3_5_text(**changes):
+    """The text half in a checkpoint of its own; which layers are which is told one by one."""
+    text = qwen3_5()["text_config"] | {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "layer_types": None}
+    kinds = ["linear_attention", "full_attention"]
+    both = {"num_hidden_layers": 2, "layer_types": kinds, "full_attention_interval": None, "hidden_size": 32}
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "architectures": ["Qwen3_5ForCausalLM"]}
+    return {key: value for key, value in (text | both | ids | changes).items() if value is not None}
+
+
 # From mlx-lm's names to those of transformers, and from there to published ones.
 QWEN3_5_PUBLISHED = {
     r"^language_model\.lm_head\.": "lm_head.",
@@ -409,9 +418,18 @@ TRANSFORMERS = {
         "config": qwen3_5(hidden_size=32, intermediate_size=64),
         "storage": "f32",
         "norm": 0.0,
+        "embedding": 1.0,
         "published": QWEN3_5_PUBLISHED,
         "unread": {"model.visual.pos_embed.weight": (4, 8), "mtp.fc.weight": (4, 8)},
         "notes": "three layers of gated delta net and one of gated attention; tensors of a vision tower and of a drafter",
+    },
+    "qwen3_5_text": {
+        "config": qwen3_5_text(intermediate_size=64, tie_word_embeddings=True, linear_value_head_dim=24),
+        "storage": "bf16",
+        "norm": 0.0,
+        "embedding": 0.5,
+        "alone": "mlx-lm knows the text half by another name and rounds 1 + w to bfloat16",
+        "notes": "text half on its own; layer_types; tied embeddings; values of another size than keys",
     },
     "qwen3_moe": {
         "config": qwen3_moe(head_dim=16, moe_intermediate_size=24),
@@ -534,6 +552,7 @@ MLX = {
         "group": 32,
         "storage": "bf16",
         "norm": 0.0,
+        "embedding": 1.0,
         "zero_centred": r"(layernorm|model\.norm|[qk]_norm)\.weight$",
         "published": QWEN3_5_PUBLISHED,
         "notes": "norms stored as 1 + w; conv1d is [channels, kernel, 1]",

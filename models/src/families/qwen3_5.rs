@@ -26,7 +26,7 @@ pub fn build(c: &Config, tensors: &TensorIndex, options: &BuildOptions) -> Resul
     let held = |base: &str| tensors.contains_key(&format!("{base}.embed_tokens.weight"));
     let (base, head) = BASES.into_iter().find(|(base, _)| held(base)).unwrap_or(BASES[0]);
     let mut d = Decoder::read(&text, false)?;
-    (d.base, d.head, d.unused) = (base.to_owned(), head.to_owned(), &UNUSED);
+    (d.base, d.head, d.unused) = (base.to_owned(), head.to_owned(), UNUSED.map(str::to_owned).to_vec());
     let full = full_attention(&text, &d)?;
     let delta = delta_net(&text, &d)?;
     d.norm.offset = if stored_whole(base, &full, tensors) { 0.0 } else { 1.0 };
@@ -97,7 +97,7 @@ fn rotated(c: &Config, head_dim: usize) -> Result<usize, ModelError> {
     let part =
         nested.as_ref().unwrap_or(c).number("partial_rotary_factor", c.number("partial_rotary_factor", 0.25)?)?;
     let rotated = (head_dim as f64 * part) as usize;
-    if part > 1.0 || rotated == 0 || rotated % 2 != 0 {
+    if part > 1.0 || rotated == 0 || !rotated.is_multiple_of(2) {
         let message = format!("config.json: `partial_rotary_factor` = {part} rotates {rotated} of {head_dim} elements");
         return Err(ModelError::one(format!("{message}: expected an even number of them")));
     }

@@ -76,7 +76,8 @@ impl Recurrences {
         for Transfer { from, to } in &batch.transfers {
             next[*to as usize] = next[*from as usize];
         }
-        (words.clear(), runs.clear());
+        words.clear();
+        runs.clear();
         let mut first = 0;
         while first < tokens {
             let (unit, start) = (units[first] as usize, batch.positions[first] as usize);

@@ -12,6 +12,9 @@ use super::operand::Rows;
 use super::rope::{HEADS, LANES, head_blocks};
 use super::{Bounds, Built, single, when_row};
 
+/// Most stages of a transform between two barriers.
+const STAGES: u32 = 3;
+
 /// Heads of a workgroup in shared memory, one after another.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turning<'k> {
@@ -76,14 +79,21 @@ impl<'k> Turning<'k> {
         let (kb, (odd, power)) = (self.kb, self.parts());
         let mut half = 1;
         while half < power {
-            kb.for_lanes(self.count * self.dim / 2, |pair| {
-                let i = pair.over(half).times(2 * half) + pair.modulo(half);
-                let (a, b) = (self.heads.get(i), self.heads.get(i.plus(half)));
-                self.heads.set(i, a + b);
-                self.heads.set(i.plus(half), a - b);
+            // Several stages of pairs between two barriers: a lane takes all that meet in them.
+            let stages = (power / half).ilog2().min(STAGES);
+            let points = 1 << stages;
+            kb.for_lanes(self.count * self.dim / points, |i| {
+                let first = i.over(half).times(points * half) + i.modulo(half);
+                let mut x: Vec<E<'k>> = (0..points).map(|j| self.heads.get(first.plus(j * half))).collect();
+                for distance in (0..stages).map(|stage| 1 << stage) {
+                    for j in (0..points).filter(|j| j & distance == 0) {
+                        (x[j], x[j + distance]) = (x[j] + x[j + distance], x[j] - x[j + distance]);
+                    }
+                }
+                x.iter().enumerate().for_each(|(j, x)| self.heads.set(first.plus(j * half), *x));
             });
             kb.barrier();
-            half *= 2;
+            half *= points;
         }
         if odd > 1 {
             kb.for_lanes(self.count * power, |i| {

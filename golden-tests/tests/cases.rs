@@ -240,6 +240,7 @@ impl File {
                     sequences: vec![0; count],
                     rows: (0..count).map(|token| Row { token: token as u32, want: Want::Logits }).collect(),
                     table: if at == 0 { executable.alone(ids.len()) } else { vec![] },
+                    ..Batch::default()
                 };
                 let output = executable.step(&batch).unwrap_or_else(|e| panic!("{} on {on:?}: {e}", self.name));
                 got.extend((0..count).flat_map(|row| output.logits(row).expect("every row wants logits").to_vec()));

@@ -93,6 +93,7 @@ impl StepFlags {
             sequences: vec![0; tokens as usize],
             rows: vec![Row { token: tokens - 1, want: Want::Greedy }],
             table: executable.alone((self.depth + tokens) as usize),
+            ..Batch::default()
         }
     }
 }

@@ -14,6 +14,8 @@ from tempfile import TemporaryDirectory
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from transformers import AutoConfig
+
 from rows import MIXTRAL_PUBLISHED
 from weights import hub_shapes
 
@@ -132,6 +134,37 @@ def granite(*dims, **more):
     return decoder("granite", "GraniteForCausalLM", *dims, 49159, 10000000.0, **multipliers, **flags, **more)
 
 
+def deepseek(kind, architecture, *dims, vocabulary, mscale, **more):
+    scaling = {
+        "type": "yarn",
+        "factor": 40,
+        "original_max_position_embeddings": 4096,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "mscale": mscale,
+        "mscale_all_dim": mscale,
+    }
+    latent = {
+        "kv_lora_rank": 512,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+        "attention_bias": False,
+        "moe_layer_freq": 1,
+        "max_position_embeddings": 163840,
+        "rope_scaling": scaling,
+    }
+    return decoder(kind, architecture, *dims, vocabulary, 10000.0, **latent, **more)
+
+
+def defaults(kind, architecture):
+    """What the reference takes where a file says nothing."""
+    text = AutoConfig.for_model(kind).to_dict()
+    left_out = ("transformers_version", "_name_or_path", "dtype", "id2label", "label2id")
+    kept = {key: value for key, value in text.items() if value is not None and key not in left_out}
+    return {"architectures": [architecture], "model_type": kind} | kept
+
+
 TIED = {"tie_word_embeddings": True}
 
 MODELS = {
@@ -164,6 +197,19 @@ MODELS = {
         "olmoe", "OlmoeForCausalLM", 2048, 1024, 16, 16, 16, 50304, 10000.0,
         num_experts=64, num_experts_per_tok=8, norm_topk_prob=False, rms_norm_eps=1e-5, max_position_embeddings=4096,
     ),
+    "deepseek-v2-lite": deepseek(
+        "deepseek_v2", "DeepseekV2ForCausalLM", 2048, 10944, 27, 16, 16, vocabulary=102400, mscale=0.707,
+        q_lora_rank=None, n_routed_experts=64, n_shared_experts=2, num_experts_per_tok=6, moe_intermediate_size=1408,
+        first_k_dense_replace=1, n_group=1, topk_group=1, topk_method="greedy", scoring_func="softmax",
+        norm_topk_prob=False, routed_scaling_factor=1.0,
+    ),
+    "deepseek-v3": deepseek(
+        "deepseek_v3", "DeepseekV3ForCausalLM", 7168, 18432, 61, 128, 128, vocabulary=129280, mscale=1.0,
+        q_lora_rank=1536, n_routed_experts=256, n_shared_experts=1, num_experts_per_tok=8, moe_intermediate_size=2048,
+        first_k_dense_replace=3, n_group=8, topk_group=4, topk_method="noaux_tc", scoring_func="sigmoid",
+        norm_topk_prob=True, routed_scaling_factor=2.5,
+    ),
+    "qwen3.5-defaults": defaults("qwen3_5_text", "Qwen3_5ForCausalLM"),
     "gemma-2-2b": gemma2(2304, 9216, 26, 8, 4, head=256, query=256),
     "gemma-2-9b": gemma2(3584, 14336, 42, 16, 8, head=256, query=256),
     "gemma-2-27b": gemma2(4608, 36864, 46, 32, 16, head=128, query=144),

@@ -59,7 +59,8 @@ fn steps_that_do_not_follow_are_refused_and_change_nothing() {
         Ok::<Vec<f32>, String>(output.logits(0).expect("the last token wants logits").to_vec())
     };
     step(&[(1, 0), (1, 1)], &[]).expect("a sequence begins");
-    let refused: [(&[(u32, u32)], &[(u32, u32)], &str); 6] = [
+    type Pairs<'a> = &'a [(u32, u32)];
+    let refused: [(Pairs<'_>, Pairs<'_>, &str); 6] = [
         (&[(1, 3)], &[], "position 3 behind a recurrent state of 2 tokens: rewind the sequence"),
         (&[(0, 2)], &[], "position 2 behind a recurrent state of 0 tokens"),
         (&[(1, 2), (0, 0), (1, 3)], &[], "tokens of unit 1 stand apart"),

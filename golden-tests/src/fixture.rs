@@ -109,6 +109,11 @@ impl Row {
         row
     }
 
+    /// So many ids: prompt and continuation, over and over.
+    pub fn endless(&self, count: usize) -> Vec<u32> {
+        self.prompt.iter().chain(&self.greedy).copied().cycle().take(count).collect()
+    }
+
     /// Whether its feed-forward halves are mixtures of experts, some or all of them.
     pub fn has_experts(&self) -> bool {
         self.index.keys().any(|name| name.contains(".experts.") || name.contains(".switch_mlp."))

@@ -146,17 +146,12 @@ fn interleaving_changes_nothing() {
     }
 }
 
-/// Ids of a row, over and over.
-fn endless(row: &Row, count: usize) -> Vec<u32> {
-    row.prompt.iter().chain(&row.greedy).copied().cycle().take(count).collect()
-}
-
 /// A window's pages that are used again, many times over, give what pages give that are used once, bit for bit.
 #[test]
 fn pages_used_again_change_nothing() {
     for (name, window) in [("gemma2", 20), ("gemma3_text", 20), ("mistral", 50)] {
         let row = Row::open(name);
-        let ids = endless(&row, 500);
+        let ids = row.endless(500);
         let run = |chunk: usize| {
             let mut loaded = Loaded::new(&row, compile(&row, &exact(), chunk), On::Cpu.open(2), 1);
             let sets = loaded.executable().page_sets();
@@ -177,7 +172,7 @@ fn rewinding_changes_nothing() {
     const CHUNK: usize = 16;
     for name in ["llama", "gemma3_text", "mistral", "deepseek_v3"] {
         let row = Row::open(name);
-        let (ids, other) = (endless(&row, 300), endless(&row, 400).split_off(130));
+        let (ids, other) = (row.endless(300), row.endless(400).split_off(130));
         let load = || Loaded::new(&row, compile(&row, &exact(), CHUNK), On::Cpu.open(2), 1);
         for (mark, end) in [(140, 170), (140, 250), (3, 20), (256, 300)] {
             let mut loaded = load();
@@ -193,29 +188,6 @@ fn rewinding_changes_nothing() {
             let expected = load().prompt(0, &[&ids[..mark], &other[..60]].concat(), CHUNK);
             assert_eq!(loaded.feed(0, &other[..60], CHUNK), expected[mark..], "{name}, {mark} to {end}");
         }
-    }
-}
-
-/// The same of recurrent states, which go back to a snapshot: nothing comes again if it was taken at the mark, what came
-/// behind it if it was taken before, and everything without one.
-#[test]
-fn rewinding_to_snapshots_changes_nothing() {
-    const CHUNK: usize = 16;
-    let row = Row::open("qwen3_5");
-    let (ids, other) = (endless(&row, 300), endless(&row, 400).split_off(130));
-    let load = || Loaded::new(&row, compile(&row, &exact(), CHUNK), On::Cpu.open(2), 1);
-    for (snapshot, mark, end) in [(Some(140), 140, 170), (Some(97), 140, 250), (None, 20, 60), (Some(256), 256, 300)] {
-        let mut loaded = load();
-        loaded.prompt(0, &ids[..snapshot.unwrap_or(0)], CHUNK);
-        assert!(loaded.snapshot(0), "there is room for a snapshot");
-        loaded.feed(0, &ids[snapshot.unwrap_or(0)..mark], CHUNK);
-        let to = loaded.mark(0);
-        loaded.feed(0, &ids[mark..end], CHUNK);
-        let from = loaded.rewind(0, to);
-        assert_eq!(from, snapshot.unwrap_or(0), "back to the snapshot");
-        loaded.feed(0, &ids[from..mark], CHUNK);
-        let expected = load().prompt(0, &[&ids[..mark], &other[..60]].concat(), CHUNK);
-        assert_eq!(loaded.feed(0, &other[..60], CHUNK), expected[mark..], "{snapshot:?}, {mark} to {end}");
     }
 }
 

@@ -325,6 +325,8 @@ fn ranges_outside_a_weight_are_refused() {
     };
     assert!(wrong(&|w| w.names[0].insert_str(0, "no.")).contains("is missing"));
     assert!(wrong(&|w| w.names[0].push_str("#100000")).contains("slices, none of number 100000"));
+    assert!(wrong(&|w| w.names[0].push_str("#3/3")).contains("has 3 slices, none of number 3"));
+    assert!(wrong(&|w| w.names[0].push_str("#1/100003")).contains("does not divide into 100003 slices"));
     assert!(wrong(&|w| w.ty.rows += 1).contains("the tensors hold"));
 }
 

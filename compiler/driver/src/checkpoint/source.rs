@@ -39,8 +39,13 @@ impl Checkpoint {
             Some((i, count)) => {
                 let extent = placed.shape.first().copied().unwrap_or(0);
                 let slices = count.unwrap_or(extent);
-                if i >= slices || !extent.is_multiple_of(slices) {
-                    return Err(format!("tensor `{tensor}` of {extent} slices has no piece {i} of {slices}"));
+                if i >= slices {
+                    return Err(format!("tensor `{tensor}` has {slices} slices, none of number {i}"));
+                }
+                if !extent.is_multiple_of(slices) {
+                    return Err(format!(
+                        "tensor `{tensor}`: an extent of {extent} does not divide into {slices} slices"
+                    ));
                 }
                 let bytes = placed.bytes / slices as u64;
                 (placed.start + i as u64 * bytes, bytes)

@@ -1,9 +1,12 @@
 //! Kernels of latent attention: matrices of heads, latents to pages, attention whose values are part of its keys.
 
+use swiftlm_compiler::kernels::build;
 use swiftlm_ir::dim::ShapeClass;
+use swiftlm_ir::kernel::verify::verify;
 use swiftlm_ir::quant::Format;
 use swiftlm_ir::template::{Attend, HeadLinear, LatentAppend, Template, View};
 use swiftlm_ir::ty::PAGE_TOKENS;
+use swiftlm_shader::{LowerOptions, lower, validate};
 
 use crate::attention::{
     LAYOUTS, NORM, PAGES, STRIDE, Step, attended, empty_pages, expect_appended, normed, poison, rope_table, rotated,
@@ -122,6 +125,37 @@ fn values_are_the_first_elements_of_keys() {
                 let args = vec![q.bytes(), positions, sequences, table, to_pages(&k, true), y.bytes()];
                 let after = run(&Template::Attend(t.clone()), 8, args, sizes(count, 1, STRIDE));
                 y.after(&after[5]).expect(count, 1e-5, |token, col| attended(&t, &step, &q, &k, &k, token, col));
+            }
+        }
+    }
+}
+
+/// Attention as large as DeepSeek-V3's, and twice as wide, is proven and fits the shared memory of usual devices.
+#[test]
+fn large_latents_fit_shared_memory() {
+    for (dim, latent, format) in [(576, 512, Format::F16), (1152, 1024, Format::F32)] {
+        for class in ShapeClass::ALL {
+            let t = Attend {
+                class,
+                heads: 128,
+                kv_heads: 1,
+                dim,
+                scale: 0.1,
+                window: 0,
+                cap: 0.0,
+                k_format: format,
+                v_format: format,
+                latent: Some(latent),
+                archive: None,
+                rotate_back: false,
+                q: View::dense(128 * dim),
+                y: View::dense(128 * latent),
+            };
+            for built in build(&Template::Attend(t), 512, 64) {
+                assert_eq!(verify(&built.kernel), Ok(()), "{class:?}");
+                let options = LowerOptions { shared_bytes: 32 << 10, ..LowerOptions::default() };
+                let valid = lower(&built.kernel, &options).and_then(|module| validate(&module));
+                assert!(valid.is_ok(), "{class:?}: {:?}", valid.err());
             }
         }
     }

@@ -14,11 +14,13 @@ use super::history::{History, SPAN, Seen, chains, first, spans};
 use super::operand::{Packs, Rows, per_token};
 use super::rotate::Turning;
 use super::share::{Merged, Partial, Share};
-use super::span::{Chain, Chains, LANES};
+use super::span::{Chain, Chains, LANES, QUADS, RUNS};
 use super::{Bounds, Built, when_row};
 
 /// Of the launch's arguments the one that every kernel takes.
 const POSITIONS: usize = 1;
+/// Bytes of shared memory of devices that large heads are run on.
+const SHARED: usize = 32 << 10;
 /// Most query heads that a workgroup takes.
 const MOST_HEADS: usize = 8;
 /// Chains that meet first, in their order, before what they come to meets.
@@ -44,10 +46,18 @@ fn alone<'k>(first: E<'k>, last: E<'k>) -> E<'k> {
     first.over(SPAN).equals(last.over(SPAN))
 }
 
-/// Query heads of a workgroup: all that read a KV head, or an even share of them.
+/// Bytes of shared memory that attention of so many query heads takes at most: their queries, products or what sums meet
+/// in, weights and factors.
+fn shared_bytes(t: &Attend, heads: usize) -> usize {
+    let met = (RUNS * RUNS.min(heads) * QUADS).max(2 * LANES);
+    4 * heads * t.dim.next_multiple_of(8 * RUNS) + 16 * (met + heads * QUADS + heads)
+}
+
+/// Query heads of a workgroup: all that read a KV head, or an even share of them that shared memory holds.
 fn heads_of_group(t: &Attend) -> usize {
     let group = t.heads / t.kv_heads;
-    (1..=MOST_HEADS.min(group)).rev().find(|n| group.is_multiple_of(*n)).unwrap_or(1)
+    let fits = |n: &usize| group.is_multiple_of(*n) && shared_bytes(t, *n) <= SHARED;
+    (1..=MOST_HEADS.min(group)).rev().find(fits).unwrap_or(1)
 }
 
 /// Workgroups that share the chains of a token and KV head.

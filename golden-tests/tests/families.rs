@@ -96,9 +96,16 @@ fn median_error(row: &Row, a: &[f32], b: &[f32]) -> f64 {
 /// Chunks of 1, 7, 64 and 512 give what one chunk gives, bit for bit.
 #[test]
 fn chunking_changes_nothing() {
-    for name in
-        ["llama-rope3", "qwen3", "qwen3_moe-mlx4", "qwen2-mlx-mixed", "gemma2", "gemma3_text-mlx4", "qwen3_5-mlx4", "deepseek_v3"]
-    {
+    for name in [
+        "llama-rope3",
+        "qwen3",
+        "qwen3_moe-mlx4",
+        "qwen2-mlx-mixed",
+        "gemma2",
+        "gemma3_text-mlx4",
+        "qwen3_5-mlx4",
+        "deepseek_v3",
+    ] {
         let row = Row::open(name);
         for activations in [Activations::F32, Activations::Int { bits: 8 }, Activations::Int { bits: 16 }] {
             let build = BuildOptions { activations, ..exact() };

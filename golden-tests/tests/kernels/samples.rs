@@ -9,8 +9,8 @@ use swiftlm_ir::ops::{RopeLayout, Routing};
 use swiftlm_ir::plan::StepSizes;
 use swiftlm_ir::quant::{Archive, Format};
 use swiftlm_ir::template::{
-    Append, Archiving, ArgMax, Attend, Combine, Delta, Elementwise, Embed, ExpertLinear, Extra, HeadLinear, LatentAppend,
-    Linear, Norm, RmsNorm, Rope, RopeAppend, Rotate, Route, Rows, ShortConv, Template, View,
+    Append, Archiving, ArgMax, Attend, Combine, Delta, Elementwise, Embed, ExpertLinear, Extra, HeadLinear,
+    LatentAppend, Linear, Norm, RmsNorm, Rope, RopeAppend, Rotate, Route, Rows, ShortConv, Template, View,
 };
 
 use crate::harness::{Random, bytes, sizes};

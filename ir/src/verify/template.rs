@@ -9,8 +9,8 @@ use crate::plan::Input;
 use crate::quant::{Archive, Format, HeadRow, rotation};
 use crate::rounding::Rounding;
 use crate::template::{
-    Append, Attend, Delta, ExpertLinear, Extra, HeadLinear, LatentAppend, Linear, Norm, Rope, RopeAppend, Route, ShortConv,
-    Template, View,
+    Append, Attend, Delta, ExpertLinear, Extra, HeadLinear, LatentAppend, Linear, Norm, Rope, RopeAppend, Route,
+    ShortConv, Template, View,
 };
 use crate::ty::StateType;
 

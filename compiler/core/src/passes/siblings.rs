@@ -9,6 +9,9 @@ use swiftlm_ir::ops::Op;
 
 use crate::rewrite::{Rewriter, uses};
 
+/// Elements that the verifier allows a weight: of many large experts even two matrices together have more.
+const LARGEST_WEIGHT: usize = u32::MAX as usize;
+
 /// Siblings in program order, and their biases if all have one.
 struct Family {
     members: Vec<Value>,
@@ -68,7 +71,11 @@ fn families(g: &Graph) -> Vec<Family> {
                     && (matches!(op, Op::Linear) || (a.names.len(), a.ty.rows) == (b.names.len(), b.ty.rows))
             })
         };
-        match families.iter_mut().find(|f| joins(f)) {
+        let elements = |v: Value| {
+            weight_of(g, v).map_or(0, |(_, _, w)| g.weights[w.0 as usize].ty.rows * g.weights[w.0 as usize].ty.cols)
+        };
+        let small = |f: &Family| f.members.iter().copied().chain([v]).map(elements).sum::<usize>() <= LARGEST_WEIGHT;
+        match families.iter_mut().find(|f| joins(f) && small(f)) {
             Some(f) => f.members.push(v),
             None => families.push(Family { members: vec![v], biases: None }),
         }

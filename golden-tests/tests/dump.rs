@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use swiftlm_compiler::work::{StepShape, Work, work_of};
+use swiftlm_device::Device;
 use swiftlm_driver::checkpoint::Checkpoint;
 use swiftlm_driver::compile::{Options, compile};
 use swiftlm_driver::dump::page::page;
@@ -16,6 +17,10 @@ use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::template::Template;
 
 const ONE: StepFlags = StepFlags { backend: Place::Cpu, device: None, threads: 2, tokens: 1, depth: 40 };
+
+fn opened(flags: &StepFlags) -> (Box<dyn Device>, &StepFlags) {
+    (flags.open().unwrap_or_else(|e| panic!("{e}")), flags)
+}
 
 fn path(row: &str) -> PathBuf {
     directory().join(row)
@@ -55,7 +60,7 @@ fn launches_run_twice_alike() {
         for tokens in [1, 40] {
             let (trace, checkpoint) = traced(row);
             let flags = StepFlags { tokens, ..ONE };
-            let compared = replay(&trace, &checkpoint, &flags, "all").unwrap_or_else(|e| panic!("{row}: {e}"));
+            let compared = replay(&trace, &checkpoint, opened(&flags), "all").unwrap_or_else(|e| panic!("{row}: {e}"));
             let far: Vec<&Compared> =
                 compared.iter().filter(|c| c.error.is_some_and(|e| e.is_nan() || e > 1e-5)).collect();
             assert!(far.is_empty(), "{row}, {tokens} tokens: {far:?}");
@@ -77,9 +82,9 @@ fn a_wrong_launch_is_seen() {
             attend.scale *= 1.01;
         }
     }
-    let compared = replay(&trace, &checkpoint, &ONE, "attend").expect("the model runs");
+    let compared = replay(&trace, &checkpoint, opened(&ONE), "attend").expect("the model runs");
     assert!(compared.iter().any(|c| c.error.is_some_and(|e| e > 1e-4)), "{compared:?}");
-    let error = replay(&trace, &checkpoint, &ONE, "nothing").expect_err("no launch has this name").to_string();
+    let error = replay(&trace, &checkpoint, opened(&ONE), "nothing").expect_err("no launch has this name").to_string();
     assert!(error.contains("rope_append"), "{error}");
 }
 
@@ -104,7 +109,7 @@ fn work_covers_weights_and_history() {
 fn a_roofline_has_every_launch_and_a_page_shows_it() {
     let (trace, checkpoint) = traced("granite");
     let rates = Rates { bandwidth: Some(1e9), peak: Some(1e9) };
-    let measured = roofline(&trace, &checkpoint, &ONE, rates).expect("the model runs");
+    let measured = roofline(&trace, &checkpoint, opened(&ONE), rates).expect("the model runs");
     let one = |func: usize| trace.compiled.program.plans[func].iter().find(|p| p.class == ShapeClass::One);
     let launches: usize =
         (0..trace.compiled.program.module.funcs.len()).filter_map(one).map(|p| p.dispatches.len()).sum();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser};
 use serde::Serialize;
 use swiftlm_compiler::work::StepShape;
+use swiftlm_device::Device;
 use swiftlm_ir::dim::ShapeClass;
 
 use super::page::page;
@@ -92,11 +93,13 @@ fn class(name: &str) -> Result<ShapeClass, String> {
 }
 
 impl Flags {
-    fn options(&self) -> Options {
+    /// How the model is compiled: for what the device binds at once, if it runs on one.
+    fn options(&self, device: Option<&dyn Device>) -> Options {
         let mut options =
             Options { build: self.precision.build(self.kv, self.step.backend == Place::Cpu), ..Options::default() };
         options.compile.chunk = self.chunk as usize;
         options.compile.max_rows = options.compile.max_rows.min(options.compile.chunk);
+        options.compile.max_binding = device.map_or(options.compile.max_binding, |d| d.target().max_binding);
         options
     }
 
@@ -106,17 +109,22 @@ impl Flags {
     /// The model cannot be read, compiled or run, or has nothing of the name asked for.
     pub fn text(&self) -> Result<String, Box<dyn std::error::Error>> {
         let checkpoint = Checkpoint::open(&self.model)?;
-        let trace = Trace::of(&checkpoint, &self.options())?;
+        let runs = self.look.roofline || self.look.replay.is_some();
+        let device = runs.then(|| self.step.open()).transpose()?;
+        let trace = Trace::of(&checkpoint, &self.options(device.as_deref()))?;
         if let Some(value) = &self.look.why {
             let why = why(&trace, value)?;
             return self.either(&why, || why.to_string());
         }
-        if let Some(kernel) = &self.look.replay {
-            let compared = replay(&trace, &checkpoint, &self.step, kernel)?;
-            return self.either(&compared, || table(&compared));
-        }
         let rates = Rates { bandwidth: self.bandwidth.map(|r| r * 1e9), peak: self.peak.map(|r| r * 1e9) };
-        let measured = self.look.roofline.then(|| roofline(&trace, &checkpoint, &self.step, rates)).transpose()?;
+        let measured = match (device, &self.look.replay) {
+            (Some(device), Some(kernel)) => {
+                let compared = replay(&trace, &checkpoint, (device, &self.step), kernel)?;
+                return self.either(&compared, || table(&compared));
+            }
+            (Some(device), None) => Some(roofline(&trace, &checkpoint, (device, &self.step), rates)?),
+            (None, _) => None,
+        };
         if let Some(file) = &self.look.html {
             let shape = StepShape { tokens: self.step.tokens as usize, rows: 1, before: self.step.depth as usize };
             let page = page(&trace, &shape, measured.as_ref());

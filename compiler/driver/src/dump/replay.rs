@@ -38,7 +38,7 @@ pub struct Compared {
     pub error: Option<f64>,
 }
 
-/// Runs a step, and every launch of a template (`attend`), of a kernel (by name, or by the beginning of its key) or, for
+/// Runs a step on a device, and every launch of a template (`attend`), of a kernel (by name, or by the beginning of its key) or, for
 /// `all`, every launch a second time.
 ///
 /// # Errors
@@ -46,12 +46,12 @@ pub struct Compared {
 pub fn replay(
     trace: &Trace,
     checkpoint: &Checkpoint,
-    flags: &StepFlags,
+    (device, flags): (Box<dyn Device>, &StepFlags),
     kernel: &str,
 ) -> Result<Vec<Compared>, DumpError> {
     let found = Arc::new(Mutex::new(vec![]));
     let twin = Twin {
-        first: flags.open()?,
+        first: device,
         second: CpuDevice::new(CpuOptions { threads: flags.threads, tier: Tier::Interpreter }),
         buffers: vec![],
         kernels: vec![],

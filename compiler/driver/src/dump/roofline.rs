@@ -2,11 +2,12 @@
 //! what the device can.
 
 use std::fmt::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
 use serde::Serialize;
 use swiftlm_compiler::work::{StepShape, Work, work_of};
+use swiftlm_device::Device;
 use swiftlm_ir::dim::ShapeClass;
 
 use super::subject::{Place, StepFlags};
@@ -16,6 +17,9 @@ use crate::checkpoint::Checkpoint;
 
 /// How often the step is run as a whole, and launch by launch, in turns.
 const ROUNDS: usize = 9;
+/// How long steps are run before each round: a device that has waited for the host runs at a fraction of its clock for a
+/// while.
+const WARM_UP: Duration = Duration::from_millis(100);
 
 /// What a device can, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -79,24 +83,27 @@ pub struct Roofline {
     pub step: f64,
 }
 
-/// Runs a step over and over, as a whole and launch by launch.
+/// Runs a step over and over on a device, as a whole and launch by launch.
 ///
 /// # Errors
 /// The model cannot be loaded, or a step fails.
 pub fn roofline(
     trace: &Trace,
     checkpoint: &Checkpoint,
-    flags: &StepFlags,
+    (device, flags): (Box<dyn Device>, &StepFlags),
     mut rates: Rates,
 ) -> Result<Roofline, DumpError> {
     let program = &trace.compiled.program;
     let shape = StepShape { tokens: flags.tokens as usize, rows: 1, before: flags.depth as usize };
-    let mut executable = flags.load(flags.open()?, program.clone(), checkpoint)?;
+    let mut executable = flags.load(device, program.clone(), checkpoint)?;
     let batch = flags.batch(&executable);
-    executable.step(&batch).map_err(DumpError::run)?;
     let (mut steps, mut sums) = (vec![], vec![]);
     let mut times: IndexMap<(usize, usize), Vec<f64>> = IndexMap::new();
     for round in 0..ROUNDS {
+        let start = Instant::now();
+        while start.elapsed() < WARM_UP {
+            executable.step(&batch).map_err(DumpError::run)?;
+        }
         let start = Instant::now();
         executable.step(&batch).map_err(DumpError::run)?;
         steps.push(start.elapsed().as_nanos() as f64);

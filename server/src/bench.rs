@@ -94,7 +94,8 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<(Vec<V
     let kv = kv.name();
     let model = info.id.clone();
     let failed = |e: &dyn std::fmt::Display| LoadError::Model { model: model.clone(), reason: e.to_string() };
-    let mut runner = Runner { executable: prepared.into_executable(progress)? };
+    let traced = flags.expert_trace.is_some();
+    let mut runner = Runner { executable: prepared.into_executable(progress)?, traced };
     if flags.fill_state == FillState::Random {
         runner.executable.fill_states().map_err(|e| failed(&e))?;
     }
@@ -138,6 +139,8 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<(Vec<V
 
 struct Runner {
     executable: Executable,
+    /// Whether the experts that decoding chooses are written down.
+    traced: bool,
 }
 
 impl Runner {
@@ -154,7 +157,9 @@ impl Runner {
             prefills.push(prefill as f64 / start.elapsed().as_secs_f64());
         }
         let before = self.executable.expert_stats().unwrap_or_default();
-        self.executable.record_experts();
+        if self.traced {
+            self.executable.record_experts();
+        }
         let mut decodes = vec![];
         for i in 0..generate {
             let start = Instant::now();

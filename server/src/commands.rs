@@ -57,7 +57,7 @@ pub struct BenchFlags {
     /// Memory to use at most, in MB; 85 % of the system's if absent
     #[arg(long)]
     pub mem_limit: Option<u64>,
-    /// Write the experts that decoding chose, layer by layer, to this file, where not all are in memory
+    /// Write the experts that decoding chose at the last depth, layer by layer, to this file, where not all are in memory
     #[arg(long)]
     pub expert_trace: Option<PathBuf>,
     /// CPU threads; one per core if absent

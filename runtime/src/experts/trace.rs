@@ -106,6 +106,8 @@ impl std::str::FromStr for Trace {
     fn from_str(text: &str) -> Result<Self, String> {
         /// Bounds of what a file may ask to have memory for.
         const MOST: usize = 1 << 16;
+        /// Experts of all layers together.
+        const MOST_IN_ALL: usize = 1 << 20;
         let mut lines = text.lines().enumerate();
         let first = lines.next().and_then(|(_, line)| line.strip_prefix("experts ")?.parse().ok());
         let experts: usize = first.filter(|n| *n <= MOST).ok_or("line 1: expected `experts` and their number")?;
@@ -118,7 +120,11 @@ impl std::str::FromStr for Trace {
             let inside = |chosen: &Vec<u32>| chosen.iter().all(|expert| (*expert as usize) < experts);
             choices.push((layer, chosen.filter(inside).ok_or_else(wrong)?));
         }
-        Ok(Self { experts, choices })
+        let trace = Self { experts, choices };
+        match trace.layers() * experts {
+            all if all <= MOST_IN_ALL => Ok(trace),
+            all => Err(format!("{all} experts in {} layers: expected {MOST_IN_ALL} at most", trace.layers())),
+        }
     }
 }
 
@@ -159,6 +165,7 @@ mod tests {
             ("experts 4\n0 1", "line 2"),
             ("experts 4\n0: 4", "line 2"),
             ("experts 4\n\n99999999: 1", "line 3"),
+            ("experts 65536\n65535: 1", "65536 layers"),
         ] {
             let error = text.parse::<Trace>().expect_err(text);
             assert!(error.contains(expected), "{text}: {error}");

@@ -6,5 +6,6 @@
 pub mod fixture;
 pub mod generated;
 pub mod host;
+pub mod msl;
 pub mod published;
 pub mod run;

@@ -28,6 +28,7 @@ pub struct GpuDevice {
     pub(crate) staging: Option<wgpu::Buffer>,
     /// Bytes written since the last submission.
     pub(crate) unsubmitted: usize,
+    pub(crate) steps: crate::submit::Steps,
 }
 
 /// wgpu's handles and what went wrong on them.
@@ -74,6 +75,7 @@ impl GpuDevice {
             recordings: vec![],
             staging: None,
             unsubmitted: 0,
+            steps: crate::submit::Steps::default(),
         };
         opened.probe()?;
         Ok(opened)

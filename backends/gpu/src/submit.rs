@@ -1,15 +1,48 @@
 //! A step as one submission: one encoder, one pass, launches in order.
+//!
+//! While the device works on a step of decoding, the host encodes the one that most likely follows: the same launches, one
+//! position further. If another comes instead, what was encoded is thrown away.
 
 use swiftlm_device::{DeviceError, KernelId, RecordingId};
 use swiftlm_ir::plan::StepSizes;
-use wgpu::{CommandEncoderDescriptor, ComputePass, ComputePassDescriptor};
+use wgpu::{CommandBuffer, CommandEncoderDescriptor, ComputePass, ComputePassDescriptor};
 
 use crate::GpuDevice;
 use crate::record::Recorded;
 
+/// The step that was submitted last, and the one that was encoded ahead.
+#[derive(Debug, Default)]
+pub(crate) struct Steps {
+    last: Option<(Vec<RecordingId>, StepSizes)>,
+    ahead: Option<CommandBuffer>,
+}
+
+/// What follows a step of decoding.
+fn next(sizes: StepSizes) -> StepSizes {
+    StepSizes { last_position: sizes.last_position.saturating_add(1), ..sizes }
+}
+
 impl GpuDevice {
     /// Runs recordings in order.
     pub(crate) fn submit_step(&mut self, recordings: &[RecordingId], sizes: StepSizes) -> Result<(), DeviceError> {
+        let ahead = self.steps.ahead.take();
+        let follows = self.steps.last.take().is_some_and(|(of, last)| of == recordings && next(last) == sizes);
+        let commands = match ahead.filter(|_| follows) {
+            Some(commands) => commands,
+            None => self.encode_step(recordings, sizes)?,
+        };
+        self.gpu.queue.submit([commands]);
+        self.unsubmitted = 0;
+        self.gpu.health.check()?;
+        if follows {
+            // What cannot be encoded fails when its turn comes.
+            self.steps.ahead = self.encode_step(recordings, next(sizes)).ok();
+        }
+        self.steps.last = Some((recordings.to_vec(), sizes));
+        Ok(())
+    }
+
+    fn encode_step(&self, recordings: &[RecordingId], sizes: StepSizes) -> Result<CommandBuffer, DeviceError> {
         let mut encoder = self.gpu.device.create_command_encoder(&CommandEncoderDescriptor::default());
         let mut pass = encoder.begin_compute_pass(&ComputePassDescriptor::default());
         let mut current = None;
@@ -21,9 +54,7 @@ impl GpuDevice {
             }
         }
         drop(pass);
-        self.gpu.queue.submit([encoder.finish()]);
-        self.unsubmitted = 0;
-        self.gpu.health.check()
+        Ok(encoder.finish())
     }
 
     /// Workgroups of a kernel of a launch at these sizes; `None` if it has none.

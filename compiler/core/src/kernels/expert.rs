@@ -1,22 +1,23 @@
 //! `y[t, r] = epilogue(x[t, r] W[ids[t, r]]ᵀ)`.
 
-use swiftlm_ir::dim::Sym;
+use swiftlm_ir::dim::{ShapeClass, Sym};
 use swiftlm_ir::kernel::Access;
 use swiftlm_ir::plan::Groups;
 use swiftlm_ir::quant::decode::Encoded;
 use swiftlm_ir::template::ExpertLinear;
 
-use super::linear::{Blocking, products};
+use super::linear::Blocking;
 use super::operand::{Extras, Packs, Rows, ids};
 use super::round::rounded;
 use super::{Bounds, Built, single, when_row};
 
 /// One workgroup per (token, rank) and block of outputs: neighbouring rows use other experts, so nothing is shared.
 pub(super) fn build(t: &ExpertLinear, name: &str, bounds: Bounds) -> Built {
-    let blocking = Blocking { rows: 1, outputs: if t.pair { 2 } else { 4 }, lanes: 64 };
     let tokens = bounds.of(Sym::Tokens);
     let (ranked, expert_rows) = (tokens * t.top_k, t.weight.rows / t.experts);
     let outputs = if t.pair { expert_rows / 2 } else { expert_rows };
+    let parts = expert_rows / outputs;
+    let blocking = Blocking::of(ShapeClass::One, 1, t.top_k * outputs, parts, t.weight.cols);
     let kb = bounds.kernel(name, blocking.lanes);
     let x = Packs::declare(&kb, "x", t.x, if t.x_per_rank { ranked } else { tokens }, t.weight.cols);
     let ids = ids(&kb, "ids", Access::ReadWrite, ranked);
@@ -30,13 +31,12 @@ pub(super) fn build(t: &ExpertLinear, name: &str, bounds: Bounds) -> Built {
         let id = ids.load(row);
         // Lanes add up together, so a row whose expert is not in memory is computed from another and not stored.
         let (expert, present) = (id.min(kb.dim(t.experts - 1)), id.lt(kb.dim(t.experts)));
-        let first_output = blocking.first_output(&kb, kb.group(1));
-        let parts = blocking.weight_rows(&kb, first_output, outputs, expert_rows / outputs);
-        let weight_rows: Vec<_> = parts.into_iter().map(|n| expert.times(expert_rows) + n).collect();
+        let own = blocking.weight_rows(&kb, kb.group(1), outputs, parts);
+        let weight_rows: Vec<_> = own.into_iter().map(|n| expert.times(expert_rows) + n).collect();
         let x_row = if t.x_per_rank { row } else { token };
         let input = |pack| rounded(&kb, t.weight.cols, t.round, pack, &|pack| vec![x.pack(x_row, pack)]);
-        let sums = products(&kb, blocking.rows, &weight, &weight_rows, input);
-        blocking.for_results(&kb, &sums, |_, n, values| {
+        let first_output = blocking.first_output(kb.group(1));
+        blocking.products(&kb, &weight, &weight_rows, input, |_, n, values| {
             let col = first_output + n;
             kb.when(present & col.lt(kb.dim(outputs)), || {
                 y.store(row, col, extras.map(&t.epilogue, &values, row, col));

@@ -1,15 +1,16 @@
 //! `y = W_h x` or `W_hᵀ x` of the first elements of each head, what lies behind them copied.
 
-use swiftlm_ir::dim::{ShapeClass, Sym};
+use swiftlm_ir::dim::Sym;
 use swiftlm_ir::kernel::builder::{E, Kb, V};
 use swiftlm_ir::plan::Groups;
 use swiftlm_ir::quant::decode::Encoded;
 use swiftlm_ir::template::HeadLinear;
 
-use super::linear::{Blocking, products};
+use super::linear::Blocking;
 use super::operand::{Packs, Rows, SplatTo};
 use super::{Bounds, Built, when_row};
 
+/// Lanes of a workgroup whose outputs are columns of the weight.
 const LANES: u32 = 64;
 
 /// A launch's operands but x as products read it.
@@ -29,13 +30,8 @@ struct Operands<'a, 'k> {
 /// One workgroup per block of tokens, block of outputs and head; what is copied is the block behind all outputs.
 pub(super) fn build(t: &HeadLinear, name: &str, bounds: Bounds) -> Built {
     let tokens = bounds.of(Sym::Tokens);
-    let rows = match t.class {
-        ShapeClass::One => 1,
-        ShapeClass::Few => 4,
-        ShapeClass::Some | ShapeClass::Many => 8,
-    };
-    let blocking = Blocking { rows: tokens.min(rows), outputs: 4, lanes: LANES };
-    let kb = bounds.kernel(name, LANES);
+    let blocking = Blocking::of(t.class, tokens, t.outputs() * t.heads, 1, t.weight.cols);
+    let kb = bounds.kernel(name, if t.transposed { LANES } else { blocking.lanes });
     // The same argument, seen as rows of elements and as packs of what is multiplied.
     let (x, packs) = Packs::declare_parts(&kb, "x", t.x, tokens, (t.heads, t.dim, t.inputs()));
     let weight = Encoded::declare(&kb, "weight", t.weight);
@@ -79,12 +75,11 @@ impl<'k> Operands<'_, 'k> {
     fn rows(&self, blocking: Blocking, packs: &Packs<'k>, first: E<'k>, block: E<'k>, head: E<'k>) {
         let (kb, t, outputs) = (self.kb, self.t, self.t.outputs());
         let tokens: Vec<E<'k>> = (0..self.rows).map(|m| self.token(first, m)).collect();
-        let first_output = blocking.first_output(kb, block);
-        let rows = blocking.weight_rows(kb, first_output, outputs, 1);
+        let rows = blocking.weight_rows(kb, block, outputs, 1);
         let rows: Vec<E<'k>> = rows.into_iter().map(|n| self.weight_row(head, n)).collect();
         let input = |pack| tokens.iter().map(|token| packs.head_pack(*token, head, pack)).collect();
-        let sums = products(kb, blocking.rows, &self.weight, &rows, input);
-        blocking.for_results(kb, &sums, |m, n, values| {
+        let first_output = blocking.first_output(block);
+        blocking.products(kb, &self.weight, &rows, input, |m, n, values| {
             let (token, col) = (first + m, first_output + n);
             when_row(kb, Sym::Tokens, token, || {
                 kb.when(col.lt(kb.dim(t.outputs())), || {

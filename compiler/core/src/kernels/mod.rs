@@ -5,8 +5,8 @@
 //! decoded where it is read, prologues and epilogues are applied on the way. So no kernel is written twice.
 //!
 //! Grids are never trusted: a kernel compares its rows with the step's sizes, and clamps what else a group index
-//! selects. A row's value depends neither on its class nor on the rows around it: sums over columns are made by
-//! [`operand::RUN`] lanes and combined by halving, however rows and outputs are blocked.
+//! selects. A row's value depends neither on its class nor on the rows around it: sums over columns are made in one order
+//! ([`deal`]), however rows and outputs are blocked.
 
 mod ahead;
 mod append;
@@ -16,6 +16,7 @@ mod arg_max;
 mod attend;
 mod codes;
 mod combine;
+mod deal;
 mod delta;
 mod embed;
 mod expert;
@@ -91,15 +92,17 @@ pub fn build(template: &Template, chunk: usize, max_rows: usize) -> Vec<Built> {
         Template::ExpertLinear(t) => expert::build(t, name, bounds.of_class(Sym::Tokens, t.class)),
         Template::Combine(t) => combine::build(t, name, bounds),
         Template::Rows(t) => rows::build(t, name, bounds),
-        Template::ArgMax(t) => arg_max::build(t, name, bounds),
+        Template::ArgMax(t) => return arg_max::build(t, name, bounds),
         Template::Map(t) => map::build(t, name, bounds),
     }]
 }
 
 /// Bytes of the arena that the kernels of `template` leave one another something in, at the sizes of [`build`].
-pub fn scratch_bytes(template: &Template, chunk: usize) -> usize {
+pub fn scratch_bytes(template: &Template, chunk: usize, max_rows: usize) -> usize {
+    let bounds = Bounds::new(chunk, max_rows);
     match template {
-        Template::Attend(t) => attend::scratch_bytes(t, Bounds::new(chunk, 1).of_class(Sym::Tokens, t.class)),
+        Template::Attend(t) => attend::scratch_bytes(t, bounds.of_class(Sym::Tokens, t.class)),
+        Template::ArgMax(t) => arg_max::scratch_bytes(t, bounds),
         _ => 0,
     }
 }

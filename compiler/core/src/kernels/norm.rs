@@ -4,7 +4,7 @@ use swiftlm_ir::plan::Groups;
 use swiftlm_ir::quant::decode::pack_width;
 use swiftlm_ir::template::RmsNorm;
 
-use super::operand::{Extras, NormWeight, Packs, RUN, Rows, inverse_rms};
+use super::operand::{Extras, NormWeight, Packs, RUN, Rows, inverse_rms, run_of};
 use super::{Bounds, Built, single, when_row};
 
 /// Heads that a workgroup normalises side by side, a run of lanes each.
@@ -13,8 +13,11 @@ const HEADS: usize = 4;
 /// One workgroup per row and [`HEADS`] heads.
 pub(super) fn build(t: &RmsNorm, name: &str, bounds: Bounds) -> Built {
     let rows = bounds.of(t.rows);
-    let kb = bounds.kernel(name, RUN * HEADS.min(t.heads.next_power_of_two()) as u32);
-    let runs = kb.lanes() as usize / RUN as usize;
+    let (run, runs) = match t.heads {
+        1 => (run_of(t.dim), 1),
+        heads => (RUN, HEADS.min(heads.next_power_of_two())),
+    };
+    let kb = bounds.kernel(name, run * runs as u32);
     let x = Packs::declare_heads(&kb, "x", t.x, rows, t.heads, t.dim);
     let weight = NormWeight::declare(&kb, "norm", t.norm, t.dim);
     let extras = Extras::declare(&kb, &t.extras, rows, t.heads * t.dim);
@@ -22,12 +25,12 @@ pub(super) fn build(t: &RmsNorm, name: &str, bounds: Bounds) -> Built {
 
     let row = kb.group(0);
     when_row(&kb, t.rows, row, || {
-        let head = kb.group(1).times(runs) + kb.lane().over(RUN as usize);
+        let head = kb.group(1).times(runs) + kb.lane().over(run as usize);
         // Lanes of a run that has no head help to reduce another.
         let own = head.min(kb.dim(t.heads - 1));
-        let scale = inverse_rms(&kb, t.dim, weight.eps(), |pack| x.head_pack(row, own, pack));
+        let scale = inverse_rms(&kb, run, t.dim, weight.eps(), |pack| x.head_pack(row, own, pack));
         kb.when(head.lt(kb.dim(t.heads)), || {
-            kb.range(kb.lane().modulo(RUN as usize), kb.dim(x.count()), RUN, |pack| {
+            kb.range(kb.lane().modulo(run as usize), kb.dim(x.count()), run, |pack| {
                 let values = weight.apply(&[x.head_pack(row, own, pack)], &[scale], pack).concat();
                 let first = own.times(t.dim) + pack.times(pack_width(t.dim));
                 let scalars = values.iter().flat_map(|v| (0..v.ty().width).map(|i| v.extract(i)));

@@ -11,9 +11,14 @@ use swiftlm_ir::template::{Extra, Norm, View};
 
 use super::Bounds;
 
-/// Partial sums of every reduction over columns: pack `p` of a row belongs to partial sum `p % RUN`. Eight is the
-/// narrowest subgroup of the devices we know, so a run of lanes never needs shared memory.
+/// Partial sums of a reduction over few columns: pack `p` of a row belongs to partial sum `p % RUN`. Eight is the
+/// narrowest subgroup of the devices we know, so such a run of lanes never needs shared memory.
 pub(super) const RUN: u32 = 8;
+
+/// Partial sums of a reduction over a row of `width` columns.
+pub(super) fn run_of(width: usize) -> u32 {
+    if width / pack_width(width) >= 32 { 32 } else { RUN }
+}
 
 /// Elements from the start of the first of `rows` rows to the end of the last.
 fn extent(view: View, rows: usize, width: usize) -> u64 {
@@ -142,10 +147,16 @@ pub(super) fn vectors(values: Vec<E<'_>>) -> Vec<E<'_>> {
     values.chunks_exact(4).map(|q| E::compose4([q[0], q[1], q[2], q[3]])).collect()
 }
 
-/// `1 / sqrt(mean(x²) + eps)` over `width` elements given by their packs, the same in all lanes of a run.
-pub(super) fn inverse_rms<'k>(kb: &'k Kb, width: usize, eps: f64, pack: impl Fn(E<'k>) -> Vec<E<'k>>) -> E<'k> {
-    let lane = kb.lane().modulo(RUN as usize);
-    let sum = kb.fold_sum(lane, RUN, width / pack_width(width), |p| {
+/// `1 / sqrt(mean(x²) + eps)` over `width` elements given by their packs, the same in all `run` lanes of a run.
+pub(super) fn inverse_rms<'k>(
+    kb: &'k Kb,
+    run: u32,
+    width: usize,
+    eps: f64,
+    pack: impl Fn(E<'k>) -> Vec<E<'k>>,
+) -> E<'k> {
+    let lane = kb.lane().modulo(run as usize);
+    let sum = kb.fold_sum(lane, run, width / pack_width(width), |p| {
         let x = pack(p);
         dot(&x, &x)
     });

@@ -96,7 +96,7 @@ impl<'a, 'k> Head<'a, 'k> {
     ) -> Self {
         let (first, n) = (head.times(dim), pack_width(dim));
         let scale = |norm: &'a NormWeight<'k>| {
-            (norm, inverse_rms(kb, dim, norm.eps(), |pack| x.pack(token, first + pack.times(n), n)))
+            (norm, inverse_rms(kb, RUN, dim, norm.eps(), |pack| x.pack(token, first + pack.times(n), n)))
         };
         Self { x, token, first, dim, norm: norm.map(scale), rotation }
     }

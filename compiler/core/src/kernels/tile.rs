@@ -1,9 +1,7 @@
 //! Products of many rows: a workgroup decodes a piece of the matrix once for all of its rows, and keeps it beside a piece
 //! of the rows in shared memory; a lane adds up a block of results.
 //!
-//! Sums are made in the order of [`products`](super::linear): eight parts, each of every eighth turn of packs, put
-//! together by halving. A lane makes the parts one after another, in the order in which halving meets them, so that it
-//! holds no more than one unfinished sum for each level.
+//! A lane makes the partial sums of its results one after another ([`deal`](super::deal)) and adds each to those before it.
 //!
 //! For a piece of 32 columns a lane does 32 · 32 multiplications with 96 vectors from shared memory; a workgroup reads
 //! 64 · 32 inputs and as many codes. So the matrix is read once for 64 rows, and inputs once for 64 of its rows.
@@ -15,8 +13,8 @@ use swiftlm_ir::plan::Groups;
 use swiftlm_ir::quant::decode::{Encoded, pack_width};
 use swiftlm_ir::template::Linear;
 
-use super::linear::packs_per_turn;
-use super::operand::{Extras, Packs, RUN, Rows, dot};
+use super::deal::Deal;
+use super::operand::{Extras, Packs, Rows, dot};
 use super::round::rounded;
 use super::{Bounds, Built, single, when_row};
 
@@ -66,38 +64,23 @@ impl<'k> Pieces<'k> {
     }
 }
 
-/// A lane's results, by row and output, while the parts of their sums are made.
+/// A lane's results, by row and output: the partial sum that is being made, and those before it added up.
 struct Block<'k> {
-    /// The part, and what is unfinished of each level of halving.
-    levels: [Vec<Vec<V<'k>>>; 4],
+    results: Vec<Vec<[V<'k>; 2]>>,
 }
 
 impl<'k> Block<'k> {
     fn new(kb: &'k Kb) -> Self {
-        let row = || (0..SIDE / ACROSS).map(|_| kb.var(kb.f32(0.0))).collect();
-        Self { levels: [0; 4].map(|_| (0..SIDE / DOWN).map(|_| row()).collect()) }
+        let row = || (0..SIDE / ACROSS).map(|_| [0; 2].map(|_| kb.var(kb.f32(0.0)))).collect();
+        Self { results: (0..SIDE / DOWN).map(|_| row()).collect() }
     }
 
-    fn each(&self, mut f: impl FnMut([V<'k>; 4])) {
-        for m in 0..SIDE / DOWN {
-            for n in 0..SIDE / ACROSS {
-                f([0, 1, 2, 3].map(|level| self.levels[level][m][n]));
-            }
+    /// Adds the partial sums to those before them and begins the next.
+    fn next_part(&self, kb: &'k Kb) {
+        for [part, sum] in self.results.iter().flatten() {
+            sum.set(sum.get() + part.get());
+            part.set(kb.f32(0.0));
         }
-    }
-
-    /// Puts the part that came `number`th to those before it, pairs first. After the last the sum is in place of the part.
-    fn meet(&self, kb: &'k Kb, number: E<'k>) {
-        let odd = |of: usize| number.over(of).modulo(2).equals(kb.u32(1));
-        let add = |level: usize| {
-            self.each(|sums| sums[0].set(sums[level].get() + sums[0].get()));
-        };
-        let keep = |level: usize| self.each(|sums| sums[level].set(sums[0].get()));
-        kb.when_else(odd(1), || add(1), || keep(1));
-        kb.when(odd(1), || {
-            kb.when_else(odd(2), || add(2), || keep(2));
-            kb.when(odd(2), || kb.when_else(odd(4), || add(3), || keep(3)));
-        });
     }
 }
 
@@ -127,15 +110,10 @@ pub(super) fn build(t: &Linear, name: &str, bounds: Bounds) -> Built {
             let output = (first_output + E::modulo(row, outputs_per_group)).min(kb.dim(outputs - 1));
             weight.pack(row.over(outputs_per_group).times(outputs) + output, pack)
         };
-        let (packs, turn) = (weight.packs(), packs_per_turn(weight.packs()));
-        // The packs of a piece are one turn, or one of each of several turns of a part.
-        let (step, apart) = if turn == PACKS { (RUN, 1) } else { (PACKS as u32 * RUN, RUN as usize) };
-        kb.range(kb.u32(0), kb.u32(RUN), 1, |number| {
-            block.each(|sums| sums[0].set(kb.f32(0.0)));
-            let bit = |of: usize| number.over(of).modulo(2);
-            let part = bit(1).times(4) + bit(2).times(2) + bit(4);
-            kb.range(part, kb.dim(packs / turn), step, |own| {
-                let pack = |i| own.times(turn) + E::times(i, apart);
+        let Deal { packs, parts: sums } = Deal::of(inputs);
+        kb.range(kb.u32(0), kb.dim(sums), 1, |part| {
+            kb.range(part, kb.dim(packs), (PACKS * sums) as u32, |own| {
+                let pack = |i| own + E::times(i, sums);
                 let inside = |i| pack(i).min(kb.dim(packs - 1));
                 kb.barrier();
                 pieces.fill(0, |row, i| x_pack(row, inside(i)));
@@ -147,23 +125,24 @@ pub(super) fn build(t: &Linear, name: &str, bounds: Bounds) -> Built {
                             (0..SIDE / DOWN).map(|m| pieces.pack(0, i, down.plus(m * DOWN))).collect();
                         for n in 0..SIDE / ACROSS {
                             let w = pieces.pack(1, i, across.plus(n * ACROSS));
-                            for (sums, x) in block.levels[0].iter().zip(&of_rows) {
-                                sums[n].set(sums[n].get() + dot(x, &w));
+                            for (results, x) in block.results.iter().zip(&of_rows) {
+                                let [part, _] = results[n];
+                                part.set(part.get() + dot(x, &w));
                             }
                         }
                     };
-                    if turn == PACKS { add() } else { kb.when(pack(i).lt(kb.dim(packs)), add) }
+                    if packs.is_multiple_of(PACKS * sums) { add() } else { kb.when(pack(i).lt(kb.dim(packs)), add) }
                 });
             });
-            block.meet(&kb, number);
+            block.next_part(&kb);
         });
-        for (m, sums) in block.levels[0].iter().enumerate() {
+        for (m, results) in block.results.iter().enumerate() {
             let row = first_row + down.plus(m * DOWN);
             when_row(&kb, t.rows, row, || {
-                let count = sums.len() / parts;
+                let count = results.len() / parts;
                 for n in 0..count {
                     let col = first_output + across.plus(n * ACROSS);
-                    let values: Vec<E<'_>> = (0..parts).map(|part| sums[part * count + n].get()).collect();
+                    let values: Vec<E<'_>> = (0..parts).map(|part| results[part * count + n][1].get()).collect();
                     kb.when(col.lt(kb.dim(outputs)), || {
                         y.store(row, col, extras.map(&t.epilogue, &values, row, col));
                     });

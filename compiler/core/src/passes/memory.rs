@@ -83,7 +83,7 @@ pub fn run(
     }
     let mut scratch = BTreeMap::new();
     for (at, group) in groups.iter().enumerate() {
-        let bytes = kernels::scratch_bytes(&group.template, options.chunk);
+        let bytes = kernels::scratch_bytes(&group.template, options.chunk, options.max_rows);
         if bytes > 0 {
             let life = Life { first: at, last: at, bytes };
             let offset = first_fit(&placed, life, flow_bytes);

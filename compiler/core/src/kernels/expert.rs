@@ -1,4 +1,4 @@
-//! `y[t, r] = epilogue(x[t, r] W[ids[t, r]]ᵀ)`.
+//! `y[t, r] = epilogue(x[t, r] W[ids[t, r]]ᵀ + b[ids[t, r]])`.
 
 use swiftlm_ir::dim::Sym;
 use swiftlm_ir::kernel::Access;
@@ -21,6 +21,7 @@ pub(super) fn build(t: &ExpertLinear, name: &str, bounds: Bounds) -> Built {
     let x = Packs::declare(&kb, "x", t.x, if t.x_per_rank { ranked } else { tokens }, t.weight.cols);
     let ids = ids(&kb, "ids", Access::ReadWrite, ranked);
     let weight = Encoded::declare(&kb, "weight", t.weight);
+    let bias = t.bias.map(|float| Encoded::declare(&kb, "bias", t.bias_type(float)));
     let y = Rows::declare(&kb, "y", t.y, ranked, outputs);
     let extras = Extras::declare(&kb, &[], ranked, outputs);
 
@@ -36,9 +37,13 @@ pub(super) fn build(t: &ExpertLinear, name: &str, bounds: Bounds) -> Built {
         let x_row = if t.x_per_rank { row } else { token };
         let input = |pack| rounded(&kb, t.weight.cols, t.round, pack, &|pack| vec![x.pack(x_row, pack)]);
         let sums = products(&kb, blocking.rows, &weight, &weight_rows, input);
-        blocking.for_results(&kb, &sums, |_, n, values| {
+        blocking.for_results(&kb, &sums, |_, n, mut values| {
             let col = first_output + n;
             kb.when(present & col.lt(kb.dim(outputs)), || {
+                for (part, value) in values.iter_mut().enumerate() {
+                    let at = expert.times(expert_rows) + col.plus(part * outputs);
+                    *value = bias.as_ref().map_or(*value, |bias| *value + bias.load(at, kb.u32(0)));
+                }
                 y.store(row, col, extras.map(&t.epilogue, &values, row, col));
             });
         });

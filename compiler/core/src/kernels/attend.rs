@@ -64,8 +64,8 @@ fn alone<'k>(first: E<'k>, last: E<'k>) -> E<'k> {
 }
 
 /// The sink of a head, if there are any.
-fn sink_of<'k>(kb: &'k Kb, sinks: Option<&Encoded<'k>>, head: E<'k>) -> Option<E<'k>> {
-    sinks.map(|sinks| sinks.load(kb.u32(0), head))
+fn sink_of<'k>(kb: &'k Kb, sinks: Option<&Encoded<'k>>, head: impl FnOnce() -> E<'k>) -> Option<E<'k>> {
+    sinks.map(|sinks| sinks.load(kb.u32(0), head()))
 }
 
 /// Bytes of shared memory that attention of so many query heads takes at most: their queries, products or what sums meet
@@ -143,10 +143,10 @@ fn attend(t: &Attend, name: &str, bounds: Bounds) -> Built {
             }
         };
         match partial {
-            None => own.whole(&chains, |h| sink_of(&kb, sinks.as_ref(), head + h), store),
+            None => own.whole(&chains, |h| sink_of(&kb, sinks.as_ref(), || head + h), store),
             Some(partial) => {
                 let record = |h, chain| partial.record(token, head + h, chain);
-                own.parts(&chains, &partial, record, |h| sink_of(&kb, sinks.as_ref(), head + h), store);
+                own.parts(&chains, &partial, record, |h| sink_of(&kb, sinks.as_ref(), || head + h), store);
             }
         }
     };
@@ -341,12 +341,12 @@ fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
         });
     };
     let store = |d: E<'_>, merged: &Merged<'_>| {
-        y.store(token, head.times(dim) + d, merged.get().mean(&kb, sink_of(&kb, sinks.as_ref(), head)));
+        y.store(token, head.times(dim) + d, merged.get().mean(&kb, sink_of(&kb, sinks.as_ref(), || head)));
     };
     let whole = |turning: Turning<'_>, last: E<'_>| {
         for slice in (0..slices).step_by(at_once) {
             body(last, kb.dim(slice), &|d, merged| {
-                turning.set(kb.u32(0), d, merged.get().mean(&kb, sink_of(&kb, sinks.as_ref(), head)));
+                turning.set(kb.u32(0), d, merged.get().mean(&kb, sink_of(&kb, sinks.as_ref(), || head)));
             });
             // Teams of the next slices are written where those of these were read.
             kb.barrier();

@@ -40,9 +40,9 @@ pub(super) fn build(t: &ExpertLinear, name: &str, bounds: Bounds) -> Built {
         blocking.for_results(&kb, &sums, |_, n, mut values| {
             let col = first_output + n;
             kb.when(present & col.lt(kb.dim(outputs)), || {
-                for (part, value) in values.iter_mut().enumerate() {
+                for ((part, value), bias) in values.iter_mut().enumerate().zip(bias.iter().cycle()) {
                     let at = expert.times(expert_rows) + col.plus(part * outputs);
-                    *value = bias.as_ref().map_or(*value, |bias| *value + bias.load(at, kb.u32(0)));
+                    *value = *value + bias.load(at, kb.u32(0));
                 }
                 y.store(row, col, extras.map(&t.epilogue, &values, row, col));
             });

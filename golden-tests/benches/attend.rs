@@ -105,6 +105,8 @@ fn case(
         latent: None,
         archive,
         rotate_back: archive.is_some(),
+        sinks: None,
+        sinks: None,
         q: view,
         y: view,
     });

@@ -19,6 +19,7 @@ from safetensors.torch import save_file as save_tensors
 
 import affine
 import mlx_reference
+import mxfp4
 import templates
 import text
 import transformers_reference
@@ -78,6 +79,8 @@ def transformers_row(row, seed, folder):
     tensors = weights(row, folder, seed)
     tensors = {published(key, row): value.to(DTYPES[row["storage"]]) for key, value in tensors.items()}
     tensors |= {key: torch.ones(shape, dtype=DTYPES[row["storage"]]) for key, shape in row.get("unread", {}).items()}
+    if row.get("mxfp4"):
+        tensors = mxfp4.published(tensors)
     if "shards" in row:
         save_sharded(tensors, folder, row["shards"])
     else:
@@ -92,7 +95,13 @@ def mlx_row(row, seed, folder):
     """Writes the checkpoint in MLX's layout; the second opinion is transformers on dequantised weights."""
     write_json(folder / "config.json", row["config"])
     tensors = {published(key, row): value for key, value in weights(row, folder, seed).items()}
-    arrays, config = mlx_reference.quantised(row["config"], row, tensors)
+    if row.get("mxfp4"):
+        tensors = {key: value.to(DTYPES[row["storage"]]) for key, value in tensors.items()}
+        save_tensors(mxfp4.published(tensors), folder / "model.safetensors", {"format": "pt"})
+        write_json(folder / "config.json", row["config"] | {"quantization_config": {"quant_method": "mxfp4"}})
+        arrays, config = mlx_reference.requantised(folder, row)
+    else:
+        arrays, config = mlx_reference.quantised(row["config"], row, tensors)
     write_json(folder / "config.json", config)
     mx.save_safetensors(str(folder / "model.safetensors"), arrays, {"format": "mlx"})
     first = mlx_reference.Reference(folder)

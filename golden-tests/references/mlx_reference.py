@@ -27,6 +27,14 @@ def quantised(config, row, tensors):
     return dict(tree_flatten(model.parameters())), config
 
 
+def requantised(folder, row):
+    """A folder in the Hub's layout, some of it quantised -> (MLX tensors as saved with the rest quantised, config)."""
+    model, config = load_model(Path(folder))
+    model.set_dtype(DTYPES[row["storage"]])
+    model, config = quantize_model(model, config, row["group"], row["bits"], quant_predicate=row.get("predicate"))
+    return dict(tree_flatten(model.parameters())), config
+
+
 class Reference:
     """A folder loaded by mlx-lm with all floating parameters, scales included, in float32."""
 

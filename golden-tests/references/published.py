@@ -16,7 +16,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from transformers import AutoConfig
 
-from rows import MIXTRAL_PUBLISHED
+from rows import GPT_OSS_FLOATS, MIXTRAL_PUBLISHED
 from weights import hub_shapes
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "published"
@@ -134,6 +134,31 @@ def granite(*dims, **more):
     return decoder("granite", "GraniteForCausalLM", *dims, 49159, 10000000.0, **multipliers, **flags, **more)
 
 
+def gpt_oss(*dims, experts):
+    scaling = {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+    }
+    flags = {
+        "head_dim": 64,
+        "sliding_window": 128,
+        "attention_bias": True,
+        "num_local_experts": experts,
+        "num_experts_per_tok": 4,
+        "swiglu_limit": 7.0,
+        "rope_scaling": scaling,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 131072,
+        "layer_types": ["sliding_attention", "full_attention"] * (dims[2] // 2),
+        "quantization_config": {"modules_to_not_convert": GPT_OSS_FLOATS, "quant_method": "mxfp4"},
+    }
+    return decoder("gpt_oss", "GptOssForCausalLM", *dims, 201088, 150000.0, **flags)
+
+
 def deepseek(kind, architecture, *dims, vocabulary, mscale, **more):
     scaling = {
         "type": "yarn",
@@ -209,6 +234,8 @@ MODELS = {
         first_k_dense_replace=3, n_group=8, topk_group=4, topk_method="noaux_tc", scoring_func="sigmoid",
         norm_topk_prob=True, routed_scaling_factor=2.5,
     ),
+    "gpt-oss-20b": gpt_oss(2880, 2880, 24, 64, 8, experts=32),
+    "gpt-oss-120b": gpt_oss(2880, 2880, 36, 64, 8, experts=128),
     "qwen3.5-defaults": defaults("qwen3_5_text", "Qwen3_5ForCausalLM"),
     "gemma-2-2b": gemma2(2304, 9216, 26, 8, 4, head=256, query=256),
     "gemma-2-9b": gemma2(3584, 14336, 42, 16, 8, head=256, query=256),
@@ -257,14 +284,31 @@ def runs(numbers):
     return spans
 
 
+def stored_in_blocks(shapes):
+    """Shapes with the matrices of experts as blocks and scales."""
+    stored = {}
+    for name, shape in shapes.items():
+        if name.endswith((".experts.gate_up_proj", ".experts.down_proj")):
+            experts, inputs, outputs = shape
+            in_row = inputs // 32
+            stored |= {f"{name}_blocks": (experts, outputs, in_row, 16), f"{name}_scales": (experts, outputs, in_row)}
+        else:
+            stored[name] = shape
+    return stored
+
+
 def write(name, config):
     with TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(config))
+        dense = {key: value for key, value in config.items() if key != "quantization_config"}
+        (Path(folder) / "config.json").write_text(json.dumps(dense))
         shapes = hub_shapes(folder)
+    if "quantization_config" in config:
+        shapes = stored_in_blocks(shapes)
     if config["model_type"] == "mixtral":
         for pattern, replacement in MIXTRAL_PUBLISHED.items():
             shapes = {re.sub(pattern, replacement, name): shape for name, shape in shapes.items()}
     tensors = folded(shapes)
+    tensors = [[name, shape, *(["U8"] if name.endswith(("_blocks", "_scales")) else [])] for name, shape in tensors]
     lines = ",\n".join("    " + json.dumps(tensor) for tensor in tensors)
     text = json.dumps({"config": config}, indent=2).removesuffix("\n}")
     (PUBLISHED / f"{name}.json").write_text(f'{text},\n  "tensors": [\n{lines}\n  ]\n}}\n')

@@ -236,6 +236,40 @@ def granite(**changes):
     return config("granite", "GraniteForCausalLM", **(flags | changes))
 
 
+def gpt_oss(**changes):
+    # A window shorter than a page, a limit that many numbers reach, and a range of frequencies that is not whole numbers.
+    flags = {
+        "head_dim": 16,
+        "num_hidden_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "sliding_window": 20,
+        "attention_bias": True,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 32,
+        "swiglu_limit": 1.5,
+        "rope_theta": 150000.0,
+        "rope_scaling": {
+            "rope_type": "yarn",
+            "factor": 8.0,
+            "original_max_position_embeddings": 64,
+            "beta_fast": 8.0,
+            "beta_slow": 1.0,
+            "truncate": False,
+        },
+    }
+    return config("gpt_oss", "GptOssForCausalLM", **(flags | changes))
+
+
+# What published files leave in floats.
+GPT_OSS_FLOATS = [
+    "model.layers.*.self_attn",
+    "model.layers.*.mlp.router",
+    "model.embed_tokens",
+    "lm_head",
+]
+
+
 def gemma(model_type, architecture, **changes):
     # Windows shorter than a page and far shorter than the prompt; a scale that is not the head's. The width has a root
     # that is exact in every float, since mlx-lm rounds it to bfloat16 and transformers to the computation's type.
@@ -340,6 +374,24 @@ TRANSFORMERS = {
         "config": deepseek_v3(),
         "storage": "bf16",
         "notes": "latent attention with yarn in both places; a dense layer, then experts of the best 2 of 4 groups, top 3",
+    },
+    "gpt_oss": {
+        "config": gpt_oss(),
+        "storage": "bf16",
+        "alone": "mlx-lm rounds the range of yarn and has a limit of 7",
+        "notes": "sinks; a window of 20 in layer 0; experts with biases in one tensor, gate and up in turns, rows are inputs",
+    },
+    "gpt_oss-mxfp4": {
+        "config": gpt_oss(
+            num_local_experts=6,
+            num_experts_per_tok=3,
+            quantization_config={"modules_to_not_convert": GPT_OSS_FLOATS, "quant_method": "mxfp4"},
+        ),
+        "storage": "bf16",
+        "mxfp4": True,
+        "gap": 3e-3,
+        "alone": "mlx-lm rounds the range of yarn and has a limit of 7",
+        "notes": "as published: experts in mxfp4 blocks and scales; 6 experts, top 3",
     },
     "granite": {
         "config": granite(),
@@ -531,6 +583,25 @@ MLX = {
         "storage": "bf16",
         "published": MIXTRAL_PUBLISHED,
         "notes": "experts stacked as switch_mlp under their usual names; router at 4 bits, too",
+    },
+    "gpt_oss-mlx": {
+        # Where the two round alike: a range of yarn that is rounded, and the only limit that mlx-lm knows.
+        "config": gpt_oss(
+            swiglu_limit=7.0,
+            rope_scaling={
+                "rope_type": "yarn",
+                "factor": 8.0,
+                "original_max_position_embeddings": 64,
+                "beta_fast": 8.0,
+                "beta_slow": 1.0,
+            },
+        ),
+        "bits": 8,
+        "group": 32,
+        "mxfp4": True,
+        "storage": "bf16",
+        "alone": "transformers has other names for the experts of such a file",
+        "notes": "experts stay in mxfp4, gate and up apart; the rest at 8 bits, told module by module, the router's without a mode",
     },
     "olmoe-mlx4": {
         "config": olmoe(intermediate_size=64),

@@ -2,16 +2,20 @@
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Mxfp4Config
 
 
 class Reference:
     """A loaded checkpoint as `forward(ids) -> logits`, watching how close the router comes to a tie."""
 
     def __init__(self, folder):
+        stored = getattr(AutoConfig.from_pretrained(folder), "quantization_config", None)
+        dense = {} if stored is None else {"quantization_config": Mxfp4Config(dequantize=True)}
         self.model, info = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+            folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **dense
         )
+        # Small floats times powers of two are exact in what they are decoded to.
+        self.model.float()
         wrong = {key: value for key, value in info.items() if value}
         assert not wrong, f"every tensor is used and none is missing: {wrong}"
         self.model.eval()
@@ -22,7 +26,7 @@ class Reference:
 
     def _watch(self, router, arguments):
         hidden = arguments[0].reshape(-1, router.weight.shape[-1])
-        scores = F.linear(hidden, router.weight)
+        scores = F.linear(hidden, router.weight, getattr(router, "bias", None))
         if hasattr(router, "e_score_correction_bias"):
             scores = scores.sigmoid() + router.e_score_correction_bias
             groups = scores.unflatten(-1, (router.num_group, -1))

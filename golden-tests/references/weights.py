@@ -17,7 +17,10 @@ def hub_shapes(folder):
         shape = tuple(tensor.shape)
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        if name.endswith(".experts.gate_up_proj"):
+        if config.model_type == "gpt_oss":
+            # Published as transformers has it: gate and up of all experts in turns, rows are inputs.
+            shapes[name] = shape
+        elif name.endswith(".experts.gate_up_proj"):
             experts, both, hidden = shape
             for expert in range(experts):
                 for part in ("gate_proj", "up_proj"):
@@ -34,7 +37,9 @@ def scale(name, shape, embedding):
     """Standard deviation of a matrix; large enough that rope, eps and every bias show in the logits."""
     if name.endswith("embed_tokens.weight"):
         return embedding
-    gain = 2.4 if name.endswith(("lm_head.weight", "mlp.gate.weight")) else 1.2
+    if name.endswith((".experts.gate_up_proj", ".experts.down_proj")):
+        return 1.2 / shape[-2] ** 0.5
+    gain = 2.4 if name.endswith(("lm_head.weight", "mlp.gate.weight", "mlp.router.weight")) else 1.2
     return gain / shape[-1] ** 0.5
 
 
@@ -54,6 +59,9 @@ def random_weights(shapes, seed, embedding, norm):
         elif name.endswith("A_log"):
             # Some heads forget within a few tokens, others keep most of a prompt.
             value = 1.5 * draw - 3.0
+        elif name.endswith("sinks"):
+            # About as large as the scores of a few tokens together.
+            value = 1.0 + draw
         elif name.endswith("correction_bias"):
             # No sum with the sigmoid of a score is below 0, where mlx-lm puts experts of groups that are left out.
             value = 0.4 + 0.1 * draw

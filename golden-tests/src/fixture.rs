@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
-use swiftlm_ir::graph::WeightType;
+use swiftlm_ir::graph::{Piece, WeightType};
 use swiftlm_ir::plan::WeightBuffer;
 use swiftlm_ir::quant::Float;
 use swiftlm_ir::reference::WeightBytes;
@@ -99,6 +99,7 @@ impl Row {
                     Dtype::F16 => StoredType::Float(Float::F16),
                     Dtype::BF16 => StoredType::Float(Float::Bf16),
                     Dtype::U32 => StoredType::U32,
+                    Dtype::U8 => StoredType::U8,
                     _ => StoredType::Other("other"),
                 };
                 row.index.insert(name.clone(), TensorFacts { dtype, shape: view.shape().to_vec() });
@@ -125,21 +126,40 @@ impl Row {
         self
     }
 
-    fn component(&self, primary: &str, component: &str) -> Vec<u8> {
-        let (name, slice) = swiftlm_ir::graph::piece(primary);
-        let name = match (component, name.strip_suffix(".weight")) {
-            ("weight", _) | (_, None) => name.to_owned(),
-            (other, Some(module)) => format!("{module}.{other}"),
+    /// Fills a tensor with two bytes over and over: a mutation that a test must notice.
+    pub fn with_tensor(mut self, ending: &str, bytes: [u8; 2]) -> Self {
+        let held = self.data.iter_mut().find(|(name, _)| name.ends_with(ending));
+        let (_, data) = held.unwrap_or_else(|| panic!("row {} holds {ending}", self.name));
+        data.chunks_exact_mut(2).for_each(|x| x.copy_from_slice(&bytes));
+        self
+    }
+
+    fn component(&self, primary: &str, component: &str, cell: usize, cols: usize) -> Vec<u8> {
+        let Piece { tensor: name, slice, transposed, dealt } = Piece::parse(primary);
+        let name = match (component, name.strip_suffix(".weight"), name.strip_suffix("_blocks")) {
+            ("scales", None, Some(module)) => format!("{module}_scales"),
+            ("weight", ..) | (_, None, _) => name.to_owned(),
+            (other, Some(module), _) => format!("{module}.{other}"),
         };
         let at = self.data.iter().find(|(n, _)| *n == name).unwrap_or_else(|| panic!("row {} holds {name}", self.name));
         let shape = &self.index[&name].shape;
-        match slice {
-            None => at.1.clone(),
+        let stored = match slice {
+            None => &at.1[..],
             Some((i, count)) => {
                 let bytes = at.1.len() / count.unwrap_or(shape[0]);
-                at.1[i * bytes..(i + 1) * bytes].to_vec()
+                &at.1[i * bytes..(i + 1) * bytes]
             }
+        };
+        if !transposed && dealt == 1 {
+            return stored.to_vec();
         }
+        let mut rows: Vec<Vec<u8>> = stored.chunks_exact(cell).map(<[u8]>::to_vec).collect();
+        if transposed {
+            let inputs: Vec<Vec<&[u8]>> =
+                stored.chunks_exact(stored.len() / cols).map(|row| row.chunks_exact(cell / cols).collect()).collect();
+            rows = (0..inputs[0].len()).map(|o| inputs.iter().flat_map(|row| row[o]).copied().collect()).collect();
+        }
+        (0..dealt).flat_map(|first| rows.iter().skip(first).step_by(dealt).flatten().copied()).collect()
     }
 
     /// The whole weight in its layout.
@@ -147,7 +167,9 @@ impl Row {
         let layout = weight.ty.format.layout(weight.ty.rows, weight.ty.cols);
         let mut bytes = vec![0; layout.bytes];
         for component in &layout.components {
-            let joined: Vec<u8> = weight.names.iter().flat_map(|n| self.component(n, component.name)).collect();
+            let (cell, cols) = (component.row_bytes, weight.ty.cols);
+            let of = |n: &String| self.component(n, component.name, cell, cols);
+            let joined: Vec<u8> = weight.names.iter().flat_map(of).collect();
             assert_eq!(joined.len(), component.bytes, "{:?} {}", weight.names, component.name);
             bytes[component.offset..][..component.bytes].copy_from_slice(&joined);
         }

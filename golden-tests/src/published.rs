@@ -17,7 +17,7 @@ pub struct Published {
     pub name: String,
     /// `config.json`.
     pub config: Config,
-    /// Names and shapes, all bf16.
+    /// Names and shapes, bf16 but for bytes.
     pub index: TensorIndex,
 }
 
@@ -41,7 +41,11 @@ fn read(path: &std::path::Path) -> Published {
     for tensor in file["tensors"].as_array().expect("a list of tensors") {
         let shape = tensor[1].as_array().expect("a shape").iter();
         let shape: Vec<usize> = shape.map(|n| n.as_u64().expect("an extent") as usize).collect();
-        let dtype = StoredType::Float(Float::Bf16);
+        let dtype = match tensor.get(2).and_then(Value::as_str) {
+            None => StoredType::Float(Float::Bf16),
+            Some("U8") => StoredType::U8,
+            Some(other) => panic!("{name}: tensors of {other}"),
+        };
         for name in unfolded(tensor[0].as_str().expect("a name")) {
             index.insert(name, TensorFacts { dtype, shape: shape.clone() });
         }

@@ -61,13 +61,18 @@ fn logits_with_an_f16_kv() {
     }
 }
 
+/// Rows of which some weights are codes with scales.
+fn coded() -> impl Iterator<Item = String> {
+    names().into_iter().filter(|n| n.contains("mlx") || n.contains("mxfp4"))
+}
+
 /// Micro-kernels of whole numbers compute what the interpreter computes with rounded floats, on every row with codes, and
 /// both are as far from the reference as the rounding makes them. A value in the middle between two steps may go to
 /// either, and of two experts that are nearly even either may be taken, so what counts is the middle one of all positions.
 #[test]
 fn whole_activations_agree_with_the_interpreter() {
     let mut rows = 0;
-    for (name, bits) in names().into_iter().filter(|n| n.contains("mlx")).flat_map(|n| [(n.clone(), 8), (n, 16)]) {
+    for (name, bits) in coded().flat_map(|n| [(n.clone(), 8), (n, 16)]) {
         let row = Row::open(&name);
         let build = BuildOptions { activations: Activations::Int { bits }, ..exact() };
         let logits = |on: On| {
@@ -105,6 +110,7 @@ fn chunking_changes_nothing() {
         "gemma3_text-mlx4",
         "qwen3_5-mlx4",
         "deepseek_v3",
+        "gpt_oss-mxfp4",
     ] {
         let row = Row::open(name);
         for activations in [Activations::F32, Activations::Int { bits: 8 }, Activations::Int { bits: 16 }] {
@@ -124,7 +130,8 @@ fn chunking_changes_nothing() {
 /// Four sequences that share steps compute what each computes alone, bit for bit.
 #[test]
 fn interleaving_changes_nothing() {
-    let names = ["llama", "qwen3-mlx8", "qwen3_moe", "gemma3_text", "qwen3_5", "deepseek_v3", "deepseek_v3-mlx4"];
+    let names =
+        ["llama", "qwen3-mlx8", "qwen3_moe", "gemma3_text", "qwen3_5", "deepseek_v3", "deepseek_v3-mlx4", "gpt_oss"];
     for name in names {
         let row = Row::open(name);
         let load = || Loaded::new(&row, compile(&row, &exact(), 64), On::Cpu.open(2), 4);
@@ -156,7 +163,7 @@ fn interleaving_changes_nothing() {
 /// A window's pages that are used again, many times over, give what pages give that are used once, bit for bit.
 #[test]
 fn pages_used_again_change_nothing() {
-    for (name, window) in [("gemma2", 20), ("gemma3_text", 20), ("mistral", 50)] {
+    for (name, window) in [("gemma2", 20), ("gemma3_text", 20), ("mistral", 50), ("gpt_oss-mxfp4", 20)] {
         let row = Row::open(name);
         let ids = row.endless(500);
         let run = |chunk: usize| {
@@ -177,7 +184,7 @@ fn pages_used_again_change_nothing() {
 #[test]
 fn rewinding_changes_nothing() {
     const CHUNK: usize = 16;
-    for name in ["llama", "gemma3_text", "mistral", "deepseek_v3"] {
+    for name in ["llama", "gemma3_text", "mistral", "deepseek_v3", "gpt_oss"] {
         let row = Row::open(name);
         let (ids, other) = (row.endless(300), row.endless(400).split_off(130));
         let load = || Loaded::new(&row, compile(&row, &exact(), CHUNK), On::Cpu.open(2), 1);
@@ -217,6 +224,13 @@ fn yarn(field: &str, value: f64) -> serde_json::Value {
     let mut scaling = serde_json::json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64,
         "beta_fast": 8, "beta_slow": 1, "mscale": 0.7, "mscale_all_dim": 1.0});
     scaling[field] = value.into();
+    scaling
+}
+
+/// The scaling of the row `gpt_oss` with one number changed.
+fn yarn_unrounded(field: &str, value: serde_json::Value) -> serde_json::Value {
+    let mut scaling = Row::open("gpt_oss").config.get("rope_scaling").cloned().expect("the row scales");
+    scaling[field] = value;
     scaling
 }
 
@@ -273,6 +287,17 @@ fn mutations_are_noticed() {
         ("deepseek_v3", "rope_scaling", yarn("beta_slow", 4.0)),
         ("deepseek_v3", "rope_scaling", yarn("factor", 4.5)),
         ("deepseek_v3-mlx4", "topk_group", serde_json::json!(2)),
+        ("gpt_oss", "swiglu_limit", serde_json::json!(1.55)),
+        ("gpt_oss", "swiglu_alpha", serde_json::json!(1.7)),
+        ("gpt_oss", "sliding_window", serde_json::json!(19)),
+        ("gpt_oss", "sliding_window", serde_json::json!(21)),
+        ("gpt_oss", "layer_types", serde_json::json!(["full_attention", "sliding_attention"])),
+        ("gpt_oss", "rms_norm_eps", serde_json::json!(1e-4)),
+        ("gpt_oss", "rope_theta", serde_json::json!(140_000.0)),
+        ("gpt_oss", "rope_scaling", yarn_unrounded("truncate", true.into())),
+        ("gpt_oss", "rope_scaling", yarn_unrounded("factor", 7.5.into())),
+        ("gpt_oss-mxfp4", "num_experts_per_tok", serde_json::json!(2)),
+        ("gpt_oss-mxfp4", "swiglu_limit", serde_json::json!(7.0)),
         ("mistral", "sliding_window", serde_json::json!(49)),
         ("mistral", "sliding_window", serde_json::json!(51)),
     ];
@@ -281,6 +306,25 @@ fn mutations_are_noticed() {
         let mut loaded = Loaded::new(&row, compile(&row, &exact(), 64), On::Cpu.open(2), 1);
         let error = relative_error(&loaded.prompt(0, &row.prompt, 64).concat(), &row.logits);
         assert!(error > 3.0 * EXACT, "{name} with another {field}: error {error:.2e} passes unnoticed");
+    }
+}
+
+/// Tensors of gpt-oss that could be left out without an error: sinks so low that they take no weight, biases of experts
+/// or of the router that are 0.
+#[test]
+fn tensors_without_effect_are_noticed() {
+    for (name, tensor, value) in [
+        ("gpt_oss", "layers.0.self_attn.sinks", [0x1c, 0xc6]),
+        ("gpt_oss-mxfp4", "layers.1.self_attn.sinks", [0x1c, 0xc6]),
+        ("gpt_oss", "layers.1.mlp.experts.gate_up_proj_bias", [0, 0]),
+        ("gpt_oss-mxfp4", "layers.0.mlp.experts.down_proj_bias", [0, 0]),
+        ("gpt_oss", "layers.0.mlp.router.bias", [0, 0]),
+        ("gpt_oss", "layers.0.self_attn.o_proj.bias", [0, 0]),
+    ] {
+        let row = Row::open(name).with_tensor(tensor, value);
+        let mut loaded = Loaded::new(&row, compile(&row, &exact(), 64), On::Cpu.open(2), 1);
+        let error = relative_error(&loaded.prompt(0, &row.prompt, 64).concat(), &row.logits);
+        assert!(error > 3.0 * EXACT, "{name} without {tensor}: error {error:.2e} passes unnoticed");
     }
 }
 

@@ -45,17 +45,40 @@ impl fmt::Display for WeightType {
     }
 }
 
-/// A name of a weight's rows as the tensor's name and, unless it is the whole tensor, which piece: of so many equal ones
-/// along the outermost extent, or of as many as it has elements.
-pub fn piece(name: &str) -> (&str, Option<(usize, Option<usize>)>) {
-    let parse = |text: &str| {
-        let (index, count) = text.split_once('/').map_or((text, None), |(index, count)| (index, Some(count)));
-        let count = count.map(str::parse).transpose().ok()?;
-        Some((index.parse().ok()?, count))
-    };
-    match name.rsplit_once('#').and_then(|(tensor, text)| Some((tensor, parse(text)?))) {
-        Some((tensor, which)) => (tensor, Some(which)),
-        None => (name, None),
+/// A name of a weight's rows, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece<'n> {
+    /// Name of the tensor.
+    pub tensor: &'n str,
+    /// Unless it is the whole tensor, which piece: of so many equal ones along the outermost extent, or of as many as it
+    /// has elements.
+    pub slice: Option<(usize, Option<usize>)>,
+    /// Whether rows of the weight are columns of the piece.
+    pub transposed: bool,
+    /// How many parts the rows of the piece are dealt to in turn: in the weight one part follows another. 1 where they
+    /// keep their order.
+    pub dealt: usize,
+}
+
+impl<'n> Piece<'n> {
+    /// `name`, `name#i` or `name#i/n`; behind the last two `^` for columns as rows, and `%d` for rows dealt to `d` parts.
+    pub fn parse(name: &'n str) -> Self {
+        let parse = |(tensor, text): (&'n str, &str)| {
+            let (text, dealt) = text.split_once('%').map_or((text, None), |(text, dealt)| (text, Some(dealt)));
+            let dealt = dealt.map_or(Some(1), |dealt| dealt.parse().ok().filter(|dealt| *dealt > 0))?;
+            let (text, transposed) = text.strip_suffix('^').map_or((text, false), |text| (text, true));
+            let (index, count) = text.split_once('/').map_or((text, None), |(index, count)| (index, Some(count)));
+            let count = count.map(str::parse).transpose().ok()?;
+            Some(Self { tensor, slice: Some((index.parse().ok()?, count)), transposed, dealt })
+        };
+        let whole = Self { tensor: name, slice: None, transposed: false, dealt: 1 };
+        name.rsplit_once('#').and_then(parse).unwrap_or(whole)
+    }
+
+    /// Where the piece has row `row` of the `rows` that the weight has of it.
+    pub fn place(&self, row: usize, rows: usize) -> usize {
+        let part = (rows / self.dealt).max(1);
+        row % part * self.dealt + row / part
     }
 }
 
@@ -64,7 +87,7 @@ pub fn piece(name: &str) -> (&str, Option<(usize, Option<usize>)>) {
 pub struct WeightDecl {
     /// Names of tensors relative to the scope, `self_attn.q_proj.weight`, whose rows follow one another in this weight;
     /// one name unless merged. `name#i` is slice `i` of the tensor's outermost extent (an expert of a stacked tensor), `name#i/n`
-    /// piece `i` of `n` equal ones that it is cut into ([`piece`]).
+    /// piece `i` of `n` equal ones that it is cut into; rows may also stand in another order ([`Piece`]).
     pub names: Vec<String>,
     /// Type of the whole.
     pub ty: WeightType,

@@ -29,6 +29,10 @@ pub enum MapStep {
     Sigmoid(Reg),
     /// `tanh x`.
     Tanh(Reg),
+    /// The lesser of two.
+    Min(Reg, Reg),
+    /// The greater of two.
+    Max(Reg, Reg),
     /// Rounds to a narrower type and back.
     Round(Reg, DType),
 }
@@ -84,6 +88,8 @@ impl Map {
                 MapStep::GeluTanh(a) => gelu_tanh(at(a)),
                 MapStep::Sigmoid(a) => sigmoid(at(a)),
                 MapStep::Tanh(a) => at(a).tanh(),
+                MapStep::Min(a, b) => at(a).min(at(b)),
+                MapStep::Max(a, b) => at(a).max(at(b)),
                 MapStep::Round(a, to) => round(at(a), *to),
             }
         })

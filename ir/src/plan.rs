@@ -278,7 +278,7 @@ impl Program {
             let mixture = all.get_or_insert_default();
             mixture.experts = mixture.experts.max(t.experts);
             mixture.top_k = mixture.top_k.max(t.top_k);
-            mixture.expert_bytes += t.weight.bytes() / t.experts.max(1);
+            mixture.expert_bytes += t.expert_bytes();
         }
         all
     }

@@ -7,7 +7,7 @@ use half::f16;
 use serde::{Deserialize, Serialize};
 
 use crate::ops::{Attribute, AttributeValue};
-use crate::quant::{Affine, Format};
+use crate::quant::Format;
 
 /// Least magnitude that a group of whole numbers is scaled by: its inverse is finite.
 pub const LEAST_MAGNITUDE: f32 = 1e-30;
@@ -44,10 +44,7 @@ impl Rounding {
 
     /// The rounding to so many bits whose groups are those of a weight's scales; `None` for a weight without.
     pub fn of_weight(format: Format, bits: u8) -> Option<Self> {
-        match format {
-            Format::Affine(Affine { group, .. }) => Some(Self::Int { bits, group }),
-            Format::Float(_) => None,
-        }
+        format.codes().map(|codes| Self::Int { bits, group: codes.group as u16 })
     }
 
     /// The largest whole number of so many bits.

@@ -16,7 +16,7 @@ use crate::dim::{ShapeClass, Sym};
 use crate::graph::WeightType;
 use crate::map::Map;
 use crate::ops::{RopeLayout, Routing};
-use crate::quant::{Archive, Format};
+use crate::quant::{Archive, Float, Format};
 use crate::rounding::Rounding;
 
 /// Rows of a buffer: element (`row`, `col`) is at `row · stride + offset + col`.
@@ -82,7 +82,7 @@ pub enum Template {
     /// pages.
     Archive(Archiving),
     /// Arguments: q, positions, sequences, page table, key pages, value pages unless `latent`, the archive's page table,
-    /// key pages and value pages if `archive`, y; scratch, unless there are many tokens.
+    /// key pages and value pages if `archive`, sinks if `sinks`, y; scratch, unless there are many tokens.
     Attend(Attend),
     /// Arguments: x, weight, segments, units, the state's last inputs, y.
     ShortConv(ShortConv),
@@ -90,7 +90,7 @@ pub enum Template {
     Delta(Delta),
     /// Arguments: scores, bias if `bias`, ids out `u32[rows, top_k]`, weights out `f32[rows, top_k]`.
     Route(Route),
-    /// Arguments: x, ids, weight, y.
+    /// Arguments: x, ids, weight, bias if `bias`, y.
     ExpertLinear(ExpertLinear),
     /// Arguments: y, weights, extras in order, out.
     Combine(Combine),
@@ -297,6 +297,8 @@ pub struct Attend {
     pub archive: Option<Archive>,
     /// Whether the result is rotated back; only with an archive.
     pub rotate_back: bool,
+    /// How sinks are stored, if there are any: of each query head a score that no value belongs to.
+    pub sinks: Option<Float>,
     /// Query rows.
     pub q: View,
     /// Output rows.
@@ -331,7 +333,7 @@ pub struct Route {
     pub scores: View,
 }
 
-/// `y[t, r] = epilogue(x[t, r] W[ids[t, r]]ᵀ)`; row `t · top_k + r` of y. Rows whose id is [`ABSENT`] stay as they are.
+/// `y[t, r] = epilogue(x[t, r] W[ids[t, r]]ᵀ + b[ids[t, r]])`; row `t · top_k + r` of y. Rows whose id is [`ABSENT`] stay as they are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExpertLinear {
     /// Bound of the tokens for this schedule.
@@ -346,6 +348,8 @@ pub struct ExpertLinear {
     pub x_per_rank: bool,
     /// Round activations before the product.
     pub round: Option<Rounding>,
+    /// How vectors are stored that are added to the accumulators, as a column of `weight.rows` rows.
+    pub bias: Option<Float>,
     /// Output `j` combines accumulators `j` and `j + n/2`, as in [`Linear`].
     pub pair: bool,
     /// What is stored; inputs are the accumulators only.
@@ -354,6 +358,19 @@ pub struct ExpertLinear {
     pub x: View,
     /// Output rows.
     pub y: View,
+}
+
+impl ExpertLinear {
+    /// Bytes of one expert.
+    pub fn expert_bytes(&self) -> usize {
+        let biases = self.bias.map_or(0, |float| self.bias_type(float).bytes());
+        (self.weight.bytes() + biases) / self.experts.max(1)
+    }
+
+    /// Type of the vectors of all experts in memory.
+    pub fn bias_type(&self, float: Float) -> WeightType {
+        WeightType { format: Format::Float(float), rows: self.weight.rows, cols: 1 }
+    }
 }
 
 /// `out[t] = epilogue(Σ_r weights[t, r] · y[t, r], extras)`, ranks in order.
@@ -441,7 +458,7 @@ impl Template {
             Self::Embed(t) => t.weight.bytes() / t.weight.rows.max(1),
             Self::Linear(t) => t.weight.bytes(),
             Self::HeadLinear(t) => t.weight.bytes() / t.weight.rows.max(1) * t.len * t.heads,
-            Self::ExpertLinear(t) => t.weight.bytes() / t.experts.max(1) * t.top_k,
+            Self::ExpertLinear(t) => t.expert_bytes() * t.top_k,
             _ => 0,
         }
     }

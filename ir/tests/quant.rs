@@ -101,6 +101,22 @@ fn floats_decode_as_they_stand() {
 }
 
 #[test]
+fn mxfp4_is_small_floats_times_powers_of_two() {
+    let format = Format::Mxfp4;
+    // Codes 0 to 15 in turn, the low half of a byte first; the second row has the scale 2, the first 1/4.
+    let codes = [0x10, 0x32, 0x54, 0x76, 0x98, 0xba, 0xdc, 0xfe];
+    let mut bytes: Vec<u8> = codes.repeat(4);
+    bytes.extend([125, 128, 0, 0]);
+    assert_eq!(format.layout(2, 32).bytes, bytes.len());
+    let half = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+    let row: Vec<f32> = half.into_iter().chain(half.map(|x: f32| -x)).collect();
+    let expected: Vec<f32> =
+        [0.25, 2.0].iter().flat_map(|scale| row.iter().chain(&row).map(move |x| scale * x)).collect();
+    assert_eq!(format.decode_matrix(&bytes, 2, 32), expected);
+    assert_eq!((format.to_string().as_str(), "mxfp4".parse()), ("mxfp4", Ok(format)));
+}
+
+#[test]
 fn names_of_formats_come_back() {
     for bits in BITS {
         let format = Format::Affine(affine(bits, 64, Float::Bf16));

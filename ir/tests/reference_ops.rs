@@ -210,7 +210,32 @@ fn histories(s: &HostState) -> [History; 2] {
 
 fn attend_at(q: &[f32], position: u32, a: &Attention, s: &HostState) -> Vec<f32> {
     let (of, [keys, values]) = (tokens(0, position..position + 1), histories(s));
-    attend(q, a, &keys, &values, &Step { tokens: &of, rows: &[] }).expect("the position is held")
+    attend(q, a, (&keys, &values), None, &Step { tokens: &of, rows: &[] }).expect("the position is held")
+}
+
+/// A sink takes weight from every value: the result is that without, times σ(log Σ e^score − sink).
+#[test]
+fn a_sink_shares_the_softmax_and_has_no_value() {
+    let (heads, dim, n) = (2, 4, 5);
+    let (q, k, v) = (noise(heads * dim, 1), noise(n * dim, 2), noise(n * dim, 3));
+    let s = state(1, dim, n as u32, &k, &v, Format::F32);
+    let a = Attention { heads, scale: 0.7, window: 3, cap: 0.0 };
+    let (of, [keys, values]) = (tokens(0, 4..5), histories(&s));
+    let sinks = [0.4, -1.5];
+    let step = Step { tokens: &of, rows: &[] };
+    let got = attend(&q, &a, (&keys, &values), Some(&sinks), &step).expect("the position is held");
+    let plain = attend_at(&q, 4, &a, &s);
+    let expected: Vec<f32> = (0..heads * dim)
+        .map(|i| {
+            let query = &q[i / dim * dim..][..dim];
+            let scores = (2..n).map(|j| 0.7 * dense::dot(query, &k[j * dim..][..dim]));
+            let total = scores.map(f64::exp).sum::<f64>().ln();
+            (f64::from(plain[i]) * dense::sigmoid(total - f64::from(sinks[i / dim]))) as f32
+        })
+        .collect();
+    close(&got, &expected, 1e-6);
+    // Without them the numbers are others.
+    assert!(got.iter().zip(&plain).any(|(a, b)| (a - b).abs() > 0.05), "{got:?}");
 }
 
 #[test]
@@ -275,7 +300,7 @@ fn a_latent_is_key_and_value() {
     let (keys, values) = (History { matrices: Some(wk), ..keys }, History { matrices: Some(wv), ..values });
     let (q, last) = (noise(heads * (4 + rotated), 4), tokens(0, 3..4));
     let a = Attention { heads, scale: 0.5, window: 0, cap: 0.0 };
-    let got = attend(&q, &a, &keys, &values, &Step { tokens: &last, rows: &[] }).expect("the history is there");
+    let got = attend(&q, &a, (&keys, &values), None, &Step { tokens: &last, rows: &[] }).expect("the history is there");
 
     // Every head's keys and values written out.
     let row = |h: usize, i: usize| &weight[(h * 7 + i) * latent..][..latent];
@@ -313,7 +338,7 @@ fn histories_are_their_sequences_own_and_end_where_they_end() {
     let step = Step { tokens: &of, rows: &[] };
     let a = Attention { heads: 1, scale: 1.0, window: 0, cap: 0.0 };
     let [keys, values] = histories(&s);
-    let error = attend(&[1.0], &a, &keys, &values, &step).expect_err("position 1 is not held");
+    let error = attend(&[1.0], &a, (&keys, &values), None, &step).expect_err("position 1 is not held");
     assert_eq!(error, "`attend`: sequence 8 holds 1 tokens: none at position 1");
     let gap = tokens(8, 2..3);
     let error = s.append(&[1.0], &[1.0], &Step { tokens: &gap, rows: &[] }).expect_err("position 1 is missing");

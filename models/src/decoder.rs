@@ -79,6 +79,7 @@ impl Decoder {
             window: 0,
             scale: None,
             cap: None,
+            sinks: false,
         };
         Ok(Self {
             vocabulary: config.need("vocab_size")?,

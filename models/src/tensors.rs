@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 use swiftlm_ir::graph::WeightType;
-use swiftlm_ir::quant::{Affine, Float, Format};
+use swiftlm_ir::quant::{Affine, Float, Format, mxfp4};
 
 use crate::{Config, ModelError};
 
@@ -16,6 +16,8 @@ pub enum StoredType {
     Float(Float),
     /// Packed codes.
     U32,
+    /// Bytes of codes, or scales of a byte.
+    U8,
     /// A type that no supported layout uses; its name.
     Other(&'static str),
 }
@@ -32,12 +34,17 @@ pub struct TensorFacts {
 /// The tensors of a checkpoint, in name order.
 pub type TensorIndex = IndexMap<String, TensorFacts>;
 
-/// Bits and group size of a quantised module, as `config.json` gives them.
+/// How a quantised module is stored, as `config.json` says it.
 #[derive(Clone, Copy, Debug)]
-struct Bits {
+struct Stored {
     bits: u8,
     group: u16,
+    /// Whether codes are small floats whose scales are powers of two.
+    mxfp4: bool,
 }
+
+/// What `mode` may be.
+const MODES: [&str; 2] = ["affine", "mxfp4"];
 
 /// Resolves weights by name against the checkpoint and keeps account: everything missing, misshapen or never asked for.
 #[derive(Debug)]
@@ -59,8 +66,8 @@ impl<'a> Resolver<'a> {
             None => config.object("quantization_config")?,
         };
         if let Some(q) = &quantization {
-            q.only("mode", &["affine"])?;
-            if let Some(method) = q.text("quant_method")?.filter(|method| *method != "mlx") {
+            q.only("mode", &MODES)?;
+            if let Some(method) = q.text("quant_method")?.filter(|method| !["mlx", "mxfp4"].contains(method)) {
                 return Err(ModelError::one(format!(
                     "config.json: weights stored as `{method}` are not supported: take a checkpoint of this model in \
                      bf16, f16 or f32, or convert it to MLX's layout (`mlx_lm.convert -q`)"
@@ -94,7 +101,7 @@ impl<'a> Resolver<'a> {
         facts
     }
 
-    fn bits(&self, module: &str) -> Result<Bits, String> {
+    fn stored(&self, module: &str) -> Result<Stored, String> {
         let Some(all) = &self.quantization else {
             return Err(format!("`{module}.scales` is there, but config.json has no `quantization`"));
         };
@@ -115,7 +122,17 @@ impl<'a> Resolver<'a> {
         };
         let bits =
             u8::try_from(narrow("bits")?).map_err(|_| "config.json: `quantization.bits` is out of range".to_owned())?;
-        Ok(Bits { bits, group: narrow("group_size")? })
+        // A module's own entry is complete: what it leaves out is not what the others have.
+        let mode = own.as_ref().unwrap_or(all);
+        mode.only("mode", &MODES).map_err(|e| format!("`{module}`: {e}"))?;
+        let mxfp4 = mode.text("mode").ok().flatten() == Some("mxfp4");
+        let stored = Stored { bits, group: narrow("group_size")?, mxfp4 };
+        match (mxfp4, stored.bits, stored.group) {
+            (true, bits, group) if (bits, group) != (4, 32) => {
+                Err(format!("`{module}`: mxfp4 of {bits} bits in groups of {group}: expected 4 bits in groups of 32"))
+            }
+            _ => Ok(stored),
+        }
     }
 
     /// The type of the matrix or vector whose primary tensor is `name`, which must be `lead × rows × cols` (`lead` slices
@@ -140,7 +157,7 @@ impl<'a> Resolver<'a> {
         };
         let float = |name: &str, facts: &TensorFacts| match facts.dtype {
             StoredType::Float(f) => f,
-            StoredType::U32 | StoredType::Other(_) => {
+            StoredType::U32 | StoredType::U8 | StoredType::Other(_) => {
                 self.error(format!("tensor `{name}`: expected f32, f16 or bf16, got {:?}", facts.dtype));
                 Float::F32
             }
@@ -149,13 +166,20 @@ impl<'a> Resolver<'a> {
             check(name, facts, shape(cols));
             return WeightType { format: Format::Float(float(name, facts)), ..stand_in };
         }
-        let bits = match self.bits(module) {
-            Ok(bits) => bits,
+        let bits = match self.stored(module) {
+            Ok(stored) => stored,
             Err(message) => {
                 self.error(message);
                 return stand_in;
             }
         };
+        if bits.mxfp4 {
+            if let Some(s) = self.take(&scales) {
+                self.expect(name, facts, StoredType::U32, &shape(cols / 8));
+                self.expect(&scales, s, StoredType::U8, &shape(cols / mxfp4::BLOCK));
+            }
+            return self.mxfp4(name, stand_in);
+        }
         let biases = format!("{module}.biases");
         let (Some(s), Some(b)) = (self.take(&scales), self.take(&biases)) else { return stand_in };
         let scale = float(&scales, s);
@@ -194,11 +218,51 @@ impl<'a> Resolver<'a> {
         }
         match facts.dtype {
             StoredType::Float(float) => WeightType { format: Format::Float(float), ..stand_in },
-            StoredType::U32 | StoredType::Other(_) => {
+            StoredType::U32 | StoredType::U8 | StoredType::Other(_) => {
                 self.error(format!("tensor `{name}`: expected f32, f16 or bf16, got {:?}", facts.dtype));
                 stand_in
             }
         }
+    }
+
+    fn expect(&self, name: &str, facts: &TensorFacts, dtype: StoredType, shape: &[usize]) {
+        if facts.dtype != dtype || facts.shape != shape {
+            let TensorFacts { dtype: got, shape: of } = facts;
+            self.error(format!("tensor `{name}`: expected {dtype:?} of shape {shape:?}, got {got:?} of {of:?}"));
+        }
+    }
+
+    fn mxfp4(&self, name: &str, ty: WeightType) -> WeightType {
+        if ty.cols.is_multiple_of(mxfp4::BLOCK) {
+            return WeightType { format: Format::Mxfp4, ..ty };
+        }
+        self.error(format!("tensor `{name}`: {} columns do not divide into groups of {}", ty.cols, mxfp4::BLOCK));
+        ty
+    }
+
+    /// The type of `lead` matrices whose codes are `{name}_blocks`, 32 columns to 16 bytes of the innermost extent, and
+    /// whose scales are `{name}_scales`.
+    pub fn blocks(&self, name: &str, lead: usize, rows: usize, cols: usize) -> WeightType {
+        let (codes, scales, in_row) = (format!("{name}_blocks"), format!("{name}_scales"), cols / mxfp4::BLOCK);
+        if let (Some(c), Some(s)) = (self.take(&codes), self.take(&scales)) {
+            self.expect(&codes, c, StoredType::U8, &[lead, rows, in_row, mxfp4::BLOCK / 2]);
+            self.expect(&scales, s, StoredType::U8, &[lead, rows, in_row]);
+        }
+        self.mxfp4(&codes, WeightType { format: Format::F32, rows: lead * rows, cols })
+    }
+
+    /// The type of the `rows × cols` numbers of a tensor of floats of this shape.
+    pub fn floats(&self, name: &str, shape: &[usize], rows: usize, cols: usize) -> WeightType {
+        let mut ty = WeightType { format: Format::F32, rows, cols };
+        let Some(facts) = self.take(name) else { return ty };
+        match facts.dtype {
+            StoredType::Float(float) if facts.shape == shape => ty.format = Format::Float(float),
+            _ => self.error(format!(
+                "tensor `{name}`: expected f32, f16 or bf16 of shape {shape:?}, got {:?} of {:?}",
+                facts.dtype, facts.shape
+            )),
+        }
+        ty
     }
 
     /// Marks tensors that a checkpoint may hold and the model does not need.

@@ -69,6 +69,8 @@ fn case(model: &str, heads: (usize, usize, usize), kv: &str, depth: usize, token
         latent: None,
         archive,
         rotate_back: archive.is_some(),
+        sinks: None,
+        sinks: None,
         q: view,
         y: view,
     };

@@ -9,7 +9,7 @@ use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::ops::RopeLayout;
 use swiftlm_ir::quant::archive::MEAN_FROM;
 use swiftlm_ir::quant::rotation::rotate;
-use swiftlm_ir::quant::{Archive, ArchiveRow, Format, Turbo};
+use swiftlm_ir::quant::{Archive, ArchiveRow, Float, Format, Turbo};
 use swiftlm_ir::template::{Append, Archiving, Attend, RopeAppend, Rotate, Template, View};
 use swiftlm_ir::ty::PAGE_TOKENS;
 
@@ -167,6 +167,7 @@ fn attention_reads_old_blocks_from_the_archive() {
         let view = View::dense(heads * dim);
         let q: Vec<f32> = random.floats(positions.len() * view.stride).iter().map(|x| 2.0 * x).collect();
         let scale = 1.0 / (dim as f32).sqrt();
+        let sinks = (group > 1).then(|| random.floats(heads));
         let template = |tokens: usize| {
             Template::Attend(Attend {
                 class: ShapeClass::of(tokens),
@@ -181,13 +182,14 @@ fn attention_reads_old_blocks_from_the_archive() {
                 latent: None,
                 archive: Some(archive),
                 rotate_back: true,
+                sinks: sinks.as_ref().map(|_| Float::F32),
                 q: view,
                 y: view,
             })
         };
         let args = |tokens: std::ops::Range<usize>| {
             let of: Vec<u32> = positions[tokens.clone()].iter().map(|p| *p as u32).collect();
-            vec![
+            let mut args = vec![
                 bytes_of(&q[tokens.start * view.stride..tokens.end * view.stride]),
                 bytes_of_ids(&of),
                 bytes_of_ids(&vec![0; of.len()]),
@@ -197,8 +199,10 @@ fn attention_reads_old_blocks_from_the_archive() {
                 bytes_of_ids(&TABLE),
                 old(rows[0], true),
                 old(rows[1], false),
-                vec![0; 4 * of.len() * view.stride],
-            ]
+            ];
+            args.extend(sinks.iter().map(|sinks| bytes_of(sinks)));
+            args.push(vec![0; 4 * of.len() * view.stride]);
+            args
         };
         let read = |block: usize, head: usize, keys: bool, from_archive: bool| {
             let (i, row) = (block * HEADS + head, if keys { rows[0] } else { rows[1] });
@@ -211,12 +215,14 @@ fn attention_reads_old_blocks_from_the_archive() {
         };
         let count = positions.len();
         launch_everywhere(&template(count), &args(0..count), sizes(count, 1, TABLE.len()), |isa, out| {
-            let got = floats_of(&out[9]);
+            let last = out.len() - 1;
+            let got = floats_of(&out[last]);
             for (t, position) in positions.iter().enumerate() {
                 let first = if window == 0 { 0 } else { (position + 1).saturating_sub(window) };
                 for head in 0..heads {
                     let query = &q[t * view.stride + head * dim..][..dim];
-                    let (mut total, mut sums) = (0.0f64, vec![0.0f64; dim]);
+                    let sink = sinks.as_ref().map_or(0.0, |sinks| f64::from(sinks[head]).exp());
+                    let (mut total, mut sums) = (sink, vec![0.0f64; dim]);
                     for block in first / PAGE_TOKENS..position / PAGE_TOKENS + 1 {
                         let old = archive.holds(block, position / PAGE_TOKENS);
                         let [keys, values] = [true, false].map(|keys| read(block, head / group, keys, old));
@@ -239,7 +245,7 @@ fn attention_reads_old_blocks_from_the_archive() {
                     }
                 }
                 let alone = launch(&template(1), &args(t..t + 1), sizes(1, 1, TABLE.len()), isa, 2).unwrap();
-                let same = alone[9] == out[9][4 * t * view.stride..4 * (t + 1) * view.stride];
+                let same = alone[last] == out[last][4 * t * view.stride..4 * (t + 1) * view.stride];
                 assert!(same, "{isa:?}: position {position} differs between alone and in its batch");
             }
         });

@@ -30,6 +30,8 @@ struct Shape {
     formats: (Format, Format),
     /// Elements of a key that are the value.
     latent: Option<usize>,
+    /// Whether heads have sinks.
+    sinks: bool,
     /// Of each token: sequence and position.
     tokens: Vec<(usize, usize)>,
     seed: u64,
@@ -53,6 +55,7 @@ fn attend(shape: &Shape) {
     let value_dim = shape.latent.unwrap_or(shape.dim);
     let y = View::dense(heads * value_dim);
     let scale = 0.37;
+    let sinks = shape.sinks.then(|| Weight::random(random, Format::BF16, 1, heads));
     let template = |tokens: usize| {
         Template::Attend(Attend {
             class: ShapeClass::of(tokens),
@@ -67,6 +70,7 @@ fn attend(shape: &Shape) {
             latent: shape.latent,
             archive: None,
             rotate_back: false,
+            sinks: sinks.as_ref().map(|_| Float::Bf16),
             q: view,
             y,
         })
@@ -83,6 +87,7 @@ fn attend(shape: &Shape) {
             keys.bytes.clone(),
         ];
         args.extend(shape.latent.is_none().then(|| values.bytes.clone()));
+        args.extend(sinks.iter().map(|sinks| sinks.bytes.clone()));
         args.push(vec![0; 4 * tokens.len() * y.stride]);
         args
     };
@@ -102,7 +107,8 @@ fn attend(shape: &Shape) {
                     if cap > 0.0 { cap * (score / cap).tanh() } else { score }
                 };
                 let weights: Vec<f64> = (first..=*position).map(|p| score(p).exp()).collect();
-                let total: f64 = weights.iter().sum();
+                let sink = sinks.as_ref().map_or(0.0, |sinks| sinks.values[head].exp());
+                let total = weights.iter().sum::<f64>() + sink;
                 for d in 0..value_dim {
                     let terms = weights.iter().zip(first..).map(|(w, p)| w * values.get(*sequence, p, kv_head, d));
                     let expected = terms.sum::<f64>() / total;
@@ -134,6 +140,7 @@ fn attend_shapes() -> impl Strategy<Value = Shape> {
             cap,
             formats,
             latent: None,
+            sinks: seed % 2 == 0,
             tokens,
             seed,
         },
@@ -185,6 +192,7 @@ fn check_pages(isa: IsaKind, before: &History, after: &[u8], wanted: &[(usize, u
         for (d, value) in values.iter().enumerate() {
             let got = before.read(after, *sequence, *position, *head, d);
             let half_step = match before.row.format {
+                Format::Mxfp4 => unreachable!("pages have other formats"),
                 Format::Float(Float::F32) => value.abs() * 1e-6,
                 Format::Float(Float::F16) => value.abs() / 2048.0,
                 Format::Float(Float::Bf16) => value.abs() / 256.0,
@@ -338,12 +346,23 @@ fn values_are_part_of_keys() {
             let (group, window, seed) = ([4, 20][i % 2], if i == 2 { 50 } else { 0 }, i as u64);
             let formats = (format, format);
             let latent = Some(latent);
-            attend(&Shape { kv_heads: 1, group, dim, window, cap: 0.0, formats, latent, tokens, seed });
+            attend(&Shape { kv_heads: 1, group, dim, window, cap: 0.0, formats, latent, sinks: false, tokens, seed });
         }
     }
     let (formats, tokens) = ((Format::F16, Format::F16), vec![(1, 2100)]);
     let latent = Some(32);
-    attend(&Shape { kv_heads: 1, group: 5, dim: 48, window: 0, cap: 0.0, formats, latent, tokens, seed: 9 });
+    attend(&Shape {
+        kv_heads: 1,
+        group: 5,
+        dim: 48,
+        window: 0,
+        cap: 0.0,
+        formats,
+        latent,
+        sinks: true,
+        tokens,
+        seed: 9,
+    });
 }
 
 #[test]
@@ -356,6 +375,7 @@ fn one_token_over_a_long_history_spreads_over_threads() {
         cap: 0.0,
         formats: (Format::F16, Format::F16),
         latent: None,
+        sinks: true,
         tokens: vec![(1, 2100)],
         seed: 9,
     });
@@ -367,6 +387,7 @@ fn one_token_over_a_long_history_spreads_over_threads() {
         cap: 0.0,
         formats: (Format::F16, Format::F16),
         latent: None,
+        sinks: true,
         tokens: vec![(1, 2100), (1, 2101)],
         seed: 10,
     });
@@ -383,6 +404,7 @@ fn many_tokens_share_tasks() {
         cap: 0.0,
         formats: (Format::BF16, Format::F32),
         latent: None,
+        sinks: true,
         tokens,
         seed: 1,
     });
@@ -403,6 +425,7 @@ fn a_page_that_does_not_exist_is_named() {
         latent: None,
         archive: None,
         rotate_back: false,
+        sinks: None,
         q: View::dense(8),
         y: View::dense(8),
     });

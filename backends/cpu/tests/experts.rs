@@ -15,7 +15,7 @@ use swiftlm_ir::template::{Combine, ExpertLinear, Extra, Route, Template, View};
 
 fn few_formats() -> Vec<Format> {
     let f16 = Float::F16;
-    vec![Format::F32, Format::BF16, affine(4, 32, f16), affine(3, 64, f16), affine(8, 32, Float::F32)]
+    vec![Format::F32, Format::BF16, affine(4, 32, f16), affine(3, 64, f16), affine(8, 32, Float::F32), Format::Mxfp4]
 }
 
 fn silu_times(pair: bool) -> Map {
@@ -68,12 +68,13 @@ proptest! {
     fn expert_linear_agrees(
         format in proptest::sample::select(few_formats()), experts in 1usize..7, choice in 1usize..4,
         outputs in 1usize..70, cols in 1usize..3, tokens in 1usize..30, per_rank in any::<bool>(), pair in any::<bool>(),
-        rounding in 0usize..4, seed in any::<u64>(),
+        rounding in 0usize..4, bias in proptest::option::of(proptest::sample::select(vec![Float::F32, Float::Bf16])),
+        seed in any::<u64>(),
     ) {
         let random = &mut Random::new(seed);
         let cols = match format {
             Format::Float(_) => 37 * cols,
-            Format::Affine(_) => 64 * cols,
+            Format::Affine(_) | Format::Mxfp4 => 64 * cols,
         };
         let round = [None, Some(Rounding::F16), Rounding::of_weight(format, 8), Rounding::of_weight(format, 16)][rounding];
         // Whole blocks of outputs can be rearranged; others cannot.
@@ -99,21 +100,26 @@ proptest! {
             top_k,
             x_per_rank: per_rank,
             round,
+            bias,
             pair,
             epilogue: silu_times(pair),
             x: x_view,
             y: y_view,
         });
-        let args =
-            vec![bytes_of(&x), bytes_of_ids(&ids), weight.bytes.clone(), vec![0; 4 * tokens * top_k * y_view.stride]];
+        let biases = bias.map(|float| Weight::random(random, Format::Float(float), experts * expert_rows, 1));
+        let mut args = vec![bytes_of(&x), bytes_of_ids(&ids), weight.bytes.clone()];
+        args.extend(biases.iter().map(|biases| biases.bytes.clone()));
+        args.push(vec![0; 4 * tokens * top_k * y_view.stride]);
+        let y_at = args.len() - 1;
         launch_everywhere(&template, &args, sizes(tokens, 1, 1), |isa, out| {
-            let y = floats_of(&out[3]);
+            let y = floats_of(&out[y_at]);
             for row in 0..tokens * top_k {
                 let x_row = if per_rank { row } else { row / top_k };
                 let x = &x[x_row * x_view.stride + 3..][..cols];
                 let dot = |output: usize| -> f64 {
                     let weights = weight.row(ids[row] as usize * expert_rows + output);
-                    x.iter().zip(weights).map(|(x, w)| f64::from(*x) * w).sum()
+                    let bias = biases.as_ref().map_or(0.0, |b| b.values[ids[row] as usize * expert_rows + output]);
+                    bias + x.iter().zip(weights).map(|(x, w)| f64::from(*x) * w).sum::<f64>()
                 };
                 for n in 0..outputs {
                     let gate = dot(n);
@@ -128,10 +134,10 @@ proptest! {
             let mut alone = args.clone();
             alone[0] = bytes_of(&x[at * x_view.stride..][..rows * x_view.stride + 3]);
             alone[1] = bytes_of_ids(&ids[t * top_k..][..top_k]);
-            alone[3] = vec![0; 4 * top_k * y_view.stride];
+            alone[y_at] = vec![0; 4 * top_k * y_view.stride];
             let alone = launch(&template, &alone, sizes(1, 1, 1), isa, 1).unwrap();
-            let batched = &out[3][4 * t * top_k * y_view.stride..][..4 * top_k * y_view.stride];
-            assert!(alone[3] == batched, "{isa:?}: token {t} differs between alone and in its batch");
+            let batched = &out[y_at][4 * t * top_k * y_view.stride..][..4 * top_k * y_view.stride];
+            assert!(alone[y_at] == batched, "{isa:?}: token {t} differs between alone and in its batch");
         });
     }
 
@@ -175,6 +181,7 @@ fn an_expert_that_does_not_exist_is_named() {
         top_k: 1,
         x_per_rank: false,
         round: None,
+        bias: None,
         pair: false,
         epilogue: Map::identity(),
         x: View::dense(16),

@@ -38,10 +38,7 @@ fn shapes() -> impl Strategy<Value = Shape> {
     let flags = (any::<bool>(), rounding, any::<bool>(), any::<bool>());
     (base, 1usize..300, outputs, flags, 0usize..9, 0usize..5, any::<u64>()).prop_map(
         |((format, rows), cols, outputs, (norm, round, pair, extras), offset, gap, seed)| {
-            let cols = match format {
-                Format::Float(_) => cols,
-                Format::Affine(a) => cols.div_ceil(a.group as usize).min(3) * a.group as usize,
-            };
+            let cols = format.codes().map_or(cols, |codes| cols.div_ceil(codes.group).min(3) * codes.group);
             let round = match round {
                 Some(Rounding::Int { bits, .. }) => Rounding::of_weight(format, bits),
                 other => other,

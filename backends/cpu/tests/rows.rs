@@ -21,7 +21,7 @@ proptest! {
         let random = &mut Random::new(seed);
         let cols = match format {
             Format::Float(_) => 29 * cols,
-            Format::Affine(_) => 128 * cols,
+            Format::Affine(_) | Format::Mxfp4 => 128 * cols,
         };
         let weight = Weight::random(random, format, 9, cols);
         let y = View { offset: 1, stride: cols + 3 };

@@ -170,7 +170,7 @@ pub fn work_of(template: &Template, step: &StepShape) -> Work {
             let outputs = if t.pair { n / 2 } else { n };
             // The most experts that so many tokens can be sent to.
             let touched = ranks.min(t.experts);
-            let weights = t.weight.bytes() / t.experts.max(1) * touched;
+            let weights = t.expert_bytes() * touched;
             work(weights + 4 * inputs * t.weight.cols + 4 * ranks, 4 * ranks * outputs, 2 * ranks * n * t.weight.cols)
         }
         Template::Combine(t) => {
@@ -205,6 +205,7 @@ fn attend(t: &Attend, step: &StepShape) -> Work {
         }
     };
     let rows = |dim: usize| 4 * step.tokens * t.heads * dim;
-    let (read, written) = (rows(t.dim) + t.kv_heads * bytes, rows(t.value_dim()));
+    let sinks = t.sinks.map_or(0, |float| t.heads * float.bytes());
+    let (read, written) = (rows(t.dim) + t.kv_heads * bytes + sinks, rows(t.value_dim()));
     work(read, written, 2 * seen * t.heads * (t.dim + t.value_dim()))
 }

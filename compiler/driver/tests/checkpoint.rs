@@ -66,7 +66,9 @@ fn with_header(bytes: &[u8], edit: impl FnOnce(&mut serde_json::Map<String, serd
 
 /// The whole weight, put together from what the safetensors library says of the files.
 fn expected(files: &Files, weight: &WeightBuffer) -> Vec<u8> {
-    let component = |primary: &str, component: &str| -> Vec<u8> {
+    let component = |primary: &str, component: &str, cell: usize| -> Vec<u8> {
+        let (primary, dealt) = primary.strip_suffix("%2").map_or((primary, false), |primary| (primary, true));
+        let (primary, transposed) = primary.strip_suffix('^').map_or((primary, false), |primary| (primary, true));
         let (name, slice) = match primary.split_once('#') {
             Some((name, text)) => {
                 let numbers: Vec<usize> = text.split('/').map(|n| n.parse().expect("a slice has numbers")).collect();
@@ -76,16 +78,26 @@ fn expected(files: &Files, weight: &WeightBuffer) -> Vec<u8> {
         };
         let name = match component {
             "weight" => name.to_owned(),
-            other => format!("{}.{other}", name.strip_suffix(".weight").expect("a quantised tensor is a weight")),
+            other => match name.strip_suffix("_blocks") {
+                Some(blocks) => format!("{blocks}_{other}"),
+                None => format!("{}.{other}", name.strip_suffix(".weight").expect("a quantised tensor is a weight")),
+            },
         };
         for (_, bytes) in files.iter().filter(|f| f.0.ends_with(".safetensors")) {
             let tensors = SafeTensors::deserialize(bytes).expect("a row's file is sound");
             if let Ok(view) = tensors.tensor(&name) {
                 let all = view.data();
-                return slice.map_or(all.to_vec(), |(i, count)| {
+                let own = slice.map_or(all, |(i, count)| {
                     let one = all.len() / count.unwrap_or(view.shape()[0]);
-                    all[i * one..][..one].to_vec()
+                    &all[i * one..][..one]
                 });
+                // Evens, then odds; element by element where rows are columns.
+                let rows = own.len() / cell;
+                let place = |row: usize| if dealt { row % (rows / 2) * 2 + row / (rows / 2) } else { row };
+                let size = if transposed { cell / weight.ty.cols } else { cell };
+                let at = |row: usize, col: usize| if transposed { col * rows + place(row) } else { place(row) };
+                let cells = (0..rows).flat_map(|row| (0..cell / size).map(move |col| (row, col)));
+                return cells.flat_map(|(row, col)| &own[at(row, col) * size..][..size]).copied().collect();
             }
         }
         panic!("no file holds {name}")
@@ -93,7 +105,7 @@ fn expected(files: &Files, weight: &WeightBuffer) -> Vec<u8> {
     let layout = weight.ty.format.layout(weight.ty.rows, weight.ty.cols);
     let mut bytes = vec![0; layout.bytes];
     for part in layout.components {
-        let joined: Vec<u8> = weight.names.iter().flat_map(|n| component(n, part.name)).collect();
+        let joined: Vec<u8> = weight.names.iter().flat_map(|n| component(n, part.name, part.row_bytes)).collect();
         bytes[part.offset..][..part.bytes].copy_from_slice(&joined);
     }
     bytes
@@ -101,7 +113,7 @@ fn expected(files: &Files, weight: &WeightBuffer) -> Vec<u8> {
 
 #[test]
 fn every_weight_of_every_row_reads_as_the_library_gives_it() {
-    let mut shapes = (false, false, false, false);
+    let mut shapes = (false, false, false, false, false);
     for row in all_rows() {
         let files = contents(&row);
         let disk = Checkpoint::open(&families().join(&row)).expect("a row opens");
@@ -115,6 +127,7 @@ fn every_weight_of_every_row_reads_as_the_library_gives_it() {
             shapes.1 |= layout.components.len() > 1;
             shapes.2 |= weight.names.len() > 1;
             shapes.3 |= weight.names.iter().any(|n| n.contains('#'));
+            shapes.4 |= weight.names.iter().any(|n| n.ends_with("^%2"));
             for source in [&disk, &memory] {
                 // Sizes that divide no row, and one that is more than a whole weight.
                 for size in [1021usize, 4099, 1 << 20] {
@@ -130,7 +143,8 @@ fn every_weight_of_every_row_reads_as_the_library_gives_it() {
             }
         }
     }
-    assert_eq!(shapes, (true, true, true, true), "rows with shards, components, joined tensors and slices");
+    let all = (true, true, true, true, true);
+    assert_eq!(shapes, all, "rows with shards, components, joined tensors, slices, and rows in another order");
 }
 
 #[test]
@@ -146,6 +160,7 @@ fn types_and_shapes_are_those_of_the_library() {
                 let dtype = match facts.dtype {
                     StoredType::Float(f) => f.name().to_uppercase(),
                     StoredType::U32 => "U32".to_owned(),
+                    StoredType::U8 => "U8".to_owned(),
                     StoredType::Other(name) => name.to_owned(),
                 };
                 assert_eq!(dtype, view.dtype().to_string(), "{row} {name}");
@@ -328,6 +343,9 @@ fn ranges_outside_a_weight_are_refused() {
     assert!(wrong(&|w| w.names[0].push_str("#3/3")).contains("has 3 slices, none of number 3"));
     assert!(wrong(&|w| w.names[0].push_str("#1/100003")).contains("does not divide into 100003 slices"));
     assert!(wrong(&|w| w.ty.rows += 1).contains("the tensors hold"));
+    // Codes are no elements of a byte or more, and rows do not divide over any number of parts.
+    assert!(wrong(&|w| w.names[0].push_str("#0/1^")).contains("in another order"));
+    assert!(wrong(&|w| w.names[0].push_str("#0/1%1009")).contains("in another order"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::quant::archive::MEAN_FROM;
 use swiftlm_ir::quant::rotation::rotate;
 use swiftlm_ir::quant::turbo::Scale;
-use swiftlm_ir::quant::{Archive, ArchiveRow, Format, Turbo};
+use swiftlm_ir::quant::{Archive, ArchiveRow, Float, Format, Turbo};
 use swiftlm_ir::template::{Attend, Template, View};
 use swiftlm_ir::ty::PAGE_TOKENS;
 use swiftlm_shader::{LowerOptions, lower};
@@ -90,7 +90,7 @@ impl History {
 }
 
 /// Attention by the definition, rotated back: all query heads of a token.
-fn attended(t: &Attend, history: &History, q: &Rows, row: usize, token: (u32, usize)) -> Vec<f32> {
+fn attended(t: &Attend, history: &History, (q, sinks): (&Rows, &Weight), row: usize, token: (u32, usize)) -> Vec<f32> {
     let (archive, last) = (history.archive, token.1);
     let first = if t.window == 0 { 0 } else { (last + 1).saturating_sub(t.window) };
     let head = |head: usize| {
@@ -112,7 +112,8 @@ fn attended(t: &Attend, history: &History, q: &Rows, row: usize, token: (u32, us
         let scores: Vec<f64> = (first..=last).map(score).collect();
         let largest = scores.iter().copied().fold(f64::MIN, f64::max);
         let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
-        let total: f64 = weights.iter().sum();
+        let sink = t.sinks.map_or(0.0, |_| (sinks.at(0, head) - largest).exp());
+        let total = weights.iter().sum::<f64>() + sink;
         let value = |d: usize| {
             (first..=last).zip(&weights).map(|(p, w)| w / total * history.at(1, token, p, kv_head, d)).sum::<f64>()
         };
@@ -124,7 +125,13 @@ fn attended(t: &Attend, history: &History, q: &Rows, row: usize, token: (u32, us
 }
 
 /// The kernels' results for some tokens in the class of their number.
-fn results(t: &Attend, history: &History, q: &Rows, tokens: &[(u32, usize)], first: usize) -> Vec<f32> {
+fn results(
+    t: &Attend,
+    history: &History,
+    (q, sinks): (&Rows, &Weight),
+    tokens: &[(u32, usize)],
+    first: usize,
+) -> Vec<f32> {
     let class = ShapeClass::of(tokens.len());
     let bound = class.max_rows(CHUNK).min(CHUNK);
     let ids = |of: &dyn Fn(&(u32, usize)) -> u32| {
@@ -134,7 +141,7 @@ fn results(t: &Attend, history: &History, q: &Rows, tokens: &[(u32, usize)], fir
     };
     let mut queries = q.data[first * q.width..(first + tokens.len()) * q.width].to_vec();
     queries.resize(bound * q.width, f32::NAN);
-    let args = vec![
+    let mut args = vec![
         bytes(&queries),
         ids(&|(_, position)| *position as u32),
         ids(&|(sequence, _)| *sequence),
@@ -144,11 +151,13 @@ fn results(t: &Attend, history: &History, q: &Rows, tokens: &[(u32, usize)], fir
         bytes(&history.tables[1]),
         bytes(&history.words[0]),
         bytes(&history.words[1]),
-        vec![0xff; 4 * bound * q.width],
     ];
+    args.extend(t.sinks.map(|_| sinks.bytes.clone()));
+    args.push(vec![0xff; 4 * bound * q.width]);
+    let y_at = args.len() - 1;
     let template = Template::Attend(Attend { class, ..t.clone() });
     let after = run(&template, CHUNK, args, sizes(tokens.len(), 1, BLOCKS));
-    floats(&after[9])[..tokens.len() * q.width].to_vec()
+    floats(&after[y_at])[..tokens.len() * q.width].to_vec()
 }
 
 /// Heads, KV heads, elements; bits of keys and values; first and last tokens not archived; centred; window; cap.
@@ -198,25 +207,28 @@ fn an_archive_is_read_as_the_definition_says_in_every_class() {
             latent: None,
             archive: Some(archive),
             rotate_back: true,
+            sinks: (i % 3 != 1).then_some(Float::F16),
             q: view,
             y: view,
         };
-        let few = results(&t, &history, &q, &tokens[..6], 0);
+        let sinks = Weight::random(&mut random, Format::F16, 1, heads);
+        let rows = (&q, &sinks);
+        let few = results(&t, &history, rows, &tokens[..6], 0);
         for (row, token) in tokens.iter().enumerate().take(6) {
-            let want = attended(&t, &history, &q, row, *token);
+            let want = attended(&t, &history, rows, row, *token);
             for (col, (got, want)) in few[row * q.width..].iter().zip(&want).enumerate() {
                 assert!(close(*got, *want), "case {i}, {token:?}, {col}: got {got}, want {want}");
             }
         }
         // One page more of the recent is something else.
         history.archive.last += PAGE_TOKENS;
-        let wrong = attended(&t, &history, &q, 0, tokens[0]);
+        let wrong = attended(&t, &history, rows, 0, tokens[0]);
         assert!(few.iter().zip(&wrong).any(|(got, wrong)| !close(*got, *wrong)), "case {i}: pages make no difference");
         // The same bits in any class; where all tokens fill a chunk, the interpreter takes its time.
         let mut counts = vec![(0, 1), (5, 1), (0, 9)];
         counts.extend((i == 0).then_some((0, CHUNK)));
         for (from, count) in counts {
-            let part = results(&t, &history, &q, &tokens[from..from + count], from);
+            let part = results(&t, &history, rows, &tokens[from..from + count], from);
             let n = part.len().min(few.len() - from * q.width);
             let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&part[..n]), bits(&few[from * q.width..][..n]), "case {i}: {count} tokens from {from}");
@@ -245,6 +257,7 @@ fn large_heads_fit_in_shared_memory() {
                     latent: None,
                     archive: Some(archive),
                     rotate_back: true,
+                    sinks: None,
                     q: view,
                     y: view,
                 };

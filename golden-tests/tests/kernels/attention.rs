@@ -2,7 +2,7 @@
 
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::ops::RopeLayout;
-use swiftlm_ir::quant::Format;
+use swiftlm_ir::quant::{Float, Format};
 use swiftlm_ir::template::{Append, Attend, Norm, Rope, RopeAppend, Template, View};
 use swiftlm_ir::ty::PAGE_TOKENS;
 
@@ -149,6 +149,7 @@ pub(crate) fn expect_appended(
                         0.501 * step + 1e-5
                     }
                     Format::Float(_) => tolerance * want.abs() + 1e-7,
+                    Format::Mxfp4 => unreachable!("pages have other formats"),
                 };
                 let error = (got - want).abs();
                 assert!(error <= bar, "{format} {token}, {head}, {d}: got {got}, want {want}");
@@ -250,7 +251,14 @@ fn rope_append_does_both() {
 }
 
 /// Softmax attention by the definition.
-pub(crate) fn attended(t: &Attend, step: &Step, q: &Rows, k: &Weight, v: &Weight, token: usize, col: usize) -> f64 {
+pub(crate) fn attended(
+    t: &Attend,
+    step: &Step,
+    q: &Rows,
+    (k, v): (&Weight, &Weight),
+    sinks: Option<&Weight>,
+    (token, col): (usize, usize),
+) -> f64 {
     let (head, position) = (col / t.value_dim(), step.positions[token] as usize);
     let kv_head = head / (t.heads / t.kv_heads);
     let first = if t.window == 0 { 0 } else { (position + 1).saturating_sub(t.window) };
@@ -261,7 +269,8 @@ pub(crate) fn attended(t: &Attend, step: &Step, q: &Rows, k: &Weight, v: &Weight
     let scores: Vec<f64> = (first..=position).map(score).collect();
     let largest = scores.iter().copied().fold(f64::MIN, f64::max);
     let weights: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
-    let total: f64 = weights.iter().sum();
+    let sink = sinks.map_or(0.0, |sinks| (sinks.at(0, head) - largest).exp());
+    let total = weights.iter().sum::<f64>() + sink;
     (first..=position).zip(&weights).map(|(p, w)| w / total * v.at(row(p), col % t.value_dim())).sum()
 }
 
@@ -311,6 +320,7 @@ fn attend_is_softmax_over_what_a_query_sees() {
             poison(&mut k, &step, count, kv_heads);
             poison(&mut v, &step, count, kv_heads);
             let scale = 3.0 / (dim as f32).sqrt();
+            let sinks = (i % 2 == 0).then(|| Weight::random(&mut random, Format::F16, 1, heads));
             let (archive, rotate_back) = (None, false);
             let (q_at, y_at) = (q_view, y_view);
             let t = Attend {
@@ -326,13 +336,18 @@ fn attend_is_softmax_over_what_a_query_sees() {
                 latent: None,
                 archive,
                 rotate_back,
+                sinks: sinks.as_ref().map(|_| Float::F16),
                 q: q_at,
                 y: y_at,
             };
             let [positions, sequences, table] = step.args();
-            let args = vec![q.bytes(), positions, sequences, table, to_pages(&k, true), to_pages(&v, false), y.bytes()];
+            let mut args = vec![q.bytes(), positions, sequences, table, to_pages(&k, true), to_pages(&v, false)];
+            args.extend(sinks.iter().map(|sinks| sinks.bytes.clone()));
+            args.push(y.bytes());
+            let y_at = args.len() - 1;
             let after = run(&Template::Attend(t.clone()), 8, args, sizes(count, 1, STRIDE));
-            y.after(&after[6]).expect(count, 1e-5, |token, col| attended(&t, &step, &q, &k, &v, token, col));
+            y.after(&after[y_at])
+                .expect(count, 1e-5, |token, col| attended(&t, &step, &q, (&k, &v), sinks.as_ref(), (token, col)));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use swiftlm_ir::dim::{ShapeClass, Sym};
 use swiftlm_ir::map::{Map, MapStep};
-use swiftlm_ir::quant::Format;
+use swiftlm_ir::quant::{Float, Format};
 use swiftlm_ir::rounding::Rounding;
 use swiftlm_ir::template::{Attend, Extra, Linear, Norm, RmsNorm, Template, View};
 use swiftlm_ir::ty::PAGE_TOKENS;
@@ -75,6 +75,7 @@ fn linear_rows_do_not_depend_on_the_class() {
         "affine5_g32_f16",
         "affine6_g64_f32",
         "affine8_g32_f16",
+        "mxfp4",
     ];
     for (i, name) in formats.into_iter().enumerate() {
         let format: Format = name.parse().expect("a format");
@@ -162,6 +163,7 @@ fn attention(shape: &Shape) {
     let table: Vec<u32> = (0..pages).map(|i| ((i * 11 + 3) % pages) as u32).collect();
     let positions: Vec<u32> = (0..CHUNK).map(|_| random.below(stride * PAGE_TOKENS) as u32).collect();
     let sequences: Vec<u32> = (0..CHUNK).map(|_| random.below(2) as u32).collect();
+    let sinks = Weight::random(&mut random, Format::F32, 1, heads);
     let attend = |first: usize, count: usize| {
         let class = ShapeClass::of(count);
         let bound = class.max_rows(CHUNK).min(CHUNK);
@@ -181,6 +183,7 @@ fn attention(shape: &Shape) {
             latent: None,
             archive,
             rotate_back,
+            sinks: Some(Float::F32),
             q: view,
             y: view,
         };
@@ -199,9 +202,10 @@ fn attention(shape: &Shape) {
             bytes(&table),
             to_pages(&k, true),
             to_pages(&v, false),
+            sinks.bytes.clone(),
             y,
         ];
-        floats(&run(&Template::Attend(t), CHUNK, args, sizes(count, 1, stride))[6])[..count * q.width].to_vec()
+        floats(&run(&Template::Attend(t), CHUNK, args, sizes(count, 1, stride))[7])[..count * q.width].to_vec()
     };
     let all = attend(0, CHUNK);
     for (first, count) in [(0, 1), (69, 1), (7, 3), (20, 33)] {
@@ -222,7 +226,7 @@ fn attention(shape: &Shape) {
                 (page * kv_heads + kv_head) * PAGE_TOKENS + p % PAGE_TOKENS
             };
             let weight = |p: usize| (0.7 * dot(dim, |d| q.at(token, head * dim + d), |d| k.at(row(p), d))).exp();
-            let total: f64 = seen.clone().map(weight).sum();
+            let total = seen.clone().map(weight).sum::<f64>() + sinks.at(0, head).exp();
             let want = seen.clone().map(|p| weight(p) * v.at(row(p), col % dim)).sum::<f64>() / total;
             assert!((f64::from(*got) - want).abs() <= 1e-5, "token {token}, {col}: got {got}, want {want}");
         }

@@ -45,11 +45,36 @@ fn kernels_decode_as_the_host_does() {
     let mut random = Random(1);
     let plain = float_formats().into_iter().flat_map(|f| [(f, 3, 16), (f, 3, 12), (f, 5, 7), (f, 1, 1)]);
     let affine = affine_formats().into_iter().flat_map(|f| [(f, 3, 128), (f, 2, 384)]);
-    for (format, rows, cols) in plain.chain(affine) {
+    let small = [(Format::Mxfp4, 3, 32), (Format::Mxfp4, 2, 96)];
+    for (format, rows, cols) in plain.chain(affine).chain(small) {
         let weight = Weight::random(&mut random, format, rows, cols);
         let want: Vec<f32> = (0..rows * cols).map(|i| weight.at(i / cols, i % cols) as f32).collect();
         for by_packs in [false, true] {
             assert_same(&format!("{format} {rows}x{cols}, packs {by_packs}"), &decoded(&weight, by_packs), &want);
+        }
+    }
+}
+
+/// Every code under every scale, as the specification has them: scales are 2^(s - 127), codes ±{0, 0.5, 1, 1.5, 2, 3, 4, 6}.
+#[test]
+fn every_code_of_mxfp4_is_what_its_specification_says() {
+    let table = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+    let (rows, cols) = (256, 32);
+    let mut bytes: Vec<u8> = (0..rows * cols / 2).map(|i| (2 * i % 16 + (2 * i + 1) % 16 * 16) as u8).collect();
+    bytes.extend((0..rows).map(|row| row as u8));
+    let weight = Weight { ty: WeightType { format: Format::Mxfp4, rows, cols }, bytes };
+    let [elements, packs] = [false, true].map(|by_packs| decoded(&weight, by_packs));
+    for (i, (element, pack)) in elements.iter().zip(&packs).enumerate() {
+        let (row, code) = (i / cols, i % 16);
+        let sign = if code < 8 { 1.0 } else { -1.0 };
+        let want = sign * table[code % 8] * 2f64.powi(row as i32 - 127);
+        let host = weight.at(row, i % cols);
+        if row == 255 {
+            assert!(![host as f32, *element, *pack].iter().any(|x| x.is_finite()), "the scale 255 is no number");
+            continue;
+        }
+        for got in [host as f32, *element, *pack] {
+            assert_eq!(got, want as f32, "code {code} under the scale {row}");
         }
     }
 }

@@ -96,13 +96,10 @@ fn norm_divides_by_the_root_mean_square() {
 fn linear_multiplies_by_the_transposed_matrix() {
     let mut random = Random(4);
     let mut formats = float_formats();
-    formats.extend(affine_formats().into_iter().step_by(2));
+    formats.extend(affine_formats().into_iter().step_by(2).chain([Format::Mxfp4]));
     for (i, format) in formats.into_iter().enumerate() {
         for class in ShapeClass::ALL {
-            let cols = match format {
-                Format::Float(_) => [40, 37, 12, 128][i % 4],
-                Format::Affine(a) => a.group as usize * [1, 2, 3][i % 3],
-            };
+            let cols = format.codes().map_or([40, 37, 12, 128][i % 4], |codes| codes.group * [1, 2, 3][i % 3]);
             let (rows, tokens) = ([6, 33, 70][i % 3], class.max_rows(70).min(67));
             let (x_view, y_view) = (views(cols)[i % 3], views(rows)[(i + 1) % 3]);
             let weight = Weight::random(&mut random, format, rows, cols);

@@ -112,9 +112,10 @@ impl Weight {
         for (i, component) in layout.components.iter().enumerate() {
             let place = &mut bytes[component.offset..component.offset + component.bytes];
             match format {
-                Format::Affine(_) if i == 0 => place.iter_mut().for_each(|b| *b = random.next() as u8),
+                Format::Affine(_) | Format::Mxfp4 if i == 0 => place.iter_mut().for_each(|b| *b = random.next() as u8),
                 Format::Affine(a) => encode(a.scale, place, || random.unit() / f32::from(1u16 << a.bits)),
                 Format::Float(f) => encode(f, place, || random.unit()),
+                Format::Mxfp4 => place.iter_mut().for_each(|b| *b = 120 + random.below(8) as u8),
             }
         }
         Self { ty: WeightType { format, rows, cols }, bytes }
@@ -225,6 +226,8 @@ pub(crate) fn map64(map: &Map, inputs: &[f64]) -> f64 {
         }
         MapStep::Sigmoid(a) => sigmoid(r[a.0 as usize]),
         MapStep::Tanh(a) => r[a.0 as usize].tanh(),
+        MapStep::Min(a, b) => r[a.0 as usize].min(r[b.0 as usize]),
+        MapStep::Max(a, b) => r[a.0 as usize].max(r[b.0 as usize]),
         MapStep::Round(a, _) => r[a.0 as usize],
     })
     .expect("the epilogue has a step")

@@ -118,13 +118,15 @@ fn values_are_the_first_elements_of_keys() {
                     latent: Some(latent),
                     archive: None,
                     rotate_back: false,
+                    sinks: None,
                     q: q.view,
                     y: y.view,
                 };
                 let [positions, sequences, table] = step.args();
                 let args = vec![q.bytes(), positions, sequences, table, to_pages(&k, true), y.bytes()];
                 let after = run(&Template::Attend(t.clone()), 8, args, sizes(count, 1, STRIDE));
-                y.after(&after[5]).expect(count, 1e-5, |token, col| attended(&t, &step, &q, &k, &k, token, col));
+                y.after(&after[5])
+                    .expect(count, 1e-5, |token, col| attended(&t, &step, &q, (&k, &k), None, (token, col)));
             }
         }
     }
@@ -148,6 +150,7 @@ fn large_latents_fit_shared_memory() {
                 latent: Some(latent),
                 archive: None,
                 rotate_back: false,
+                sinks: None,
                 q: View::dense(128 * dim),
                 y: View::dense(128 * latent),
             };

@@ -7,7 +7,7 @@ use swiftlm_ir::kernel::{KType, Kernel, Length};
 use swiftlm_ir::map::{Map, MapStep};
 use swiftlm_ir::ops::{RopeLayout, Routing};
 use swiftlm_ir::plan::StepSizes;
-use swiftlm_ir::quant::{Archive, Format};
+use swiftlm_ir::quant::{Archive, Float, Format};
 use swiftlm_ir::template::{
     Append, Archiving, ArgMax, Attend, Combine, Delta, Elementwise, Embed, ExpertLinear, Extra, HeadLinear,
     LatentAppend, Linear, Norm, RmsNorm, Rope, RopeAppend, Rotate, Route, Rows, ShortConv, Template, View,
@@ -76,6 +76,7 @@ fn templates() -> Vec<Template> {
             latent: None,
             archive,
             rotate_back,
+            sinks: (window > 0).then_some(Float::Bf16),
             q,
             y: q,
         }
@@ -87,6 +88,7 @@ fn templates() -> Vec<Template> {
         top_k: 2,
         x_per_rank,
         round: None,
+        bias: x_per_rank.then_some(Float::F16),
         pair: x_per_rank,
         epilogue: Map::identity(),
         x: view(96),
@@ -106,6 +108,7 @@ fn templates() -> Vec<Template> {
         all.push(linear(class, weight("affine5_g32_bf16", 6, 96), true));
         all.push(linear(class, weight("f16", 3, 9), false));
         all.push(linear(class, weight("affine4_g64_f16", 5, 128), false));
+        all.push(linear(class, weight("mxfp4", 5, 96), false));
     }
     let rotation =
         Rope { heads: 3, dim: 6, start: 0, rotated: 4, layout: rope, norm: Some(norm), x: view(18), y: view(18) };
@@ -168,7 +171,8 @@ fn templates() -> Vec<Template> {
         let (k_format, v_format) = (Format::F16, Format::F16);
         all.push(Template::Archive(Archiving { heads: 2, dim: 48, k_format, v_format, archive }));
         for class in [ShapeClass::One, ShapeClass::Many] {
-            let attend = Attend { class, archive: Some(archive), rotate_back: true, ..attend(4, 48, 0) };
+            let sinks = centered.then_some(Float::F32);
+            let attend = Attend { class, archive: Some(archive), rotate_back: true, sinks, ..attend(4, 48, 0) };
             all.push(Template::Attend(Attend { k_format, v_format, ..attend }));
         }
     }

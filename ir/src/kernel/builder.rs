@@ -99,10 +99,7 @@ impl Kb {
     }
 
     fn constant(&self, e: Ex) -> Option<u32> {
-        match self.inner.borrow().kernel.exprs[e.0 as usize] {
-            Expr::U32(n) => Some(n),
-            _ => None,
-        }
+        if let Expr::U32(n) = self.inner.borrow().kernel.exprs[e.0 as usize] { Some(n) } else { None }
     }
 
     fn ty(&self, e: Ex) -> KType {
@@ -226,6 +223,8 @@ impl Kb {
                 MapStep::GeluTanh(a) => at(a).gelu_tanh(),
                 MapStep::Sigmoid(a) => at(a).sigmoid(),
                 MapStep::Tanh(a) => at(a).tanh_of_any(),
+                MapStep::Min(a, b) => at(a).min(at(b)),
+                MapStep::Max(a, b) => at(a).max(at(b)),
                 MapStep::Round(a, to) => at(a).round(*to),
             }
         })

@@ -87,7 +87,8 @@ fn keys(op: &Op, r: &Recurrent, t: &TensorType) -> Result<(), String> {
 /// A sentence saying what was expected and got.
 pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
     let arity = op.arguments().split(", ").count();
-    want(op, "number of arguments", arity, args.len(), arity == args.len())?;
+    let least = arity - usize::from(op.arguments().ends_with('?'));
+    want(op, "number of arguments", op.arguments(), args.len(), (least..=arity).contains(&args.len()))?;
     let float = |i: usize| -> Result<&TensorType, String> {
         let t = tensor(op, args, i)?;
         want(op, "element type", "f32", t.dtype.name(), t.dtype == DType::F32)?;
@@ -127,7 +128,9 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
             want(op, "equal shapes", a, b, a == b)?;
             Ok(Type::Tensor(a.clone()))
         }
-        Op::Scale { .. } | Op::Silu | Op::GeluTanh | Op::Sigmoid | Op::Tanh => Ok(Type::Tensor(float(0)?.clone())),
+        Op::Scale { .. } | Op::Silu | Op::GeluTanh | Op::Sigmoid | Op::Tanh | Op::Min { .. } | Op::Max { .. } => {
+            Ok(Type::Tensor(float(0)?.clone()))
+        }
         Op::Round { to } => {
             let (x, group) = (float(0)?, to.group());
             if group > 1 {
@@ -242,6 +245,9 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
                 let whole = q_heads > 0 && q_heads.is_multiple_of(heads);
                 want(op, "query heads", format!("a multiple of {heads}"), q_heads, whole)?;
             }
+            if args.len() > 3 {
+                vector(3, q_heads)?;
+            }
             Ok(with_last(q, v.1))
         }
         Op::ConvAppend => {
@@ -332,6 +338,15 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
             want(op, "weight rows", format!("a multiple of {experts} experts"), w.rows, divides)?;
             let shape = [ids.shape[0], ids.shape[1], Dim::Const(w.rows / experts)];
             Ok(Type::Tensor(TensorType::new(DType::F32, shape)))
+        }
+        Op::ExpertBias { experts } => {
+            let (y, ids, w) = (float(0)?, tensor(op, args, 1)?, weight(op, args, 2)?);
+            rank(y, 3)?;
+            let of = ids.dtype == DType::U32 && ids.shape[..] == y.shape[..2];
+            want(op, "ids", "u32 and the first two extents of y", ids, of)?;
+            let rows = experts.checked_mul(width(op, y)?).filter(|rows| *rows > 0).unwrap_or(0);
+            want(op, "weight", format!("[{rows},1]"), w, rows > 0 && (w.rows, w.cols) == (rows, 1))?;
+            Ok(Type::Tensor(y.clone()))
         }
         Op::Combine => {
             let (y, weights) = (float(0)?, float(1)?);

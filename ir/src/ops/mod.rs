@@ -142,7 +142,7 @@ macro_rules! ops {
                 match self { $(Self::$variant { .. } => $name),+ }
             }
 
-            /// The argument list as the table documents it.
+            /// The argument list as the table documents it; the last may be left out if it ends in `?`.
             pub fn arguments(&self) -> &'static str {
                 match self { $(Self::$variant { .. } => $args),+ }
             }
@@ -212,6 +212,16 @@ ops! {
     Sigmoid = "sigmoid" ("x");
     /// `tanh x`.
     Tanh = "tanh" ("x");
+    /// The lesser of `x` and `bound`.
+    Min = "min" ("x") {
+        /// What results are at most.
+        bound: f64,
+    };
+    /// The greater of `x` and `bound`.
+    Max = "max" ("x") {
+        /// What results are at least.
+        bound: f64,
+    };
     /// Rounds to the nearest of fewer values, element by element or by groups of the last extent; the declared activation
     /// rounding.
     Round = "round" ("x") {
@@ -271,8 +281,10 @@ ops! {
     /// Values of a state as sequences see them.
     KvV = "kv.v" ("state");
     /// Softmax attention of `q: f32[T, H, D]` over its own sequence's history up to its own position
-    /// (Vaswani et al. 2017, grouped heads as in Ainslie et al. 2023).
-    Attend = "attend" ("q, k, v") {
+    /// (Vaswani et al. 2017, grouped heads as in Ainslie et al. 2023). With sinks `[H]` the softmax of a head has one
+    /// score more, which no value belongs to (Xiao et al. 2024, "Efficient Streaming Language Models with Attention
+    /// Sinks", §3.3; OpenAI 2025, gpt-oss model card, §2.2).
+    Attend = "attend" ("q, k, v, sinks?") {
         /// Factor on the scores.
         scale: f64,
         /// Keys a query sees, itself included; 0 for all.
@@ -333,6 +345,12 @@ ops! {
     /// `y[t, r] = x[t, r] W[ids[t, r]]ᵀ`: x `f32[T, D]` (shared by the ranks) or `f32[T, K, D]`, ids `u32[T, K]`,
     /// weight `[E·N, D]` with expert `e` in rows `e·N .. (e+1)·N` → `f32[T, K, N]`.
     ExpertLinear = "moe.linear" ("x, ids, w") {
+        /// Experts.
+        experts: usize,
+    };
+    /// Adds to each row of an expert that expert's vector: y `f32[T, K, N]`, ids `u32[T, K]`, weight `[E·N, 1]` with that
+    /// of expert `e` in rows `e·N .. (e+1)·N`.
+    ExpertBias = "moe.bias" ("y, ids, w") {
         /// Experts.
         experts: usize,
     };

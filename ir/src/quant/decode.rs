@@ -3,7 +3,7 @@
 //! A matrix is bound as `array<u32>`. Kernels ask for an element or for a pack of consecutive columns and get f32; how
 //! they are stored is known here only. Nothing here knows what a matrix is used for.
 
-use super::{Affine, Float, Format};
+use super::{Affine, Float, Format, mxfp4};
 use crate::graph::WeightType;
 use crate::kernel::builder::{A, E, Kb};
 use crate::kernel::{Access, KType, Length};
@@ -20,9 +20,9 @@ pub struct Encoded<'k> {
     quad: Option<(E<'k>, E<'k>)>,
 }
 
-/// Scale and bias of the group that a pack lies in; plain floats have none.
+/// Scale and bias of the group that a pack lies in, where its format has them.
 #[derive(Clone, Copy, Debug)]
-pub struct Scales<'k>(Option<(E<'k>, E<'k>)>);
+pub struct Scales<'k>(Option<(E<'k>, Option<E<'k>>)>);
 
 impl<'k> Encoded<'k> {
     /// Declares the next argument of `kb` as a matrix of type `ty`. To be called where the kernel begins: parts of the
@@ -31,14 +31,11 @@ impl<'k> Encoded<'k> {
         let layout = ty.format.layout(ty.rows, ty.cols);
         let arg = kb.arg(name, Access::Read, KType::U32, Length::Elements(layout.bytes as u64 / 4));
         let words = layout.components.iter().map(|c| c.offset / 4).collect();
-        let quad = match ty.format {
-            Format::Float(_) => None,
-            Format::Affine(a) => {
-                let bits = u32::from(a.bits);
-                let shifts = E::compose4([0, 1, 2, 3].map(|i| kb.u32(i * bits)));
-                Some((shifts, kb.u32((1 << bits) - 1).splat(4)))
-            }
-        };
+        let quad = ty.format.codes().map(|codes| {
+            let bits = codes.bits as u32;
+            let shifts = E::compose4([0, 1, 2, 3].map(|i| kb.u32(i * bits)));
+            (shifts, kb.u32((1 << bits) - 1).splat(4))
+        });
         Self { kb, arg, ty, words, quad }
     }
 
@@ -59,10 +56,7 @@ impl<'k> Encoded<'k> {
 
     /// Consecutive packs, counted from the row's start, that share their scales.
     pub fn packs_per_scale(&self) -> usize {
-        match self.ty.format {
-            Format::Float(_) => self.packs(),
-            Format::Affine(a) => a.group as usize / self.pack_width(),
-        }
+        self.ty.format.codes().map_or_else(|| self.packs(), |codes| codes.group / self.pack_width())
     }
 
     /// Element (`row`, `col`).
@@ -79,6 +73,11 @@ impl<'k> Encoded<'k> {
                 let (scale, bias) = self.group(a, row, col.over(a.group as usize));
                 scale * code.to_f32() + bias
             }
+            Format::Mxfp4 => {
+                let word = self.arg.load(row.times(cols / 8) + col.over(8));
+                let code = (word >> col.modulo(8).times(4)) & self.kb.u32(15);
+                self.unit(row, col.over(mxfp4::BLOCK)) * self.twice(code)
+            }
         }
     }
 
@@ -89,8 +88,9 @@ impl<'k> Encoded<'k> {
             Format::Affine(a) => {
                 let width = if self.pack_width() == 1 { 1 } else { 4 };
                 let (scale, bias) = self.group(a, row, pack.over(self.packs_per_scale()));
-                Scales(Some((scale.splat(width), bias.splat(width))))
+                Scales(Some((scale.splat(width), Some(bias.splat(width)))))
             }
+            Format::Mxfp4 => Scales(Some((self.unit(row, pack.over(self.packs_per_scale())).splat(4), None))),
         }
     }
 
@@ -103,10 +103,14 @@ impl<'k> Encoded<'k> {
     pub fn pack_scaled(&self, row: E<'k>, pack: E<'k>, scales: Scales<'k>) -> Vec<E<'k>> {
         let (cols, width) = (self.ty.cols, self.pack_width());
         match (self.ty.format, scales.0) {
-            (Format::Affine(a), Some((scale, bias))) => {
+            (Format::Affine(a), Some((scale, Some(bias)))) => {
                 let bits = a.bits as usize;
                 let codes = self.codes(row.times(cols * bits / 32), pack, bits);
                 codes.into_iter().map(|codes| scale * codes.to_f32() + bias).collect()
+            }
+            (Format::Mxfp4, Some((unit, _))) => {
+                let codes = self.codes(row.times(cols / 8), pack, 4);
+                codes.into_iter().map(|codes| unit * self.twice(codes)).collect()
             }
             (Format::Float(f), _) if width > 1 => {
                 let word = row.times(cols * f.bytes() / 4) + pack.times(width * f.bytes() / 4);
@@ -154,6 +158,25 @@ impl<'k> Encoded<'k> {
     fn group(&self, a: Affine, row: E<'k>, group: E<'k>) -> (E<'k>, E<'k>) {
         let i = row.times(self.ty.cols / a.group as usize) + group;
         (self.float(a.scale, self.words[1], i), self.float(a.scale, self.words[2], i))
+    }
+
+    /// What a unit of [`mxfp4::TWICE`] counts for in a block of a row.
+    fn unit(&self, row: E<'k>, block: E<'k>) -> E<'k> {
+        let i = row.times(self.ty.cols / mxfp4::BLOCK) + block;
+        let scale = (self.arg.load(i.over(4).plus(self.words[1])) >> i.modulo(4).times(8)) & self.kb.u32(255);
+        // The exponent of an f32 is the same; that of the scale 0 is below the normal numbers.
+        let power: E<'k> = (scale << self.kb.u32(23)).max(self.kb.u32(1 << 22)).bitcast();
+        power * self.kb.f32(0.5)
+    }
+
+    /// [`mxfp4::TWICE`] of a code or of four.
+    fn twice(&self, code: E<'k>) -> E<'k> {
+        let width = code.ty().width;
+        let like = |n: u32| if width == 1 { self.kb.u32(n) } else { self.kb.u32(n).splat(width) };
+        // Magnitudes are nibbles of one word.
+        let magnitudes = mxfp4::TWICE[..8].iter().enumerate().fold(0, |word, (i, n)| word | (*n as u32) << (4 * i));
+        let magnitude = (like(magnitudes) >> ((code & like(7)) << like(2))) & like(15);
+        (magnitude.to_f32().bitcast() | ((code & like(8)) << like(28))).bitcast()
     }
 
     /// Element `i` of floats that begin at word `first`.

@@ -30,6 +30,11 @@ impl HeadRow {
     /// # Errors
     /// A sentence naming what pages cannot hold.
     pub fn new(format: Format, dim: usize) -> Result<Self, String> {
+        if format == Format::Mxfp4 {
+            return Err(format!(
+                "{format} is no format of KV pages: expected f32, f16, bf16, or 4 or 8 bits with f16 scales"
+            ));
+        }
         if let Format::Affine(Affine { bits, scale, .. }) = format {
             if !matches!(bits, 4 | 8) || scale != Float::F16 {
                 return Err(format!("{format} is no format of KV pages: expected 4 or 8 bits with f16 scales"));
@@ -60,7 +65,7 @@ impl HeadRow {
     pub fn bits(&self) -> usize {
         match self.format {
             Format::Float(float) => 8 * float.bytes(),
-            Format::Affine(a) => a.bits as usize,
+            Format::Affine(_) | Format::Mxfp4 => self.format.codes().map_or(4, |codes| codes.bits),
         }
     }
 
@@ -86,7 +91,7 @@ impl HeadRow {
     pub fn groups(&self) -> usize {
         match self.format {
             Format::Float(_) => 0,
-            Format::Affine(_) => self.dim / self.group().max(1),
+            Format::Affine(_) | Format::Mxfp4 => self.dim / self.group().max(1),
         }
     }
 
@@ -99,6 +104,7 @@ impl HeadRow {
     pub fn rounded(&self, x: &[f32]) -> Vec<f32> {
         match self.format {
             Format::Float(float) => x.iter().map(|x| float.rounded(*x)).collect(),
+            Format::Mxfp4 => unreachable!("`new` refuses what pages do not hold"),
             Format::Affine(a) => (x.chunks(self.group().max(1)))
                 .flat_map(|x| {
                     let group = Group::of(x, a.bits);

@@ -8,6 +8,7 @@ pub mod archive;
 pub mod decode;
 pub mod encode;
 pub mod head;
+pub mod mxfp4;
 pub mod rotation;
 pub mod turbo;
 
@@ -22,7 +23,7 @@ pub use head::HeadRow;
 pub use turbo::Turbo;
 
 /// Floating-point storage of an element, a scale or a bias.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Float {
     /// IEEE 754 binary32.
     F32,
@@ -82,6 +83,38 @@ pub enum Format {
     Float(Float),
     /// Groups of codes with a scale and a bias (MLX affine).
     Affine(Affine),
+    /// Blocks of small floats that share a power of two ([`mxfp4`]).
+    Mxfp4,
+}
+
+/// What the scales of groups of codes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// Floats, and as many biases: `scale · code + bias`.
+    Affine(Float),
+    /// The powers of two of [`mxfp4`], a byte each, of the numbers that codes stand for.
+    Power,
+}
+
+impl Scale {
+    /// Bytes of a scale.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Affine(float) => float.bytes(),
+            Self::Power => 1,
+        }
+    }
+}
+
+/// How a format groups codes, for what takes them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Codes {
+    /// Bits of a code.
+    pub bits: usize,
+    /// Columns that share a scale.
+    pub group: usize,
+    /// What scales are.
+    pub scale: Scale,
 }
 
 /// Where the components of a matrix lie in its buffer.
@@ -114,6 +147,17 @@ impl Format {
     /// Plain bf16.
     pub const BF16: Self = Self::Float(Float::Bf16);
 
+    /// How codes are grouped; plain floats are not.
+    pub fn codes(&self) -> Option<Codes> {
+        match self {
+            Self::Float(_) => None,
+            Self::Affine(a) => {
+                Some(Codes { bits: a.bits.into(), group: a.group.into(), scale: Scale::Affine(a.scale) })
+            }
+            Self::Mxfp4 => Some(Codes { bits: 4, group: mxfp4::BLOCK, scale: Scale::Power }),
+        }
+    }
+
     /// The component layout of a `rows` × `cols` matrix.
     pub fn layout(&self, rows: usize, cols: usize) -> Layout {
         let parts: Vec<(&'static str, usize)> = match self {
@@ -123,6 +167,7 @@ impl Format {
                 ("scales", cols / a.group as usize * a.scale.bytes()),
                 ("biases", cols / a.group as usize * a.scale.bytes()),
             ],
+            Self::Mxfp4 => vec![("weight", cols / 2), ("scales", cols / mxfp4::BLOCK)],
         };
         let mut components = Vec::with_capacity(parts.len());
         let mut end = 0usize;
@@ -138,6 +183,7 @@ impl Format {
         match self {
             Self::Float(f) => f.get(bytes, row * cols + col),
             Self::Affine(a) => a.decode_host(&self.layout(rows, cols), bytes, cols, row, col),
+            Self::Mxfp4 => mxfp4::decode_host(&self.layout(rows, cols), bytes, cols, row, col),
         }
     }
 
@@ -147,6 +193,7 @@ impl Format {
         let element = |(row, col): (usize, usize)| match self {
             Self::Float(f) => f.get(bytes, row * cols + col),
             Self::Affine(a) => a.decode_host(&layout, bytes, cols, row, col),
+            Self::Mxfp4 => mxfp4::decode_host(&layout, bytes, cols, row, col),
         };
         (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col))).map(element).collect()
     }
@@ -156,6 +203,7 @@ impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Float(x) => f.write_str(x.name()),
+            Self::Mxfp4 => f.write_str("mxfp4"),
             Self::Affine(a) => write!(f, "affine{}_g{}_{}", a.bits, a.group, a.scale.name()),
         }
     }
@@ -182,7 +230,11 @@ impl std::str::FromStr for Format {
         if let Some(f) = Float::parse(s) {
             return Ok(Self::Float(f));
         }
-        let unknown = || format!("unknown format `{s}`: expected f32, f16, bf16 or affine<bits>_g<group>_<float>");
+        if s == "mxfp4" {
+            return Ok(Self::Mxfp4);
+        }
+        let unknown =
+            || format!("unknown format `{s}`: expected f32, f16, bf16, mxfp4 or affine<bits>_g<group>_<float>");
         let mut parts = s.strip_prefix("affine").ok_or_else(unknown)?.split('_');
         let bits = parts.next().and_then(|b| b.parse().ok()).ok_or_else(unknown)?;
         let group = parts.next().and_then(|g| g.strip_prefix('g')).and_then(|g| g.parse().ok()).ok_or_else(unknown)?;

@@ -73,11 +73,18 @@ fn unpaged(state: &HostState) -> String {
 /// `g = h / (H / G)` of `G`, or of as many heads of values as there are,
 ///
 /// `y_h = Σ_j softmax_j(scale · q_h · k_{j,g}) · v_{j,g}` over the positions `j ≤ p`, with a window `w > 0` only those
-/// with `p - j < w`. With a cap `c > 0` a score `s` becomes `c · tanh(s / c)` before.
+/// with `p - j < w`. With a cap `c > 0` a score `s` becomes `c · tanh(s / c)` before. The sink of a head is a score more,
+/// taken as it is, whose weight goes to no value.
 ///
 /// # Errors
 /// A history that ends before the token's own position.
-pub fn attend(q: &[f32], a: &Attention, keys: &History, values: &History, step: &Step<'_>) -> Result<Vec<f32>, String> {
+pub fn attend(
+    q: &[f32],
+    a: &Attention,
+    (keys, values): (&History, &History),
+    sinks: Option<&[f32]>,
+    step: &Step<'_>,
+) -> Result<Vec<f32>, String> {
     let shape = |history: &History| history.shape().ok_or_else(|| unpaged(&history.state));
     let ((k_heads, dim), (v_heads, v_dim)) = (shape(keys)?, shape(values)?);
     let mut y = Vec::with_capacity(step.tokens.len() * a.heads * v_dim);
@@ -93,7 +100,8 @@ pub fn attend(q: &[f32], a: &Attention, keys: &History, values: &History, step: 
             let read = |of: &History, heads: usize, j: usize| of.read(token, j, h / (a.heads / heads));
             let score = |j: usize| Ok(a.scale * dot(query, &read(keys, k_heads, j)?));
             let capped = |s: f64| if a.cap == 0.0 { s } else { a.cap * (s / a.cap).tanh() };
-            let scores = (start..end).map(|j| score(j).map(capped)).collect::<Result<Vec<f64>, String>>()?;
+            let mut scores = (start..end).map(|j| score(j).map(capped)).collect::<Result<Vec<f64>, String>>()?;
+            scores.extend(sinks.map(|sinks| f64::from(sinks[h])));
             let mut sum = vec![0.0f64; v_dim];
             for (j, weight) in (start..end).zip(softmax(&scores)) {
                 for (sum, v) in sum.iter_mut().zip(&read(values, v_heads, j)?) {

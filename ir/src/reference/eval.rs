@@ -192,7 +192,10 @@ impl<'a> Operation<'a> {
     fn attend(&self, scale: f64, window: usize, cap: f64) -> Result<Vec<f32>, String> {
         let a = Attention { heads: self.extent(0, 1)?, scale, window, cap };
         match (self.value(1), self.value(2)) {
-            (Some(HostValue::History(k)), Some(HostValue::History(v))) => attend(self.floats(0)?, &a, k, v, self.step),
+            (Some(HostValue::History(k)), Some(HostValue::History(v))) => {
+                let sinks = if self.args.len() > 3 { Some(self.weight(3)?.0) } else { None };
+                attend(self.floats(0)?, &a, (k, v), sinks, self.step)
+            }
             _ => Err(self.mismatch(1, "a history")),
         }
     }
@@ -249,6 +252,8 @@ impl<'a> Operation<'a> {
             Op::GeluTanh => dense::map(self.floats(0)?, dense::gelu_tanh),
             Op::Sigmoid => dense::map(self.floats(0)?, dense::sigmoid),
             Op::Tanh => dense::map(self.floats(0)?, f64::tanh),
+            Op::Min { bound } => dense::map(self.floats(0)?, |x| x.min(*bound)),
+            Op::Max { bound } => dense::map(self.floats(0)?, |x| x.max(*bound)),
             Op::Round { to } => dense::round(self.floats(0)?, *to)?,
             Op::Slice { start, len } => dense::slice(self.floats(0)?, self.width(0)?, *start, *len),
             Op::SplitHeads { .. } | Op::MergeHeads => self.floats(0)?.to_vec(),
@@ -272,6 +277,7 @@ impl<'a> Operation<'a> {
                 let sizes = Experts { experts: *experts, top_k, inputs, x_per_rank };
                 moe::expert_linear(self.floats(0)?, self.ids(1)?, w, &sizes)?
             }
+            Op::ExpertBias { experts } => moe::expert_bias(self.floats(0)?, self.ids(1)?, self.weight(2)?.0, *experts)?,
             Op::Combine => moe::combine(self.floats(0)?, self.floats(1)?, self.extent(0, 1)?, self.width(0)?),
         };
         Ok(HostTensor::f32(&self.shape()?, floats).into())

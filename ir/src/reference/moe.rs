@@ -92,6 +92,20 @@ pub fn expert_linear(x: &[f32], ids: &[u32], w: &[f32], e: &Experts) -> Result<V
     Ok(y)
 }
 
+/// Op `moe.bias`: `out[t, r, n] = y[t, r, n] + b[ids[t, r] · N + n]`.
+///
+/// # Errors
+/// An id of no expert.
+pub fn expert_bias(y: &[f32], ids: &[u32], b: &[f32], experts: usize) -> Result<Vec<f32>, String> {
+    let own = b.len() / experts;
+    let mut out = Vec::with_capacity(y.len());
+    for (row, id) in y.chunks_exact(own).zip(ids) {
+        let b = b.chunks_exact(own).nth(*id as usize).ok_or_else(|| no_expert("moe.bias", *id, experts))?;
+        out.extend(super::dense::zip(row, b, |y, b| y + b));
+    }
+    Ok(out)
+}
+
 /// Op `moe.combine`: `out[t] = Σ_r weights[t, r] · y[t, r]`, ranks in order; rows of `dim` elements.
 pub fn combine(y: &[f32], weights: &[f32], top_k: usize, dim: usize) -> Vec<f32> {
     let mut out = Vec::with_capacity(y.len() / top_k);

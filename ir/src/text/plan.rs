@@ -154,12 +154,16 @@ fn computes(template: &Template) -> Vec<String> {
     let (round, pair, map) = match template {
         Template::Linear(l) => (l.round, l.pair, &l.epilogue),
         Template::ExpertLinear(l) => (l.round, l.pair, &l.epilogue),
+        Template::Attend(a) if a.sinks.is_some() => return vec!["beside sinks".to_owned()],
         Template::Combine(c) => (None, false, &c.epilogue),
         Template::RmsNorm(n) => (None, false, &n.epilogue),
         Template::Map(m) => (None, false, &m.map),
         _ => return vec![],
     };
     let mut words: Vec<String> = round.iter().map(|to| format!("round x to {to}")).collect();
+    if matches!(template, Template::ExpertLinear(l) if l.bias.is_some()) {
+        words.push("add a bias".to_owned());
+    }
     if pair {
         words.push("pairs".to_owned());
     }
@@ -183,6 +187,8 @@ fn formula(map: &Map) -> String {
             MapStep::GeluTanh(a) => format!("gelu_tanh({})", of(a)),
             MapStep::Sigmoid(a) => format!("sigmoid({})", of(a)),
             MapStep::Tanh(a) => format!("tanh({})", of(a)),
+            MapStep::Min(a, b) => format!("min({}, {})", of(a), of(b)),
+            MapStep::Max(a, b) => format!("max({}, {})", of(a), of(b)),
             MapStep::Round(a, to) => format!("{}({})", to.name(), of(a)),
         };
         // A value used twice stands twice: without a bound the text could double with every step.

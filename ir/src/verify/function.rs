@@ -211,9 +211,9 @@ fn possible_weight(decl: &WeightDecl) -> Result<(), String> {
 
 /// Whether rows of `cols` elements can be stored so.
 pub(super) fn row_format(format: Format, cols: usize) -> Result<(), String> {
-    match format {
-        Format::Affine(a) if !cols.is_multiple_of(a.group as usize) => {
-            Err(format!("rows of {cols} elements do not divide into groups of {}", a.group))
+    match format.codes() {
+        Some(codes) if !cols.is_multiple_of(codes.group) => {
+            Err(format!("rows of {cols} elements do not divide into groups of {}", codes.group))
         }
         _ => Ok(()),
     }

@@ -239,6 +239,7 @@ fn attend(t: &Attend) -> Result<Vec<Role>, String> {
     if let Some(archive) = t.archive {
         roles.extend(archived(archive, t.kv_heads, t.dim)?);
     }
+    roles.extend(t.sinks.map(|float| vector(Format::Float(float), t.heads)).transpose()?);
     roles.push(rows(Sym::Tokens, 1, t.y, product("heads of a row", t.heads, t.value_dim())?)?);
     Ok(roles)
 }
@@ -314,7 +315,8 @@ fn expert_linear(t: &ExpertLinear) -> Result<Vec<Role>, String> {
     let ranks = if t.x_per_rank { t.top_k } else { 1 };
     let x = rows(Sym::Tokens, ranks, t.x, t.weight.cols)?;
     let y = rows(Sym::Tokens, t.top_k, t.y, if t.pair { own / 2 } else { own })?;
-    Ok(vec![x, Role::Experts(t.top_k), Role::Weight(t.weight), y])
+    let bias = t.bias.map(|float| Role::Weight(t.bias_type(float)));
+    Ok([x, Role::Experts(t.top_k), Role::Weight(t.weight)].into_iter().chain(bias).chain([y]).collect())
 }
 
 fn history() -> [Role; 3] {
@@ -400,7 +402,7 @@ fn map(map: &Map, given: usize, extras: usize) -> Result<(), String> {
         match step {
             MapStep::Input(i) => (*i as usize) < given + extras,
             MapStep::Const(x) => x.is_finite(),
-            MapStep::Add(a, b) | MapStep::Mul(a, b) => before(a) && before(b),
+            MapStep::Add(a, b) | MapStep::Mul(a, b) | MapStep::Min(a, b) | MapStep::Max(a, b) => before(a) && before(b),
             MapStep::Silu(a) | MapStep::GeluTanh(a) | MapStep::Sigmoid(a) | MapStep::Tanh(a) | MapStep::Round(a, _) => {
                 before(a)
             }

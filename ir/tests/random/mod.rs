@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use swiftlm_ir::dim::Sym;
-use swiftlm_ir::graph::{Call, Graph, GraphBuilder, Module, ParamKind, RopeTable, Value, WeightSlot, WeightType};
+use swiftlm_ir::graph::{Arg, Call, Graph, GraphBuilder, Module, ParamKind, RopeTable, Value, WeightSlot, WeightType};
 use swiftlm_ir::ops::{Op, RopeLayout, Routing};
 use swiftlm_ir::quant::turbo::Scale;
 use swiftlm_ir::quant::{Affine, Archive, Float, Format, Turbo};
@@ -266,7 +266,11 @@ impl Maker {
                 let factor = self.number();
                 p.b.op(Op::Scale { factor }, [x.into()])
             }
-            6 => p.b.op(self.one(&[Op::Silu, Op::GeluTanh, Op::Sigmoid, Op::Tanh]), [x.into()]),
+            6 => {
+                let bound = self.number();
+                let (least, most) = (Op::Max { bound }, Op::Min { bound });
+                p.b.op(self.one(&[Op::Silu, Op::GeluTanh, Op::Sigmoid, Op::Tanh, least, most]), [x.into()])
+            }
             7 => p.b.op(Op::Round { to: self.rounding(cols) }, [x.into()]),
             8 if cols > 4 => {
                 let start = self.below(cols - 4);
@@ -314,7 +318,11 @@ impl Maker {
         let q = p.b.op(Op::SplitHeads { heads }, [q.into()]);
         let window = if kept == 0 { self.below(3) } else { self.below(kept) + 1 };
         let (scale, cap) = (self.number(), self.one(&[0.0, 1.5]));
-        p.b.op(Op::Attend { scale, window, cap }, [q.into(), k.into(), v.into()])
+        let mut args: Vec<Arg> = vec![q.into(), k.into(), v.into()];
+        if self.below(2) == 0 {
+            args.push(self.weight(&mut p.b, 1, heads).into());
+        }
+        p.b.op(Op::Attend { scale, window, cap }, args)
     }
 
     fn experts(&mut self, p: &mut Pool) -> Value {
@@ -333,6 +341,13 @@ impl Maker {
         };
         let up = self.weight(&mut p.b, 4 * 32, cols);
         let y = p.b.op(Op::ExpertLinear { experts: 4 }, [x.into(), ids.into(), up.into()]);
+        let y = match self.below(2) {
+            0 => y,
+            _ => {
+                let bias = self.weight(&mut p.b, 4 * 32, 1);
+                p.b.op(Op::ExpertBias { experts: 4 }, [y.into(), ids.into(), bias.into()])
+            }
+        };
         let down = self.weight(&mut p.b, 4 * 8, 32);
         let y = p.b.op(Op::ExpertLinear { experts: 4 }, [y.into(), ids.into(), down.into()]);
         p.b.op(Op::Combine, [y.into(), weights.into()])

@@ -36,6 +36,8 @@ pub struct Attention {
     pub scale: Option<f64>,
     /// Bound that scores `s` approach as `cap · tanh(s / cap)`.
     pub cap: Option<f64>,
+    /// Whether each query head has a score that no value belongs to (`sinks`).
+    pub sinks: bool,
 }
 
 impl Attention {
@@ -81,7 +83,11 @@ impl Block<'_> {
             let (keys, values) = (turn(b, keys, true), turn(b, values, true));
             let scale = a.scale.unwrap_or(1.0 / (dim as f64).sqrt());
             let attend = Op::Attend { scale, window: a.window, cap: a.cap.unwrap_or(0.0) };
-            let y = b.op(attend, [q.into(), keys.into(), values.into()]);
+            let mut args = vec![q.into(), keys.into(), values.into()];
+            if a.sinks {
+                args.push(b.vector("sinks", a.heads).into());
+            }
+            let y = b.op(attend, args);
             let y = b.op(Op::MergeHeads, [y.into()]);
             let y = gate.map_or(y, |gate| {
                 let gate = b.op(Op::Sigmoid, [gate.into()]);

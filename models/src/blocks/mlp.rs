@@ -15,6 +15,21 @@ pub enum Activation {
     GeluTanh,
 }
 
+/// How a gate and the other side of a feed-forward layer become one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Gate {
+    /// `f(gate) · up`.
+    Of(Activation),
+    /// `g · sigmoid(slope · g)` of `g = min(gate, limit)`, times one more than the other side between `-limit` and `limit`
+    /// (OpenAI 2025, gpt-oss model card, §2.1).
+    Clamped {
+        /// Largest magnitude.
+        limit: f64,
+        /// Factor in the sigmoid.
+        slope: f64,
+    },
+}
+
 impl Activation {
     /// As a configuration names it.
     ///
@@ -37,14 +52,32 @@ impl Activation {
 }
 
 impl Block<'_> {
+    /// A gate and the other side as one.
+    pub fn gate(&mut self, f: Gate, gate: Value, up: Value) -> Value {
+        let op = match f {
+            Gate::Of(f) => f.op(),
+            Gate::Clamped { limit, slope } => {
+                let gate = self.op(Op::Min { bound: limit }, [gate.into()]);
+                let up = self.op(Op::Min { bound: limit }, [up.into()]);
+                let up = self.op(Op::Max { bound: -limit }, [up.into()]);
+                let scaled = self.scale(gate, slope);
+                let sigmoid = self.op(Op::Sigmoid, [scaled.into()]);
+                let gate = self.op(Op::Mul, [gate.into(), sigmoid.into()]);
+                let product = self.op(Op::Mul, [gate.into(), up.into()]);
+                return self.add(product, gate);
+            }
+        };
+        let gate = self.op(op, [gate.into()]);
+        self.op(Op::Mul, [gate.into(), up.into()])
+    }
+
     /// `down(f(gate(x)) · up(x))` (Shazeer 2020) with the weights below `name`.
     pub fn gated(&mut self, name: &str, x: Value, inner: usize, f: Activation, bias: bool) -> Value {
         let width = self.width(x);
         self.within(name, |b| {
             let gate = b.linear("gate_proj", x, inner, bias);
             let up = b.linear("up_proj", x, inner, bias);
-            let gate = b.op(f.op(), [gate.into()]);
-            let h = b.op(Op::Mul, [gate.into(), up.into()]);
+            let h = b.gate(Gate::Of(f), gate, up);
             b.linear("down_proj", h, width, bias)
         })
     }

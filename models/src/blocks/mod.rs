@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod delta_net;
+pub mod experts;
 pub mod latent;
 pub mod mlp;
 pub mod moe;
@@ -138,31 +139,6 @@ impl<'a> Block<'a> {
     pub fn stacked_matrices(&mut self, name: &str, count: usize, rows: usize, cols: usize) -> WeightSlot {
         let ty = self.resolver.weight(&self.full(name), count, rows, cols);
         let names: Vec<String> = (0..count).map(|i| format!("{name}#{i}")).collect();
-        self.graph.weight(&names, ty)
-    }
-
-    /// Matrices of `count` experts, rows of one expert after those of another: one tensor `switch_mlp.{stacked}.weight`
-    /// or, where the checkpoint does not hold it, a tensor `experts.{e}.{single}.weight` for each.
-    pub fn expert_matrices(
-        &mut self,
-        stacked: &str,
-        single: &str,
-        count: usize,
-        rows: usize,
-        cols: usize,
-    ) -> WeightSlot {
-        let stacked = format!("switch_mlp.{stacked}.weight");
-        if self.has(&stacked) {
-            return self.stacked_matrices(&stacked, count, rows, cols);
-        }
-        let names: Vec<String> = (0..count).map(|e| format!("experts.{e}.{single}.weight")).collect();
-        let types: Vec<_> = names.iter().map(|n| self.resolver.weight(&self.full(n), 1, rows, cols)).collect();
-        let mut ty = types[0];
-        if let Some(odd) = types.iter().position(|t| t.format != ty.format) {
-            let (first, other) = (self.full(&names[0]), self.full(&names[odd]));
-            self.resolver.error(format!("tensors `{first}` and `{other}` are stored in different formats"));
-        }
-        ty.rows = count * rows;
         self.graph.weight(&names, ty)
     }
 

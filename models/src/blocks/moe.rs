@@ -4,10 +4,13 @@ use swiftlm_ir::graph::Value;
 use swiftlm_ir::ops::{Op, Routing};
 
 use super::Block;
-use super::mlp::Activation;
+use super::mlp::Gate;
 
 /// Usual names of an expert's gate, up and down matrix, and those of all experts' where they are stacked.
 pub const MATRICES: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
+
+/// Usual name of the matrix of scores.
+pub const ROUTER: &str = "gate";
 
 /// How a token's experts are chosen.
 #[derive(Clone, Copy, Debug)]
@@ -32,12 +35,16 @@ pub struct Moe {
     pub experts: usize,
     /// Experts per token.
     pub top_k: usize,
+    /// Name of the matrix of scores: usually [`ROUTER`].
+    pub router: &'static str,
+    /// Whether scores and all products of experts have a bias.
+    pub bias: bool,
     /// Names of an expert's gate, up and down matrix where each expert has tensors of its own.
     pub names: [&'static str; 3],
     /// Inner width of an expert.
     pub inner: usize,
-    /// The function on the gate.
-    pub activation: Activation,
+    /// How gate and up become one.
+    pub gate: Gate,
     /// How a token's experts are chosen.
     pub choice: Choice,
     /// Scores to weights.
@@ -51,19 +58,16 @@ impl Block<'_> {
     pub fn moe(&mut self, name: &str, x: Value, m: &Moe) -> Value {
         let width = self.width(x);
         self.within(name, |b| {
-            let scores = b.linear_exact("gate", x, m.experts, false);
+            let scores = b.linear_exact(m.router, x, m.experts, m.bias);
             let top_k = b.options.experts_per_token.map_or(m.top_k, |most| m.top_k.min(most.max(1)));
             let Choice { groups, kept, .. } = m.choice;
             let by = b.chosen_by(scores, m);
             let ids = b.op(Op::RouteIds { top_k, groups, kept }, [by.into()]);
             let route = Op::RouteWeights { routing: m.routing, normalize: m.normalize };
             let weights = b.op(route, [scores.into(), ids.into()]);
-            let [gate, up, down] = MATRICES;
-            let gate = b.experts(gate, m.names[0], x, ids, m.experts, m.inner);
-            let up = b.experts(up, m.names[1], x, ids, m.experts, m.inner);
-            let gate = b.op(m.activation.op(), [gate.into()]);
-            let h = b.op(Op::Mul, [gate.into(), up.into()]);
-            let y = b.experts(down, m.names[2], h, ids, m.experts, width);
+            let [gate, up] = b.expert_sides(x, ids, m);
+            let h = b.gate(m.gate, gate, up);
+            let y = b.expert_results(h, ids, width, m);
             b.op(Op::Combine, [y.into(), weights.into()])
         })
     }
@@ -81,16 +85,9 @@ impl Block<'_> {
     fn chosen_by(&mut self, scores: Value, m: &Moe) -> Value {
         let Some(name) = m.choice.bias else { return scores };
         let chances = self.op(Op::Sigmoid, [scores.into()]);
-        self.within("gate", |b| {
+        self.within(m.router, |b| {
             let w = b.vector(name, m.experts);
             b.op(Op::Bias, [chances.into(), w.into()])
         })
-    }
-
-    fn experts(&mut self, stacked: &str, single: &str, x: Value, ids: Value, experts: usize, outputs: usize) -> Value {
-        let inputs = self.width(x);
-        let w = self.expert_matrices(stacked, single, experts, outputs, inputs);
-        let x = self.activation(x, w);
-        self.op(Op::ExpertLinear { experts }, [x.into(), ids.into(), w.into()])
     }
 }

@@ -6,8 +6,8 @@ use swiftlm_ir::ops::{RopeLayout, Routing};
 
 use crate::blocks::Norm;
 use crate::blocks::latent::LatentAttention;
-use crate::blocks::mlp::Activation;
-use crate::blocks::moe::{Choice, MATRICES, Moe};
+use crate::blocks::mlp::{Activation, Gate};
+use crate::blocks::moe::{Choice, MATRICES, Moe, ROUTER};
 use crate::blocks::rope::{Rope, score_scale};
 use crate::decoder::Decoder;
 use crate::{BuildOptions, Config, Model, ModelError, TensorIndex};
@@ -91,9 +91,11 @@ pub(super) fn mixture(c: &Config) -> Result<Moe, ModelError> {
     Ok(Moe {
         experts: c.count("n_routed_experts", 65_536)?,
         top_k: c.count("num_experts_per_tok", 1024)?,
+        router: ROUTER,
+        bias: false,
         names: MATRICES,
         inner: c.need("moe_intermediate_size")?,
-        activation: Activation::read(c)?,
+        gate: Gate::Of(Activation::read(c)?),
         choice: Choice::BEST,
         routing: Routing::Softmax,
         normalize: false,

@@ -4,6 +4,7 @@ pub mod deepseek_v2;
 pub mod deepseek_v3;
 pub mod gemma2;
 pub mod gemma3;
+pub mod gpt_oss;
 pub mod granite;
 pub mod llama;
 pub mod mistral;
@@ -27,6 +28,7 @@ pub const FAMILIES: &[(&str, Build)] = &[
     ("gemma2", gemma2::build),
     ("gemma3", gemma3::build),
     ("gemma3_text", gemma3::build),
+    ("gpt_oss", gpt_oss::build),
     ("granite", granite::build),
     ("llama", llama::build),
     ("mistral", mistral::build),

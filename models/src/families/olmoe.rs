@@ -5,7 +5,8 @@ use serde_json::json;
 use swiftlm_ir::ops::Routing;
 
 use super::llama;
-use crate::blocks::moe::{Choice, MATRICES, Moe};
+use crate::blocks::mlp::Gate;
+use crate::blocks::moe::{Choice, MATRICES, Moe, ROUTER};
 use crate::{BuildOptions, Config, Model, ModelError, TensorIndex};
 
 /// Builds the model.
@@ -23,9 +24,11 @@ pub fn build(c: &Config, tensors: &TensorIndex, options: &BuildOptions) -> Resul
     let moe = Moe {
         experts: c.count("num_experts", 65_536)?,
         top_k: c.count("num_experts_per_tok", 1024)?,
+        router: ROUTER,
+        bias: false,
         names: MATRICES,
         inner: c.need("intermediate_size")?,
-        activation: d.activation,
+        gate: Gate::Of(d.activation),
         choice: Choice::BEST,
         routing: Routing::Softmax,
         normalize: c.flag("norm_topk_prob", false)?,

@@ -4,8 +4,8 @@ use serde_json::Value;
 use swiftlm_ir::ops::Routing;
 
 use super::qwen3::build_with;
-use crate::blocks::mlp::Activation;
-use crate::blocks::moe::{Choice, MATRICES, Moe};
+use crate::blocks::mlp::{Activation, Gate};
+use crate::blocks::moe::{Choice, MATRICES, Moe, ROUTER};
 use crate::{BuildOptions, Config, Model, ModelError, TensorIndex};
 
 /// Builds the model.
@@ -24,9 +24,11 @@ pub(super) fn mixture(c: &Config) -> Result<Moe, ModelError> {
     Ok(Moe {
         experts: c.count("num_experts", 65_536)?,
         top_k: c.count("num_experts_per_tok", 1024)?,
+        router: ROUTER,
+        bias: false,
         names: MATRICES,
         inner: c.need("moe_intermediate_size")?,
-        activation: Activation::read(c)?,
+        gate: Gate::Of(Activation::read(c)?),
         choice: Choice::BEST,
         routing: Routing::Softmax,
         normalize: c.flag("norm_topk_prob", false)?,

@@ -6,7 +6,9 @@
 
 use std::ops::Range;
 
+use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::plan::StepSizes;
+use swiftlm_ir::quant::{Float, Format};
 use swiftlm_ir::template::Attend;
 use swiftlm_ir::ty::PAGE_TOKENS;
 
@@ -18,6 +20,7 @@ use super::pages::{PageTable, Pages, Part};
 use super::share::Share;
 use super::tile::{ROWS, Tile};
 use super::turn::Turn;
+use super::weights::Matrix;
 
 /// Positions of a span.
 pub(crate) const SPAN: usize = 8 * PAGE_TOKENS;
@@ -36,6 +39,7 @@ pub(crate) struct Attention<'a> {
     pub(crate) q: Rows,
     y: Rows,
     turn: Option<Turn>,
+    sinks: Option<(Float, Matrix)>,
 }
 
 impl Attention<'_> {
@@ -64,7 +68,13 @@ impl Attention<'_> {
     unsafe fn finish<I: Isa>(&self, token: usize, kv_head: usize, share: &Share) {
         let dim = self.template.value_dim();
         let y = self.y.row(token).add(kv_head * self.group() * dim);
-        share.finish::<I>(self.group(), y);
+        let sink = |row: usize| {
+            self.sinks.map(|(float, of)| {
+                let at = of.row(0).add((kv_head * self.group() + row) * float.bytes());
+                float.get(std::slice::from_raw_parts(at, float.bytes()), 0)
+            })
+        };
+        share.finish::<I>(self.group(), sink, y);
         if let Some(turn) = self.turn {
             for head in 0..self.group() {
                 turn.apply::<I>(y.add(head * dim), true);
@@ -234,6 +244,12 @@ impl Micro for Attend {
                 (values, if archived.is_some() { 9 } else { 6 })
             }
         };
+        let sinks = self.sinks.map(|float| {
+            let ty = WeightType { format: Format::Float(float), rows: 1, cols: self.heads };
+            Ok::<_, String>((float, ctx.matrix(y, "sinks", ty)?))
+        });
+        let sinks = sinks.transpose()?;
+        let y = if sinks.is_some() { y + 1 } else { y };
         let attention = Attention {
             ctx,
             template: self,
@@ -244,6 +260,7 @@ impl Micro for Attend {
             q: ctx.rows(0, "q", self.q, tokens, width)?,
             y: ctx.rows(y, "y", self.y, tokens, self.heads * self.value_dim())?,
             turn,
+            sinks,
         };
         let (heads, attention) = (self.kv_heads, &attention);
         if !spreads(self, &ctx.sizes, ctx.pool.threads()) {

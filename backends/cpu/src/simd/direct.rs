@@ -2,7 +2,7 @@
 //!
 //! Order of a sum, here and in [`panel`](super::panel): lane `l` adds columns `l, l + 16, …` in turn, then lanes halve.
 
-use swiftlm_ir::quant::{Float, Format};
+use swiftlm_ir::quant::{Float, Format, mxfp4};
 
 use super::isa::{self, Isa, LANES};
 use super::weights::{Matrix, load_floats, load_some};
@@ -30,6 +30,7 @@ struct F16;
 struct Bf16;
 struct Four;
 struct Eight;
+struct Levels;
 
 macro_rules! float {
     ($name:ident, $float:ident, $load:ident, $element:ty) => {
@@ -99,10 +100,31 @@ impl<I: Isa> Packed<I> for Eight {
     }
 }
 
+impl<I: Isa> Packed<I> for Levels {
+    const FLOAT: Option<Float> = None;
+    type Scale = (I::Levels, I::F);
+    #[inline(always)]
+    unsafe fn scale(scale: f32, _bias: f32) -> (I::Levels, I::F) {
+        (I::levels(&mxfp4::TWICE), I::splat(scale))
+    }
+    #[inline(always)]
+    unsafe fn chunk(row: *const u8, k: usize, (levels, unit): (I::Levels, I::F)) -> I::F {
+        I::mul(I::load_levels(row.add(k / 2), levels), unit)
+    }
+    #[inline(always)]
+    unsafe fn order(x: I::F) -> I::F {
+        x
+    }
+    #[inline(always)]
+    unsafe fn restore(x: I::F) -> I::F {
+        x
+    }
+}
+
 /// Whether a format has a direct path.
 pub(crate) fn supports(format: Format) -> bool {
     match format {
-        Format::Float(_) => true,
+        Format::Float(_) | Format::Mxfp4 => true,
         Format::Affine(a) => matches!(a.bits, 4 | 8),
     }
 }
@@ -125,6 +147,7 @@ pub(crate) unsafe fn dots<I: Isa, const M: usize>(
         Format::Float(Float::Bf16) => strips::<I, Bf16, M>(matrix, first, count, x, out),
         Format::Affine(a) if a.bits == 4 => strips::<I, Four, M>(matrix, first, count, x, out),
         Format::Affine(_) => strips::<I, Eight, M>(matrix, first, count, x, out),
+        Format::Mxfp4 => strips::<I, Levels, M>(matrix, first, count, x, out),
     }
 }
 
@@ -162,18 +185,18 @@ unsafe fn tile<I: Isa, P: Packed<I>, const M: usize, const R: usize>(
         rows[r] = matrix.row(first + r);
     }
     let cols = matrix.ty.cols;
-    if let Format::Affine(a) = matrix.ty.format {
-        let (group, groups) = (a.group as usize, cols / a.group as usize);
+    if let Some(form) = matrix.ty.format.codes() {
+        let (group, groups) = (form.group, cols / form.group);
         // Rows follow one another, so what comes next lies in one piece behind: asked for line by line, it streams.
-        let bytes = R * group * a.bits as usize / 8;
+        let bytes = R * group * form.bits / 8;
         let next = rows[0].wrapping_add((R * matrix.row_bytes()).max(AHEAD));
         let (mut scales, mut biases) = ([[0f32; LANES]; R], [[0f32; LANES]; R]);
         let mut block = 0;
         while block < groups {
             let count = LANES.min(groups - block);
             for r in 0..R {
-                matrix.prefetch_scales::<I>(a.scale, first + 2 * R + r, block);
-                matrix.scales::<I>(a.scale, first + r, block, count, &mut scales[r], &mut biases[r]);
+                matrix.prefetch_scales::<I>(form.scale, first + 2 * R + r, block);
+                matrix.scales::<I>(form.scale, first + r, block, count, &mut scales[r], &mut biases[r]);
             }
             for i in 0..count {
                 let start = (block + i) * group;

@@ -47,13 +47,15 @@ impl Program {
     /// `None` where the program is too long, has too many inputs, or a column input is in groups of codes.
     pub(crate) fn new(map: &Map, extras: &[Extra], given: usize) -> Option<Self> {
         let fits = !map.steps.is_empty() && map.steps.len() <= MAX_STEPS && extras.len() <= MAX_EXTRAS;
-        let floats = extras.iter().all(|e| !matches!(e, Extra::Column(Format::Affine(_))));
+        let floats = extras.iter().all(|e| matches!(e, Extra::Element(_) | Extra::Column(Format::Float(_))));
         let defined = map.steps.iter().enumerate().all(|(at, step)| {
             let before = |r: &Reg| (r.0 as usize) < at;
             match step {
                 MapStep::Input(i) => (*i as usize) < given + extras.len(),
                 MapStep::Const(_) => true,
-                MapStep::Add(a, b) | MapStep::Mul(a, b) => before(a) && before(b),
+                MapStep::Add(a, b) | MapStep::Mul(a, b) | MapStep::Min(a, b) | MapStep::Max(a, b) => {
+                    before(a) && before(b)
+                }
                 MapStep::Silu(a)
                 | MapStep::GeluTanh(a)
                 | MapStep::Sigmoid(a)
@@ -143,6 +145,8 @@ impl Epilogue<'_> {
                 MapStep::GeluTanh(a) => math::gelu_tanh::<I>(reg!(a)),
                 MapStep::Sigmoid(a) => math::sigmoid::<I>(reg!(a)),
                 MapStep::Tanh(a) => math::tanh::<I>(reg!(a)),
+                MapStep::Min(a, b) => I::min(reg!(a), reg!(b)),
+                MapStep::Max(a, b) => I::max(reg!(a), reg!(b)),
                 MapStep::Round(a, to) => math::round::<I>(reg!(a), to),
             };
             results.get_unchecked_mut(at).write(last);

@@ -6,6 +6,7 @@ use swiftlm_ir::plan::StepSizes;
 use swiftlm_ir::template::{ABSENT, ExpertLinear};
 
 use super::Micro;
+use super::bias::Bias;
 use super::context::{Context, Needs, Rows};
 use super::epilogue::Program;
 use super::integer::{WholeBlock, WholeProduct, blocks_of_task};
@@ -108,13 +109,19 @@ impl Micro for ExpertMicro {
         let x_rows = self.x_rows(tokens);
         let mut x = ctx.rows(0, "x", t.x, x_rows, cols)?;
         let packed = ctx.packed(2, "weight", t.weight)?;
-        let y = ctx.rows(3, "y", t.y, ranked, outputs)?;
+        let biases =
+            t.bias.map(|float| Ok::<_, String>((float, ctx.matrix(3, "bias", t.bias_type(float))?))).transpose()?;
+        let y = ctx.rows(if biases.is_some() { 4 } else { 3 }, "y", t.y, ranked, outputs)?;
         let epilogue = &self.epilogue.bind(ctx, 3, ranked, outputs)?;
         // SAFETY: `needs` asked for these words first, then for the copied rows; words have the size of floats.
         let words = unsafe { std::slice::from_raw_parts_mut(scratch.cast::<u32>(), self.sorting(tokens)) };
         let Sorted { starts, rows, used } = self.sort(ctx, words, ranked)?;
         let (starts, rows, used) = (&*starts, &*rows, &*used);
         let (pair, expert_rows) = (t.pair.then_some(outputs), t.weight.rows / t.experts.max(1));
+        // SAFETY: there is such an expert.
+        let bias = |expert: usize| {
+            biases.map(|(float, of)| Bias { float, base: unsafe { of.row(expert * expert_rows) }, outputs })
+        };
         let ranks = if t.x_per_rank { 1 } else { t.top_k };
         let rows_each = (starts[t.experts] as usize).div_ceil(used.len().max(1));
         if let Some(weight) = packed {
@@ -127,7 +134,8 @@ impl Micro for ExpertMicro {
                 let (expert, part) = (used[task / parts] as usize, task % parts);
                 let list = &rows[starts[expert] as usize..starts[expert + 1] as usize];
                 let (first, order) = (expert * expert_rows / LANES, Order::Listed(list));
-                let product = WholeProduct { weight, first, pair, order, x: to, ranks, y, epilogue };
+                let product =
+                    WholeProduct { weight, first, pair, order, x: to, ranks, y, bias: bias(expert), epilogue };
                 WholeBlock { product, rows: 0..list.len(), blocks: part * per..((part + 1) * per).min(blocks), scratch }
             });
             return Ok(());
@@ -144,7 +152,8 @@ impl Micro for ExpertMicro {
             let (expert, block) = (used[task / blocks] as usize, task % blocks);
             let list = &rows[starts[expert] as usize..starts[expert + 1] as usize];
             let first = expert * expert_rows;
-            let product = Product { matrix, first, pair, order: Order::Listed(list), x, ranks, y, epilogue };
+            let (order, bias) = (Order::Listed(list), bias(expert));
+            let product = Product { matrix, first, pair, order, x, ranks, y, bias, epilogue };
             let outputs = block * per..((block + 1) * per).min(outputs);
             Block { product, rows: 0..list.len(), outputs, scratch }
         });

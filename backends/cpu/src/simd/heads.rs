@@ -156,6 +156,7 @@ impl Micro for HeadMicro {
                 x: if copies { copied[head] } else { head_rows(x, head, t.dim) },
                 ranks: 1,
                 y: head_rows(y, head, outputs + rest),
+                bias: None,
                 epilogue,
             };
             let outputs = block * per..((block + 1) * per).min(outputs);

@@ -2,13 +2,16 @@
 
 use std::ops::Range;
 
+use swiftlm_ir::quant::Scale;
+
+use super::bias::Bias;
 use super::context::Rows;
 use super::epilogue::Epilogue;
 use super::isa::{Isa, LANES, Task};
 use super::packed::Packed;
 use super::product::Order;
 use super::quantize::{Quantized, QuantizedRow};
-use super::whole::{Codes, Planes, Rows16, Whole, tile, unpack};
+use super::whole::{Codes, Levels, Planes, Rows16, Whole, tile, unpack};
 
 /// Most rows of bytes of a tile.
 const MOST_ROWS: usize = 8;
@@ -34,6 +37,8 @@ pub(crate) struct WholeProduct<'a> {
     /// Row `i` of y belongs to row `i / ranks` of x.
     pub(crate) ranks: usize,
     pub(crate) y: Rows,
+    /// Added to the sums.
+    pub(crate) bias: Option<Bias>,
     pub(crate) epilogue: &'a Epilogue<'a>,
 }
 
@@ -66,32 +71,34 @@ impl Task for WholeBlock<'_> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        match self.product.weight.affine.bits {
-            2 => self.of_bits::<I, 2>(),
-            3 => self.of_bits::<I, 3>(),
-            4 => self.of_bits::<I, 4>(),
-            5 => self.of_bits::<I, 5>(),
-            6 => self.of_bits::<I, 6>(),
-            _ => self.of_bits::<I, 8>(),
+        match (self.product.weight.form.scale, self.product.weight.form.bits) {
+            (Scale::Power, _) => self.of::<I, Levels, Whole<5>>(),
+            (_, 2) => self.of::<I, Planes<2>, Whole<2>>(),
+            (_, 3) => self.of::<I, Planes<3>, Whole<3>>(),
+            (_, 4) => self.of::<I, Planes<4>, Whole<4>>(),
+            (_, 5) => self.of::<I, Planes<5>, Whole<5>>(),
+            (_, 6) => self.of::<I, Planes<6>, Whole<6>>(),
+            _ => self.of::<I, Planes<8>, Whole<8>>(),
         }
     }
 }
 
 impl WholeBlock<'_> {
+    /// Of codes as they lie, and as they are unpacked where there are many rows.
     #[inline(always)]
-    unsafe fn of_bits<I: Isa, const BITS: usize>(self) {
+    unsafe fn of<I: Isa, C: Codes<I>, W: Codes<I>>(self) {
         let Self { product, rows, blocks, scratch } = self;
         let parts = product.x.parts;
         let rows = rows.start * parts..rows.end * parts;
         // Two sums for the two halves of each code take twice the registers.
-        let most = if BITS == 8 && I::DOTS_LIMIT < 1 << 16 { I::WHOLE_ROWS / 2 } else { I::WHOLE_ROWS };
+        let most = if C::BITS == 8 && I::DOTS_LIMIT < 1 << 16 { I::WHOLE_ROWS / 2 } else { I::WHOLE_ROWS };
         if rows.len() <= FEW_ROWS {
             let most = most.min(4);
             for block in blocks {
                 let mut at = rows.start;
                 while at < rows.end {
                     let count = strip(rows.end - at, most);
-                    product.strip::<I, Planes<BITS>>(at, count, block, |half| product.rows16(block, half));
+                    product.strip::<I, C>(at, count, block, |half| product.rows16(block, half));
                     at += count;
                 }
             }
@@ -101,7 +108,7 @@ impl WholeBlock<'_> {
         let panel = |i: usize, half: usize| scratch.cast::<u8>().wrapping_add((i * halves + half) * LANES * cols);
         for (i, block) in blocks.clone().enumerate() {
             for half in 0..halves {
-                unpack::<I, BITS>(product.rows16(block, half).codes, cols, panel(i, half));
+                unpack::<I, C>(product.rows16(block, half).codes, cols, panel(i, half));
             }
         }
         let mut at = rows.start;
@@ -109,7 +116,7 @@ impl WholeBlock<'_> {
             let count = strip(rows.end - at, most);
             for (i, block) in blocks.clone().enumerate() {
                 let rows16 = |half: usize| Rows16 { codes: panel(i, half), ..product.rows16(block, half) };
-                product.strip::<I, Whole<BITS>>(at, count, block, rows16);
+                product.strip::<I, W>(at, count, block, rows16);
             }
             at += count;
         }
@@ -148,9 +155,9 @@ impl WholeProduct<'_> {
             codes: w.codes(at),
             scales: w.scales(at),
             biases: w.biases(at),
-            float: w.affine.scale,
+            scale: w.form.scale,
             cols: w.ty.cols,
-            group: w.affine.group as usize,
+            group: w.form.group,
         }
     }
 
@@ -190,6 +197,11 @@ impl WholeProduct<'_> {
                 for lanes in (0..STRIDE).step_by(LANES) {
                     let both = I::add(I::load(inputs.add(lanes)), I::load(inputs.add(STRIDE + lanes)));
                     I::store(inputs.add(lanes), both);
+                }
+            }
+            if let Some(bias) = self.bias {
+                for half in 0..self.halves() {
+                    bias.add::<I>(half, col, LANES, inputs.add(half * LANES));
                 }
             }
             let inputs = [inputs.cast_const(), inputs.add(LANES).cast_const()];

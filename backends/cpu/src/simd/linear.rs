@@ -52,7 +52,8 @@ impl LinearMicro {
         let norm = t.norm.as_ref().map(|n| Normalizer::new(ctx, 1, n, cols, gain)).transpose()?;
         quantize(ctx, rows, cols, |first, last, scratch| Quantize { x, to, norm, first, last, scratch });
         let (blocks, pair) = (outputs / LANES, t.pair.then_some(outputs / LANES));
-        let product = WholeProduct { weight, first: 0, pair, order: Order::InPlace, x: to, ranks: 1, y, epilogue };
+        let product =
+            WholeProduct { weight, first: 0, pair, order: Order::InPlace, x: to, ranks: 1, y, bias: None, epilogue };
         let per = blocks_of_task(&weight, t.pair, rows * to.parts, blocks, ctx.pool.threads());
         let parts = blocks.div_ceil(per);
         let strip = rows_per_block(rows, parts, ctx.pool.threads());
@@ -144,7 +145,8 @@ impl Micro for LinearMicro {
             x = to;
         }
         let pair = t.pair.then_some(outputs);
-        let product = Product { matrix, first: 0, pair, order: Order::InPlace, x, ranks: 1, y, epilogue: &epilogue };
+        let order = Order::InPlace;
+        let product = Product { matrix, first: 0, pair, order, x, ranks: 1, y, bias: None, epilogue: &epilogue };
         let per = block_outputs(cols, t.pair, rows);
         let blocks = outputs.div_ceil(per);
         let strip = rows_per_block(rows, blocks, ctx.pool.threads());

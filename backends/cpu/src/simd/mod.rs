@@ -12,6 +12,7 @@ mod ahead;
 mod archive;
 mod archived;
 mod attend;
+mod bias;
 mod context;
 mod delta;
 mod direct;

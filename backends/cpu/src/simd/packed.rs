@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use swiftlm_ir::graph::WeightType;
-use swiftlm_ir::quant::{Affine, Format};
+use swiftlm_ir::quant::{Codes, Scale, mxfp4};
 use swiftlm_ir::rounding::Rounding;
 use swiftlm_ir::template::Template;
 
@@ -40,7 +40,7 @@ pub(crate) const fn planes(bits: usize) -> &'static [usize] {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packed {
     pub(crate) ty: WeightType,
-    pub(crate) affine: Affine,
+    pub(crate) form: Codes,
     codes: *mut u8,
     scales: *mut u8,
     biases: *mut u8,
@@ -53,9 +53,9 @@ unsafe impl Sync for Packed {}
 
 /// Whether all that reads a weight can read it in this order.
 pub(crate) fn suits(ty: &WeightType, readers: &[&Template]) -> bool {
-    let Format::Affine(affine) = ty.format else { return false };
+    let Some(form) = ty.format.codes() else { return false };
     let whole = |rows: usize, pair: bool, round: Option<Rounding>| {
-        let rounded = matches!(round, Some(Rounding::Int { group, .. }) if group == affine.group);
+        let rounded = matches!(round, Some(Rounding::Int { group, .. }) if group as usize == form.group);
         rounded && rows.is_multiple_of(LANES * if pair { 2 } else { 1 })
     };
     let mut products = 0;
@@ -78,18 +78,19 @@ pub(crate) fn suits(ty: &WeightType, readers: &[&Template]) -> bool {
 impl Packed {
     /// The weight of type `ty` that begins at `base`; `None` if its format has no codes.
     pub(crate) fn new(ty: WeightType, base: *mut u8) -> Option<Self> {
-        let Format::Affine(affine) = ty.format else { return None };
+        let form = ty.format.codes()?;
         let layout = ty.format.layout(ty.rows, ty.cols);
-        let part = |i: usize| base.wrapping_add(layout.components[i].offset);
-        Some(Self { ty, affine, codes: part(0), scales: part(1), biases: part(2) })
+        // Of a format without biases nothing asks for them.
+        let part = |i: usize| layout.components.get(i).map_or(base, |c| base.wrapping_add(c.offset));
+        Some(Self { ty, form, codes: part(0), scales: part(1), biases: part(2) })
     }
 
     fn bits(&self) -> usize {
-        self.affine.bits as usize
+        self.form.bits
     }
 
     fn groups(&self) -> usize {
-        self.ty.cols / self.affine.group as usize
+        self.ty.cols / self.form.group
     }
 
     /// Bytes of a block's codes.
@@ -103,7 +104,7 @@ impl Packed {
     }
 
     fn scale_block(&self, block: usize) -> usize {
-        block * LANES * self.groups() * self.affine.scale.bytes()
+        block * LANES * self.groups() * self.form.scale.bytes()
     }
 
     /// Scales of a block: 16 for each group.
@@ -111,7 +112,7 @@ impl Packed {
         self.scales.wrapping_add(self.scale_block(block))
     }
 
-    /// Biases of a block: 16 for each group.
+    /// Biases of a block, where the format has them: 16 for each group.
     pub(crate) fn biases(&self, block: usize) -> *mut u8 {
         self.biases.wrapping_add(self.scale_block(block))
     }
@@ -119,19 +120,23 @@ impl Packed {
     /// Decodes a row to floats.
     pub(crate) unsafe fn decode(&self, row: usize, to: *mut f32) {
         let (block, lane) = (row / LANES, row % LANES);
-        let (group, float) = (self.affine.group as usize, self.affine.scale);
         for unit in 0..self.ty.cols / UNIT {
-            let at = unit * UNIT / group * LANES + lane;
-            let one = |base: *mut u8| {
-                let bytes = std::slice::from_raw_parts(base.add(at * float.bytes()), float.bytes());
-                float.get(bytes, 0)
+            let at = unit * UNIT / self.form.group * LANES + lane;
+            let number = |code: u8| match self.form.scale {
+                Scale::Affine(float) => {
+                    let one = |base: *mut u8| {
+                        let bytes = std::slice::from_raw_parts(base.add(at * float.bytes()), float.bytes());
+                        float.get(bytes, 0)
+                    };
+                    one(self.scales(block)).mul_add(f32::from(code), one(self.biases(block)))
+                }
+                Scale::Power => mxfp4::unit(*self.scales(block).add(at)) * mxfp4::TWICE[usize::from(code & 15)],
             };
-            let (scale, bias) = (one(self.scales(block)), one(self.biases(block)));
             let words = self.codes(block).cast::<u32>().add(unit * LANES * self.bits());
             let sets = join_planes(self.bits(), |vector| words.add(vector * LANES + lane).read_unaligned());
             for (set, word) in sets.iter().enumerate() {
                 for (i, code) in word.to_le_bytes().into_iter().enumerate() {
-                    to.add(unit * UNIT + 4 * set + i).write(scale.mul_add(f32::from(code), bias));
+                    to.add(unit * UNIT + 4 * set + i).write(number(code));
                 }
             }
         }
@@ -152,11 +157,17 @@ impl Packed {
     unsafe fn rearrange_block(&self, block: usize, copy: &mut [u8]) {
         std::ptr::copy_nonoverlapping(self.codes(block), copy.as_mut_ptr(), copy.len());
         self.place_codes(block, copy);
-        for part in [self.scales(block), self.biases(block)] {
+        for part in self.scale_parts(block) {
             let copy = &mut copy[..self.scale_block(1)];
             std::ptr::copy_nonoverlapping(part, copy.as_mut_ptr(), copy.len());
             self.place_scales(part, copy);
         }
+    }
+
+    /// What scales a block has, then biases.
+    fn scale_parts(&self, block: usize) -> impl Iterator<Item = *mut u8> {
+        let biases = matches!(self.form.scale, Scale::Affine(_)).then(|| self.biases(block));
+        [self.scales(block)].into_iter().chain(biases)
     }
 
     /// Writes a block's codes from rows in MLX's order.
@@ -180,7 +191,7 @@ impl Packed {
 
     /// Writes a block's scales, or biases, from rows in MLX's order.
     unsafe fn place_scales(&self, to: *mut u8, from: &[u8]) {
-        let (groups, bytes) = (self.groups(), self.affine.scale.bytes());
+        let (groups, bytes) = (self.groups(), self.form.scale.bytes());
         for (i, scale) in from.chunks_exact(bytes).enumerate() {
             let at = i % groups * LANES + i / groups;
             std::ptr::copy_nonoverlapping(scale.as_ptr(), to.add(at * bytes), bytes);
@@ -287,8 +298,9 @@ pub(crate) fn replace(
             // SAFETY: the caller saw that the rows lie in the weight; the blocks of a task are its own.
             unsafe {
                 packed.place_codes(first + block, from(0, packed.block_bytes()));
-                packed.place_scales(packed.scales(first + block), from(1, packed.scale_block(1)));
-                packed.place_scales(packed.biases(first + block), from(2, packed.scale_block(1)));
+                for (i, part) in packed.scale_parts(first + block).enumerate() {
+                    packed.place_scales(part, from(1 + i, packed.scale_block(1)));
+                }
             }
         }
     });
@@ -303,7 +315,8 @@ mod tests {
     fn a_row_is_found_again_in_its_planes() {
         for bits in [2usize, 3, 4, 5, 6, 8] {
             let row: Vec<u8> = (0..UNIT * bits / 8).map(|i| (i * 73 + 41) as u8).collect();
-            let affine = Affine::new(bits as u8, 32, swiftlm_ir::quant::Float::F16).expect("a width of codes");
+            let affine = swiftlm_ir::quant::Affine::new(bits as u8, 32, swiftlm_ir::quant::Float::F16)
+                .expect("a width of codes");
             let sets = sets_of(bits, &row);
             for col in 0..UNIT {
                 assert_eq!(u32::from(sets[col / 4].to_le_bytes()[col % 4]), affine.code(&row, col), "{bits} bits");

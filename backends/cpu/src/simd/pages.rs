@@ -152,6 +152,7 @@ impl Pages {
                 }
             }
             Format::Affine(a) => self.store_codes(a, head, slot, from),
+            Format::Mxfp4 => unreachable!("rows of pages are checked to have a format of pages"),
         }
     }
 
@@ -238,7 +239,7 @@ impl Pages {
                         }
                     }
                 }
-                Format::Affine(_) => {
+                Format::Affine(_) | Format::Mxfp4 => {
                     let groups = head.add((self.row.words() + word * per / self.row.group()) * PAGE_TOKENS);
                     for (s, i) in (0..PAGE_TOKENS).step_by(LANES).flat_map(|s| (0..per).map(move |i| (s, i))) {
                         let code = I::code(from.add(s), (i * bits) as i32, (1 << bits) - 1);

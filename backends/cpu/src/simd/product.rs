@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::bias::Bias;
 use super::context::Rows;
 use super::direct;
 use super::epilogue::Epilogue;
@@ -41,6 +42,8 @@ pub(crate) struct Product<'a> {
     /// Row `i` of y belongs to row `i / ranks` of x.
     pub(crate) ranks: usize,
     pub(crate) y: Rows,
+    /// Added to the sums.
+    pub(crate) bias: Option<Bias>,
     pub(crate) epilogue: &'a Epilogue<'a>,
 }
 
@@ -107,7 +110,13 @@ impl Task for Block<'_> {
             }
             for m in 0..count {
                 let row = product.y_row(at + m);
-                let inputs = sums.as_ptr().add(m * 2 * BLOCK);
+                let inputs = sums.as_mut_ptr().add(m * 2 * BLOCK);
+                if let Some(bias) = product.bias {
+                    for half in 0..halves {
+                        bias.add::<I>(half, outputs.start, outputs.len(), inputs.add(half * BLOCK));
+                    }
+                }
+                let inputs = inputs.cast_const();
                 let y = product.y.row(row).add(outputs.start);
                 let inputs = [inputs, inputs.add(BLOCK)];
                 product.epilogue.store::<I>(row, outputs.start, outputs.len(), inputs, y);

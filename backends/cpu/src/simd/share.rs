@@ -5,6 +5,9 @@ use super::isa::{Isa, LANES};
 use super::math::exp;
 use super::weights::store_some;
 
+/// How far a sink counts above the largest score: beyond, nothing is left of the values, and powers of e stay finite.
+const MOST_ABOVE: f32 = 80.0;
+
 /// Of each row (a query head of a token): the largest score, Σ e^(score - largest), and that sum over values.
 #[derive(Clone, Copy)]
 pub(crate) struct Share {
@@ -74,11 +77,15 @@ impl Share {
         }
     }
 
-    /// Writes some rows' results, one after another.
+    /// Writes some rows' results, one after another. The sink of a row is a score more, which no value belongs to.
     #[inline(always)]
-    pub(crate) unsafe fn finish<I: Isa>(&self, rows: usize, y: *mut f32) {
+    pub(crate) unsafe fn finish<I: Isa>(&self, rows: usize, sinks: impl Fn(usize) -> Option<f32>, y: *mut f32) {
         for row in 0..rows {
-            let total = I::splat(I::sum(I::load(self.total(row))));
+            let mut total = I::splat(I::sum(I::load(self.total(row))));
+            if let Some(sink) = sinks(row) {
+                let above = (sink - *self.largest(row)).min(MOST_ABOVE);
+                total = I::add(total, exp::<I>(I::splat(above)));
+            }
             for d in (0..self.dim).step_by(LANES) {
                 let value = I::div(I::load(self.sums(row).add(d)), total);
                 store_some::<I>(y.add(row * self.dim + d), value, self.dim - d);

@@ -355,7 +355,7 @@ impl<'a> Tile<'a> {
                 (Source::Pairs, self.page.cast_const().cast())
             }
             Format::Affine(a) if few => (if a.bits == 8 { Source::Bytes } else { Source::Nibbles }, head.cast()),
-            Format::Affine(_) => {
+            Format::Affine(_) | Format::Mxfp4 => {
                 a.keys.key_codes::<I>(head, self.page);
                 (Source::Codes, self.page.cast_const().cast())
             }
@@ -377,7 +377,7 @@ impl<'a> Tile<'a> {
             Format::Float(Float::F16) if direct => (Source::HalfPairs, head.cast()),
             Format::Float(Float::Bf16) if direct => (Source::BrainPairs, head.cast()),
             Format::Affine(a) if direct => (if a.bits == 8 { Source::Bytes } else { Source::Nibbles }, head.cast()),
-            Format::Affine(_) => {
+            Format::Affine(_) | Format::Mxfp4 => {
                 a.values.values::<I>(head, slots, self.page);
                 (Source::Codes, self.page.cast_const().cast())
             }

@@ -3,7 +3,7 @@
 //! A weight always decodes to the same bits, whichever path reads it: that keeps results independent of the batch.
 
 use swiftlm_ir::graph::WeightType;
-use swiftlm_ir::quant::{Float, Format};
+use swiftlm_ir::quant::{Float, Format, Scale, mxfp4};
 
 use super::isa::{Isa, LANES};
 
@@ -42,8 +42,8 @@ impl Matrix {
 
     /// Asks for a row's scales and biases from group `first` on; the row need not exist.
     #[inline(always)]
-    pub(crate) unsafe fn prefetch_scales<I: Isa>(&self, float: Float, row: usize, first: usize) {
-        let at = row * self.scale_bytes + first * float.bytes();
+    pub(crate) unsafe fn prefetch_scales<I: Isa>(&self, scale: Scale, row: usize, first: usize) {
+        let at = row * self.scale_bytes + first * scale.bytes();
         I::prefetch(self.scales.wrapping_add(at));
         I::prefetch(self.biases.wrapping_add(at));
     }
@@ -54,27 +54,35 @@ impl Matrix {
         self.row_bytes
     }
 
-    /// Up to 16 scales and biases of a row, from group `first` on.
+    /// Up to 16 scales and biases of a row, from group `first` on; a format without biases has zeros.
     #[inline(always)]
     pub(crate) unsafe fn scales<I: Isa>(
         &self,
-        float: Float,
+        scale: Scale,
         row: usize,
         first: usize,
         count: usize,
         scales: &mut [f32; LANES],
         biases: &mut [f32; LANES],
     ) {
-        let at = row * self.scale_bytes + first * float.bytes();
-        I::store(scales.as_mut_ptr(), load_floats::<I>(float, self.scales.add(at), count));
-        I::store(biases.as_mut_ptr(), load_floats::<I>(float, self.biases.add(at), count));
+        let at = row * self.scale_bytes + first * scale.bytes();
+        let (scale, bias) = match scale {
+            Scale::Affine(float) => {
+                let [scales, biases] =
+                    [self.scales, self.biases].map(|from| load_floats::<I>(float, from.add(at), count));
+                (scales, biases)
+            }
+            Scale::Power => (load_units::<I>(self.scales.add(at), count), I::splat(0.0)),
+        };
+        I::store(scales.as_mut_ptr(), scale);
+        I::store(biases.as_mut_ptr(), bias);
     }
 
     /// Decodes a row to floats, zeros up to the next multiple of 16.
     #[inline(always)]
     pub(crate) unsafe fn decode<I: Isa>(&self, row: usize, to: *mut f32) {
         let codes = self.row(row);
-        let a = match self.ty.format {
+        let form = match self.ty.format {
             Format::Float(float) => {
                 for k in (0..self.ty.cols).step_by(LANES) {
                     let chunk = load_floats::<I>(float, codes.add(k * float.bytes()), self.ty.cols - k);
@@ -82,17 +90,23 @@ impl Matrix {
                 }
                 return;
             }
-            Format::Affine(a) => a,
+            Format::Affine(_) | Format::Mxfp4 => self.ty.format.codes().unwrap_unchecked(),
         };
-        let (group, groups) = (a.group as usize, self.ty.cols / a.group as usize);
+        let (group, groups) = (form.group, self.ty.cols / form.group);
         let (mut scales, mut biases) = ([0.0; LANES], [0.0; LANES]);
         for block in (0..groups).step_by(LANES) {
             let count = LANES.min(groups - block);
-            self.scales::<I>(a.scale, row, block, count, &mut scales, &mut biases);
+            self.scales::<I>(form.scale, row, block, count, &mut scales, &mut biases);
             for i in 0..count {
                 let (scale, bias) = (scales[i], biases[i]);
                 let start = (block + i) * group;
-                match a.bits {
+                match form.bits {
+                    4 if form.scale == Scale::Power => {
+                        let (levels, unit) = (I::levels(&mxfp4::TWICE), I::splat(scale));
+                        for k in (start..start + group).step_by(LANES) {
+                            I::store(to.add(k), I::mul(I::load_levels(codes.add(k / 2), levels), unit));
+                        }
+                    }
                     2 => decode_group::<I, 2>(codes, start, group, scale, bias, to),
                     3 => decode_group::<I, 3>(codes, start, group, scale, bias, to),
                     4 => {
@@ -150,6 +164,15 @@ pub(crate) unsafe fn load_floats<I: Isa>(float: Float, from: *const u8, count: u
     let mut padded = [0u8; 4 * LANES];
     std::ptr::copy_nonoverlapping(from, padded.as_mut_ptr(), count * float.bytes());
     load_full::<I>(float, padded.as_ptr())
+}
+
+/// The first `count` (16 if more) of 16 scales of [`mxfp4`] as what a unit of its numbers counts for; nothing behind them
+/// is read.
+#[inline(always)]
+pub(crate) unsafe fn load_units<I: Isa>(from: *const u8, count: usize) -> I::F {
+    let mut bytes = [0u8; LANES];
+    std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), count.min(LANES));
+    I::load(bytes.map(mxfp4::unit).as_ptr())
 }
 
 /// 16 stored floats.

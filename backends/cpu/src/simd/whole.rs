@@ -3,12 +3,12 @@
 //! Whole numbers add up exactly in any order, and a lane is an output: its sum over groups goes from first to last in
 //! every tile. So a row's result does not depend on the rows beside it, nor on how the codes were cut.
 
-use swiftlm_ir::quant::Float;
+use swiftlm_ir::quant::{Scale, mxfp4};
 
 use super::isa::{Isa, LANES};
 use super::packed::{SETS, UNIT};
 use super::quantize::QuantizedRow;
-use super::weights::load_full;
+use super::weights::{load_full, load_units};
 
 /// Bytes of a set.
 pub(crate) const SET_BYTES: usize = 4 * LANES;
@@ -21,7 +21,7 @@ pub(crate) struct Rows16 {
     pub(crate) codes: *const u8,
     pub(crate) scales: *const u8,
     pub(crate) biases: *const u8,
-    pub(crate) float: Float,
+    pub(crate) scale: Scale,
     /// Columns.
     pub(crate) cols: usize,
     /// Columns that share a scale.
@@ -30,7 +30,7 @@ pub(crate) struct Rows16 {
 
 /// How sets lie in memory.
 pub(crate) trait Codes<I: Isa> {
-    /// Bits of a code.
+    /// Bits of the largest byte.
     const BITS: usize;
     /// Bytes of a unit.
     const UNIT_BYTES: usize;
@@ -65,6 +65,33 @@ impl<I: Isa, const BITS: usize> Codes<I> for Planes<BITS> {
             6 => I::join(two(4, set), 4, four(set)),
             _ => I::load_bytes(unit.add(set * SET_BYTES)),
         }
+    }
+}
+
+/// [`Planes`] of the small floats of [`mxfp4`]: bytes are twice their numbers, and [`Levels::ZERO`].
+pub(crate) struct Levels;
+
+impl Levels {
+    /// What stands for 0.
+    pub(crate) const ZERO: f32 = 12.0;
+    const TABLE: [u8; 16] = {
+        let mut table = [0; 16];
+        let mut code = 0;
+        while code < 16 {
+            table[code] = (mxfp4::TWICE[code] + Self::ZERO) as u8;
+            code += 1;
+        }
+        table
+    };
+}
+
+impl<I: Isa> Codes<I> for Levels {
+    const BITS: usize = 5;
+    const UNIT_BYTES: usize = 4 * SET_BYTES;
+    const STREAMS: bool = true;
+    #[inline(always)]
+    unsafe fn set(unit: *const u8, set: usize) -> I::Bytes {
+        I::look_up(<Planes<4> as Codes<I>>::set(unit, set), &Self::TABLE)
     }
 }
 
@@ -143,9 +170,16 @@ pub(crate) unsafe fn tile<I: Isa, C: Codes<I>, const M: usize>(
             }
             unit = unit.add(C::UNIT_BYTES);
         }
-        let at = g * LANES * block.float.bytes();
-        let (scale, bias) =
-            (load_full::<I>(block.float, block.scales.add(at)), load_full::<I>(block.float, block.biases.add(at)));
+        let at = g * LANES * block.scale.bytes();
+        let (scale, bias) = match block.scale {
+            Scale::Affine(float) => {
+                (load_full::<I>(float, block.scales.add(at)), load_full::<I>(float, block.biases.add(at)))
+            }
+            Scale::Power => {
+                let unit = load_units::<I>(block.scales.add(at), LANES);
+                (unit, I::mul(unit, I::splat(-Levels::ZERO)))
+            }
+        };
         for m in 0..M {
             let scale = I::mul(scale, I::splat(*x[m].scales.add(g)));
             sums[m] = I::fma(I::to_float(whole[m]), scale, sums[m]);
@@ -159,11 +193,11 @@ pub(crate) unsafe fn tile<I: Isa, C: Codes<I>, const M: usize>(
 
 /// Writes a block's codes as bytes, set after set.
 #[inline(always)]
-pub(crate) unsafe fn unpack<I: Isa, const BITS: usize>(codes: *const u8, cols: usize, to: *mut u8) {
+pub(crate) unsafe fn unpack<I: Isa, C: Codes<I>>(codes: *const u8, cols: usize, to: *mut u8) {
     for unit in 0..cols / UNIT {
-        let from = codes.add(unit * BITS * SET_BYTES);
+        let from = codes.add(unit * C::UNIT_BYTES);
         for set in 0..SETS {
-            let bytes = <Planes<BITS> as Codes<I>>::set(from, set);
+            let bytes = C::set(from, set);
             I::store_bytes(to.add((unit * SETS + set) * SET_BYTES), bytes);
         }
     }

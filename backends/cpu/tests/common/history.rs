@@ -42,6 +42,7 @@ impl History {
         for (sequence, length) in lengths.iter().enumerate() {
             for (position, head) in (0..*length).flat_map(|p| (0..heads).map(move |h| (p, h))) {
                 match format {
+                    Format::Mxfp4 => unreachable!("pages have other formats"),
                     Format::Float(float) => {
                         for d in 0..dim {
                             let at = history.at(sequence, position, head, d);
@@ -95,6 +96,7 @@ impl History {
     pub(crate) fn read(&self, bytes: &[u8], sequence: usize, position: usize, head: usize, d: usize) -> f64 {
         let at = self.at(sequence, position, head, d);
         match self.row.format {
+            Format::Mxfp4 => unreachable!("pages have other formats"),
             Format::Float(float) => f64::from(float.get(&bytes[at..], 0)),
             Format::Affine(a) => {
                 let code = u32::from(bytes[at]) >> (d * a.bits as usize % 8) & ((1 << a.bits) - 1);

@@ -124,6 +124,24 @@ impl Weight {
                     bytes.resize(bytes.len().next_multiple_of(4), 0);
                 }
             }
+            Format::Mxfp4 => {}
+        }
+        if format == Format::Mxfp4 {
+            let codes: Vec<u8> = (0..rows * cols / 2).map(|_| random.next() as u8).collect();
+            let scales: Vec<u8> = (0..rows * cols / 32).map(|_| 120 + random.below(8) as u8).collect();
+            // By the definition: a sign, two bits of exponent with bias 1, one of mantissa.
+            values.extend((0..rows * cols).map(|i| {
+                let code = codes[i / 2] >> (4 * (i % 2)) & 15;
+                let (exponent, mantissa) = (i32::from(code >> 1 & 3), f64::from(code & 1));
+                let magnitude =
+                    if exponent == 0 { mantissa / 2.0 } else { (1.0 + mantissa / 2.0) * 2f64.powi(exponent - 1) };
+                let sign = if code & 8 == 0 { 1.0 } else { -1.0 };
+                sign * magnitude * 2f64.powi(i32::from(scales[i / 32]) - 127)
+            }));
+            for part in [codes, scales] {
+                bytes.extend(part);
+                bytes.resize(bytes.len().next_multiple_of(4), 0);
+            }
         }
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         let ty = WeightType { format, rows, cols };
@@ -154,7 +172,7 @@ pub(crate) fn affine(bits: u8, group: u16, scale: Float) -> Format {
 
 /// Every format of weights.
 pub(crate) fn formats() -> Vec<Format> {
-    let mut all = vec![Format::F32, Format::F16, Format::BF16];
+    let mut all = vec![Format::F32, Format::F16, Format::BF16, Format::Mxfp4];
     for bits in [2, 3, 4, 5, 6, 8] {
         for group in [32, 64, 128] {
             all.extend([Float::F32, Float::F16, Float::Bf16].map(|scale| affine(bits, group, scale)));

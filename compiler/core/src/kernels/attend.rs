@@ -8,12 +8,14 @@ use swiftlm_ir::dim::{ShapeClass, Sym};
 use swiftlm_ir::kernel::KType;
 use swiftlm_ir::kernel::builder::{E, Kb};
 use swiftlm_ir::plan::{Groups, Reach};
+use swiftlm_ir::quant::Format;
+use swiftlm_ir::quant::decode::Encoded;
 use swiftlm_ir::template::Attend;
 
 use super::history::{History, SPAN, Seen, chains, first, spans};
-use super::operand::{Packs, Rows, per_token};
+use super::operand::{Packs, Rows, per_token, vector};
 use super::rotate::Turning;
-use super::share::{Merged, Partial, Share};
+use super::share::{Merged, Partial, Share, beside};
 use super::span::{Chain, Chains, LANES, QUADS, RUNS};
 use super::{Bounds, Built, when_row};
 
@@ -32,8 +34,8 @@ const TEAMS: usize = 8;
 /// Numbers that are rotated at once, or one head: shared memory is short where heads are large.
 const TURNED: usize = 512;
 
-/// Of the launch's arguments the result, behind those of histories: an archive is three more, latents are one less.
-fn y_at(t: &Attend) -> usize {
+/// Of the launch's arguments what comes behind those of histories: an archive is three more, latents are one less.
+fn histories_end(t: &Attend) -> usize {
     match (t.archive, t.latent) {
         (Some(_), _) => 9,
         (None, Some(_)) => 5,
@@ -41,9 +43,29 @@ fn y_at(t: &Attend) -> usize {
     }
 }
 
+/// Of the launch's arguments the sinks, if there are any.
+fn sinks_at(t: &Attend) -> Option<usize> {
+    t.sinks.map(|_| histories_end(t))
+}
+
+/// Of the launch's arguments the result.
+fn y_at(t: &Attend) -> usize {
+    histories_end(t) + usize::from(t.sinks.is_some())
+}
+
+/// Declares the next argument as the sinks, if there are any.
+fn declare_sinks<'k>(kb: &'k Kb, t: &Attend) -> Option<Encoded<'k>> {
+    t.sinks.map(|float| vector(kb, "sinks", Format::Float(float), t.heads))
+}
+
 /// Whether all that is seen lies in one span.
 fn alone<'k>(first: E<'k>, last: E<'k>) -> E<'k> {
     first.over(SPAN).equals(last.over(SPAN))
+}
+
+/// The sink of a head, if there are any.
+fn sink_of<'k>(kb: &'k Kb, sinks: Option<&Encoded<'k>>, head: impl FnOnce() -> E<'k>) -> Option<E<'k>> {
+    sinks.map(|sinks| sinks.load(kb.u32(0), head()))
 }
 
 /// Bytes of shared memory that attention of so many query heads takes at most: their queries, products or what sums meet
@@ -95,7 +117,10 @@ fn attend(t: &Attend, name: &str, bounds: Bounds) -> Built {
     let q = Packs::declare_heads(&kb, "q", t.q, tokens, t.heads, t.dim);
     let history = History::declare(&kb, t, bounds);
     let whole = sharers == 1;
-    let y = (whole || !t.rotate_back).then(|| Rows::declare(&kb, "y", t.y, tokens, t.heads * t.value_dim()));
+    // Where others put chains together, a result is put out only of a chain that is alone.
+    let puts = whole || !t.rotate_back;
+    let sinks = if puts { declare_sinks(&kb, t) } else { None };
+    let y = puts.then(|| Rows::declare(&kb, "y", t.y, tokens, t.heads * t.value_dim()));
     let partial = (!whole).then(|| Partial::declare(&kb, t, bounds));
     let (token, share, sharer) = (kb.group(0), kb.group(1), kb.group(2));
     let body = || {
@@ -118,8 +143,11 @@ fn attend(t: &Attend, name: &str, bounds: Bounds) -> Built {
             }
         };
         match partial {
-            None => own.whole(&chains, store),
-            Some(partial) => own.parts(&chains, &partial, |h, chain| partial.record(token, head + h, chain), store),
+            None => own.whole(&chains, |h| sink_of(&kb, sinks.as_ref(), || head + h), store),
+            Some(partial) => {
+                let record = |h, chain| partial.record(token, head + h, chain);
+                own.parts(&chains, &partial, record, |h| sink_of(&kb, sinks.as_ref(), || head + h), store);
+            }
         }
     };
     when_row(&kb, Sym::Tokens, token, || {
@@ -128,7 +156,8 @@ fn attend(t: &Attend, name: &str, bounds: Bounds) -> Built {
     let sharers = Groups::fixed(sharers).reaching(Reach::Each(SPAN as u32));
     let grid = [Groups::per_rows(1, Sym::Tokens, 1), Groups::fixed(shares), sharers];
     let outputs = y.map(|_| y_at(t)).into_iter().chain(partial.map(|_| y_at(t) + 1));
-    Built { kernel: kb.finish(), args: (0..y_at(t)).chain(outputs).collect(), grid }
+    let sinks = sinks_at(t).filter(|_| puts);
+    Built { kernel: kb.finish(), args: (0..histories_end(t)).chain(sinks).chain(outputs).collect(), grid }
 }
 
 /// What a workgroup computes.
@@ -159,24 +188,30 @@ impl<'k> Own<'_, 'k> {
         chains: &Chains<'_, 'k>,
         partial: &Partial<'k>,
         record: impl Fn(E<'k>, E<'k>) -> E<'k>,
+        sink: impl Fn(E<'k>) -> Option<E<'k>>,
         store: impl Fn(E<'k>, E<'k>, E<'k>),
     ) {
         let kb = self.kb;
-        let totals = kb.shared(KType::F32, heads_of_group(self.t) as u32);
-        let alone = (!self.t.rotate_back).then(|| alone(self.seen.first, self.seen.last));
+        // Whether there is one chain, and what its sums are divided by.
+        let alone = (!self.t.rotate_back).then(|| {
+            let totals = kb.shared(KType::F32, heads_of_group(self.t) as u32);
+            (alone(self.seen.first, self.seen.last), totals)
+        });
         self.each_chain(chains, |chain, index| {
             chain.scores(|h, largest, total| {
                 let [at, then] = partial.scores(record(h, index));
                 partial.arg.store(at, largest);
                 partial.arg.store(then, total);
-                totals.set(h, total);
+                if let Some((_, totals)) = alone {
+                    totals.set(h, beside(kb, largest, total, sink(h)));
+                }
             });
             chain.sums.finish(chains.exchange, |_, out| {
                 let leave = || {
                     let record = record(out.head, index);
                     out.each(|d, sum| partial.arg.store(partial.sum(record, d), sum));
                 };
-                let Some(alone) = alone else { return leave() };
+                let Some((alone, totals)) = alone else { return leave() };
                 let total = totals.get(out.head).splat(4);
                 let put = || out.with(out.sum / total).each(|d, value| store(out.head, d, value));
                 kb.when_else(alone, put, leave);
@@ -185,7 +220,12 @@ impl<'k> Own<'_, 'k> {
     }
 
     /// Puts chains together; `store` takes head, index and value of a result.
-    fn whole(&self, chains: &Chains<'_, 'k>, store: impl Fn(E<'k>, E<'k>, E<'k>)) {
+    fn whole(
+        &self,
+        chains: &Chains<'_, 'k>,
+        sink: impl Fn(E<'k>) -> Option<E<'k>>,
+        store: impl Fn(E<'k>, E<'k>, E<'k>),
+    ) {
         let kb = self.kb;
         let zeros = kb.f32(0.0).splat(4);
         let merged = || (0..chains.shape.outputs()).map(|_| Merged::new(kb, zeros)).collect::<Vec<_>>();
@@ -211,7 +251,7 @@ impl<'k> Own<'_, 'k> {
         let each = |store: &dyn Fn(E<'k>, E<'k>, E<'k>)| {
             chains.shape.places(kb, |i, out| {
                 // Of a team that is not full, or of none: what comes to nothing changes nothing.
-                let mean = all[i].with(&team[i].get()).mean();
+                let mean = all[i].with(&team[i].get()).mean(kb, sink(out.head));
                 out.with(mean).each(|d, value| store(out.head, d, value));
             });
         };
@@ -250,6 +290,7 @@ fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
     let kb = bounds.kernel(name, (ELEMENTS * TEAMS) as u32);
     let positions = per_token(&kb, "positions", bounds);
     let partial = Partial::declare(&kb, t, bounds);
+    let sinks = declare_sinks(&kb, t);
     let y = Rows::declare(&kb, "y", t.y, bounds.of(Sym::Tokens), t.heads * dim);
     let [largest, total] = [0, 1].map(|_| kb.shared(KType::F32, (teams * ELEMENTS) as u32));
     let sum = kb.shared(KType::F32, (at_once * teams * ELEMENTS) as u32);
@@ -299,10 +340,14 @@ fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
             put(d, &merged);
         });
     };
-    let store = |d: E<'_>, merged: &Merged<'_>| y.store(token, head.times(dim) + d, merged.get().mean());
+    let store = |d: E<'_>, merged: &Merged<'_>| {
+        y.store(token, head.times(dim) + d, merged.get().mean(&kb, sink_of(&kb, sinks.as_ref(), || head)));
+    };
     let whole = |turning: Turning<'_>, last: E<'_>| {
         for slice in (0..slices).step_by(at_once) {
-            body(last, kb.dim(slice), &|d, merged| turning.set(kb.u32(0), d, merged.get().mean()));
+            body(last, kb.dim(slice), &|d, merged| {
+                turning.set(kb.u32(0), d, merged.get().mean(&kb, sink_of(&kb, sinks.as_ref(), || head)));
+            });
             // Teams of the next slices are written where those of these were read.
             kb.barrier();
         }
@@ -321,5 +366,6 @@ fn merge(t: &Attend, name: &str, bounds: Bounds) -> Built {
     let each = Groups::fixed(if rotated { 1 } else { slices });
     let each = if rotated { each } else { each.reaching(Reach::Beyond(SPAN as u32)) };
     let grid = [Groups::per_rows(1, Sym::Tokens, 1), Groups::fixed(t.heads), each];
-    Built { kernel: kb.finish(), args: vec![POSITIONS, y_at(t) + 1, y_at(t)], grid }
+    let args = [POSITIONS, y_at(t) + 1].into_iter().chain(sinks_at(t)).chain([y_at(t)]);
+    Built { kernel: kb.finish(), args: args.collect(), grid }
 }

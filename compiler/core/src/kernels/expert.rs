@@ -1,4 +1,4 @@
-//! `y[t, r] = epilogue(x[t, r] W[ids[t, r]]ᵀ)`.
+//! `y[t, r] = epilogue(x[t, r] W[ids[t, r]]ᵀ + b[ids[t, r]])`.
 
 use swiftlm_ir::dim::{ShapeClass, Sym};
 use swiftlm_ir::kernel::Access;
@@ -22,6 +22,7 @@ pub(super) fn build(t: &ExpertLinear, name: &str, bounds: Bounds) -> Built {
     let x = Packs::declare(&kb, "x", t.x, if t.x_per_rank { ranked } else { tokens }, t.weight.cols);
     let ids = ids(&kb, "ids", Access::ReadWrite, ranked);
     let weight = Encoded::declare(&kb, "weight", t.weight);
+    let bias = t.bias.map(|float| Encoded::declare(&kb, "bias", t.bias_type(float)));
     let y = Rows::declare(&kb, "y", t.y, ranked, outputs);
     let extras = Extras::declare(&kb, &[], ranked, outputs);
 
@@ -36,9 +37,13 @@ pub(super) fn build(t: &ExpertLinear, name: &str, bounds: Bounds) -> Built {
         let x_row = if t.x_per_rank { row } else { token };
         let input = |pack| rounded(&kb, t.weight.cols, t.round, pack, &|pack| vec![x.pack(x_row, pack)]);
         let first_output = blocking.first_output(kb.group(1));
-        blocking.products(&kb, &weight, &weight_rows, input, |_, n, values| {
+        blocking.products(&kb, &weight, &weight_rows, input, |_, n, mut values| {
             let col = first_output + n;
             kb.when(present & col.lt(kb.dim(outputs)), || {
+                for ((part, value), bias) in values.iter_mut().enumerate().zip(bias.iter().cycle()) {
+                    let at = expert.times(expert_rows) + col.plus(part * outputs);
+                    *value = *value + bias.load(at, kb.u32(0));
+                }
                 y.store(row, col, extras.map(&t.epilogue, &values, row, col));
             });
         });

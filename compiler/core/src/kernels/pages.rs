@@ -155,6 +155,7 @@ impl<'k> Pages<'k> {
                 let slots = [0, 1, 2, 3].map(|i| word_values(self.kb, float, words.extract(i)));
                 (0..self.row.per_word()).map(|i| E::compose4([0, 1, 2, 3].map(|slot| slots[slot][i]))).collect()
             }
+            (Format::Mxfp4, _) => unreachable!("rows of pages are checked to have a format of pages"),
             (Format::Affine(a), _) => {
                 // Two codes at a time become the upper mantissa of two halves of exponent `bits`: 2^bits + code.
                 let (bits, all) = (u32::from(a.bits), |n: u32| self.kb.u32(n).splat_to(words));
@@ -194,6 +195,7 @@ impl<'k> Pages<'k> {
         let values: Vec<E<'k>> = (0..per).map(|i| value(first.plus(i))).collect();
         let bits = match self.row.format {
             Format::Float(float) => word_of(self.kb, float, &values),
+            Format::Mxfp4 => unreachable!("rows of pages are checked to have a format of pages"),
             Format::Affine(a) => {
                 let per_group = self.row.group() / per;
                 let (index, start) = (word.over(per_group), word.over(per_group).times(self.row.group()));

@@ -27,10 +27,16 @@ impl<'k> Share<'k> {
         Self { largest: kb.f32(UNSEEN), total: kb.f32(0.0), sum: zero }
     }
 
-    /// The weighted mean of values: attention, once all chains have met.
-    pub(super) fn mean(&self) -> E<'k> {
-        self.sum / self.total.splat_to(self.sum)
+    /// The weighted mean of values beside a head's sink: attention, once all chains have met.
+    pub(super) fn mean(&self, kb: &'k Kb, sink: Option<E<'k>>) -> E<'k> {
+        self.sum / beside(kb, self.largest, self.total, sink).splat_to(self.sum)
     }
+}
+
+/// A total with the score of a sink, which no value belongs to. Beyond so much above the largest nothing is left of the
+/// values, and powers of e stay finite.
+pub(super) fn beside<'k>(kb: &'k Kb, largest: E<'k>, total: E<'k>, sink: Option<E<'k>>) -> E<'k> {
+    sink.map_or(total, |sink| total + (sink - largest).min(kb.f32(80.0)).exp())
 }
 
 /// [`Share`] in variables.

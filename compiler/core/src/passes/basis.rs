@@ -32,7 +32,7 @@ pub fn run(g: &Graph) -> Graph {
     let mut r = Rewriter::new(g);
     for i in 0..g.values.len() {
         let v = Value(i as u32);
-        let Some((op @ Op::Attend { .. }, [q, k, values])) = g.node(v) else {
+        let Some((op @ Op::Attend { .. }, [q, k, values, sinks @ ..])) = g.node(v) else {
             r.copy(v);
             continue;
         };
@@ -46,7 +46,9 @@ pub fn run(g: &Graph) -> Graph {
             after.push((op, rest));
             values = stored;
         }
-        let mut y = r.emit(op.clone(), vec![query, r.arg(keys), r.arg(values)], loc);
+        let mut args = vec![query, r.arg(keys), r.arg(values)];
+        args.extend(sinks.iter().map(|sinks| r.arg(*sinks)));
+        let mut y = r.emit(op.clone(), args, loc);
         for (op, rest) in after.into_iter().rev() {
             y = r.emit(op, [vec![y.into()], rest].concat(), loc);
         }

@@ -11,14 +11,16 @@ use super::fuse::{Group, GroupArg};
 use super::memory::Placement;
 use crate::rewrite::Rewriter;
 
-/// Puts an `expert.fetch!` between the choice of experts and every product with them, where there are more than `slots`.
+/// Puts an `expert.fetch!` between the choice of experts and all that reads their weights, where there are more than `slots`.
 pub fn run(g: &Graph, slots: usize) -> Graph {
     let mut r = Rewriter::new(g);
     let mut fetched: Vec<(Value, Value)> = vec![];
     for i in 0..g.values.len() {
         let v = Value(i as u32);
         match g.node(v) {
-            Some((op @ Op::ExpertLinear { experts }, [x, Arg::Value(ids), w])) if *experts > slots => {
+            Some((op @ (Op::ExpertLinear { experts } | Op::ExpertBias { experts }), [x, Arg::Value(ids), w]))
+                if *experts > slots =>
+            {
                 let known = fetched.iter().find(|(of, _)| of == ids).map(|(_, slots)| *slots);
                 let loc = &g.value(v).loc;
                 let at = known.unwrap_or_else(|| {

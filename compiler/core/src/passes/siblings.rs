@@ -40,7 +40,7 @@ pub fn run(g: &Graph) -> Graph {
 
 fn weight_of(g: &Graph, v: Value) -> Option<(&Op, &[Arg], WeightSlot)> {
     match g.node(v)? {
-        (op @ (Op::Linear | Op::ExpertLinear { .. } | Op::Bias), args) => match args.last() {
+        (op @ (Op::Linear | Op::ExpertLinear { .. } | Op::Bias | Op::ExpertBias { .. }), args) => match args.last() {
             Some(Arg::Weight(w)) => Some((op, args, *w)),
             _ => None,
         },
@@ -51,7 +51,8 @@ fn weight_of(g: &Graph, v: Value) -> Option<(&Op, &[Arg], WeightSlot)> {
 fn families(g: &Graph) -> Vec<Family> {
     let uses = uses(g);
     let products = (0..g.values.len()).map(|i| Value(i as u32));
-    let products: Vec<Value> = products.filter(|v| weight_of(g, *v).is_some_and(|(op, ..)| *op != Op::Bias)).collect();
+    let product = |v: &Value| matches!(g.node(*v), Some((Op::Linear | Op::ExpertLinear { .. }, _)));
+    let products: Vec<Value> = products.filter(|v| product(v) && weight_of(g, *v).is_some()).collect();
     let ends: Vec<Option<Value>> = products.iter().map(|v| gated(g, &uses, *v)).collect();
     // A side of a gate whose other side is no product may go with any.
     let side = |v: Value| {
@@ -92,7 +93,8 @@ fn gated(g: &Graph, uses: &[Vec<Option<Value>>], v: Value) -> Option<Value> {
     let [Some(user)] = uses[v.0 as usize][..] else { return None };
     match g.node(user)?.0 {
         Op::Mul => Some(user),
-        Op::Bias | Op::Scale { .. } | Op::Silu | Op::GeluTanh | Op::Sigmoid | Op::Tanh => gated(g, uses, user),
+        Op::Bias | Op::ExpertBias { .. } | Op::Scale { .. } | Op::Min { .. } | Op::Max { .. } => gated(g, uses, user),
+        Op::Silu | Op::GeluTanh | Op::Sigmoid | Op::Tanh => gated(g, uses, user),
         _ => None,
     }
 }
@@ -102,13 +104,16 @@ fn biases(g: &Graph, uses: &[Vec<Option<Value>>], members: &[Value]) -> Option<V
     let all: Option<Vec<Value>> = members
         .iter()
         .map(|m| match uses[m.0 as usize][..] {
-            [Some(user)] if matches!(g.node(user), Some((Op::Bias, _))) => Some(user),
+            [Some(user)] if matches!(g.node(user), Some((Op::Bias | Op::ExpertBias { .. }, _))) => Some(user),
             _ => None,
         })
         .collect();
     let all = all?;
-    let format = |v: Value| weight_of(g, v).map(|(_, _, w)| g.weights[w.0 as usize].ty.format);
-    all.iter().all(|v| format(*v) == format(all[0])).then_some(all)
+    // One op, one format, and the same experts.
+    let kind = |v: Value| {
+        weight_of(g, v).map(|(op, args, w)| (op, &args[1..args.len() - 1], g.weights[w.0 as usize].ty.format))
+    };
+    all.iter().all(|v| kind(*v) == kind(all[0])).then_some(all)
 }
 
 fn merge(g: &Graph, r: &mut Rewriter<'_>, f: &Family) {
@@ -127,10 +132,18 @@ fn merge(g: &Graph, r: &mut Rewriter<'_>, f: &Family) {
     let mut merged = r.emit(op.clone(), new_args, loc);
     if let Some(biases) = &f.biases {
         let vectors = parts(biases);
+        let Some((op, args, _)) = weight_of(g, biases[0]) else { return };
         let mut ty = vectors[0].ty;
-        ty.cols = vectors.iter().map(|v| v.ty.cols).sum();
-        let slot = r.weight(WeightDecl { names: interleave(&vectors, 1), ty });
-        merged = r.emit(Op::Bias, vec![merged.into(), slot.into()], loc);
+        // Experts' vectors are columns.
+        match op {
+            Op::Bias => ty.cols = vectors.iter().map(|v| v.ty.cols).sum(),
+            _ => ty.rows = vectors.iter().map(|v| v.ty.rows).sum(),
+        }
+        let slot = r.weight(WeightDecl { names: interleave(&vectors, experts), ty });
+        let mut new_args = vec![merged.into()];
+        new_args.extend(args[1..args.len() - 1].iter().map(|a| r.arg(*a)));
+        new_args.push(slot.into());
+        merged = r.emit(op.clone(), new_args, loc);
     }
     let mut start = 0;
     for (old, matrix) in f.biases.as_ref().unwrap_or(&f.members).iter().zip(&matrices) {

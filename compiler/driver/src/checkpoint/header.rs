@@ -189,7 +189,7 @@ fn stored(dtype: Dtype) -> StoredType {
         Dtype::BF16 => StoredType::Float(Float::Bf16),
         Dtype::U32 => StoredType::U32,
         Dtype::BOOL => StoredType::Other("BOOL"),
-        Dtype::U8 => StoredType::Other("U8"),
+        Dtype::U8 => StoredType::U8,
         Dtype::I8 => StoredType::Other("I8"),
         Dtype::U16 => StoredType::Other("U16"),
         Dtype::I16 => StoredType::Other("I16"),

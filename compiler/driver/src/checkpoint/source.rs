@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use swiftlm_ir::graph::piece;
+use swiftlm_ir::graph::Piece;
 use swiftlm_ir::plan::WeightBuffer;
 use swiftlm_ir::quant::Component;
 use swiftlm_runtime::WeightSource;
@@ -19,19 +19,21 @@ struct Run {
     bytes: usize,
 }
 
-/// The tensor that holds a component of the weight whose primary tensor is `primary`: `x.weight` → `x.scales`.
+/// The tensor that holds a component of the weight whose primary tensor is `primary`: `x.weight` → `x.scales`,
+/// `x_blocks` → `x_scales`.
 fn tensor_name<'a>(primary: &'a str, component: &str) -> Cow<'a, str> {
-    match primary.strip_suffix(".weight") {
-        Some(module) if component != "weight" => Cow::Owned(format!("{module}.{component}")),
-        _ => Cow::Borrowed(primary),
+    let part = |suffix: &str, join: &str| Some(format!("{}{join}{component}", primary.strip_suffix(suffix)?));
+    match component {
+        "weight" => Cow::Borrowed(primary),
+        _ => part(".weight", ".").or_else(|| part("_blocks", "_")).map_or(Cow::Borrowed(primary), Cow::Owned),
     }
 }
 
 impl Checkpoint {
-    /// Where a component of the named weight lies, as [`piece`] reads its name.
+    /// Where a component of the named weight lies, in whatever order its rows are.
     fn run(&self, name: &str, component: &str) -> Result<Run, String> {
-        let (primary, slice) = piece(name);
-        let tensor = tensor_name(primary, component);
+        let Piece { tensor, slice, .. } = Piece::parse(name);
+        let tensor = tensor_name(tensor, component);
         let (file, placed) =
             self.tensors.get(tensor.as_ref()).ok_or_else(|| format!("tensor `{tensor}` is missing"))?;
         let (start, bytes) = match slice {
@@ -55,6 +57,54 @@ impl Checkpoint {
     }
 }
 
+/// What the rows of a component are made of.
+#[derive(Clone, Copy)]
+struct Cells {
+    row_bytes: usize,
+    cols: usize,
+}
+
+/// Fills `into` with what a weight has from byte `skip` of a run on, whose rows stand in another order in the file.
+fn reordered(
+    run: &Run,
+    order: Piece<'_>,
+    cells: Cells,
+    skip: usize,
+    into: &mut [u8],
+    read: &ReadPiece<'_>,
+) -> Result<(), String> {
+    let Cells { row_bytes, cols } = cells;
+    let rows = run.bytes / row_bytes.max(1);
+    let whole = rows * row_bytes == run.bytes && rows.is_multiple_of(order.dealt);
+    if into.is_empty() || !whole || order.transposed && !row_bytes.is_multiple_of(cols.max(1)) {
+        let (tensor, bytes) = (order.tensor, run.bytes);
+        return Err(format!("tensor `{tensor}`: {bytes} bytes are no rows of {cols} elements in another order"));
+    }
+    let wanted = skip / row_bytes..(skip + into.len()).div_ceil(row_bytes);
+    let places: Vec<usize> = wanted.clone().map(|row| order.place(row, rows)).collect();
+    let (low, high) = places.iter().fold((rows, 0), |(low, high), at| (low.min(*at), high.max(at + 1)));
+    // Of columns that are rows, all of them hold some of each.
+    let held = if order.transposed { 0..run.bytes } else { low * row_bytes..high * row_bytes };
+    let mut stored = vec![0; held.len()];
+    read(run.file, run.start + held.start as u64, &mut stored)?;
+    let mut gathered = vec![0; row_bytes];
+    for (row, place) in wanted.zip(places) {
+        let found = if order.transposed {
+            let cell = row_bytes / cols.max(1);
+            for (col, to) in gathered.chunks_exact_mut(cell).enumerate() {
+                to.copy_from_slice(&stored[(col * rows + place) * cell..][..cell]);
+            }
+            &gathered[..]
+        } else {
+            &stored[place * row_bytes - held.start..][..row_bytes]
+        };
+        // Of the first row and of the last, only a part may be wanted.
+        let (start, end) = ((row * row_bytes).max(skip), ((row + 1) * row_bytes).min(skip + into.len()));
+        into[start - skip..end - skip].copy_from_slice(&found[start - row * row_bytes..end - row * row_bytes]);
+    }
+    Ok(())
+}
+
 impl Checkpoint {
     /// Fills `into` with bytes of a weight; `read` is given a file, a place in it and the piece to fill.
     pub(super) fn read_with(
@@ -73,7 +123,13 @@ impl Checkpoint {
                 continue;
             }
             let (piece, behind) = rest.split_at_mut(rest.len().min(run.bytes - skip));
-            read(run.file, run.start + skip as u64, piece)?;
+            let order = Piece::parse(name);
+            if order.dealt == 1 && !order.transposed {
+                read(run.file, run.start + skip as u64, piece)?;
+            } else {
+                let cells = Cells { row_bytes: component.row_bytes, cols: weight.ty.cols };
+                reordered(&run, order, cells, skip, piece, read)?;
+            }
             (skip, rest) = (0, behind);
             if rest.is_empty() {
                 return Ok(());

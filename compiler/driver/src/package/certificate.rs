@@ -180,7 +180,7 @@ impl Tolerance {
             Format::F16 => Self { own: 1e-3, reference: 4e-3 },
             Format::BF16 => Self { own: 1e-2, reference: 2e-2 },
             Format::Affine(Affine { bits: 8, .. }) => Self { own: 1e-2, reference: 3e-2 },
-            Format::Affine(_) => Self { own: 1e-1, reference: 4e-1 },
+            Format::Affine(_) | Format::Mxfp4 => Self { own: 1e-1, reference: 4e-1 },
         };
         let activations = match made.activations.as_str() {
             "f32" => Self { own: 0.0, reference: 0.0 },

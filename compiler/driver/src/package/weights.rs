@@ -45,6 +45,7 @@ fn type_name(ty: StoredType) -> String {
     match ty {
         StoredType::Float(float) => float.name().to_owned(),
         StoredType::U32 => "u32".to_owned(),
+        StoredType::U8 => "u8".to_owned(),
         StoredType::Other(name) => name.to_lowercase(),
     }
 }

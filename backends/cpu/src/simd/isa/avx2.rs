@@ -190,6 +190,25 @@ impl Isa for Avx2 {
     unsafe fn from_four_order(x: Pair) -> Pair {
         x
     }
+    /// Those of the lower half.
+    type Levels = __m256;
+    #[inline(always)]
+    unsafe fn levels(numbers: &[f32; 16]) -> __m256 {
+        _mm256_loadu_ps(numbers.as_ptr())
+    }
+    /// The look-up takes three bits of a code; the fourth is the sign.
+    #[inline(always)]
+    unsafe fn load_levels(from: *const u8, levels: __m256) -> Pair {
+        let shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+        let sign = _mm256_set1_epi32(i32::MIN);
+        let half = |i: usize| {
+            let word = from.add(4 * i).cast::<i32>().read_unaligned();
+            let codes = _mm256_srlv_epi32(_mm256_set1_epi32(word), shifts);
+            let signs = _mm256_and_si256(_mm256_slli_epi32::<28>(codes), sign);
+            _mm256_xor_ps(_mm256_permutevar8x32_ps(levels, codes), _mm256_castsi256_ps(signs))
+        };
+        [half(0), half(1)]
+    }
     #[inline(always)]
     unsafe fn prefetch(from: *const u8) {
         _mm_prefetch::<_MM_HINT_T0>(from.cast());

@@ -179,6 +179,19 @@ impl<const VNNI: bool> Isa for Avx512<VNNI> {
     unsafe fn from_four_order(x: __m512) -> __m512 {
         _mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15), x)
     }
+    type Levels = __m512;
+    #[inline(always)]
+    unsafe fn levels(numbers: &[f32; 16]) -> __m512 {
+        _mm512_loadu_ps(numbers.as_ptr())
+    }
+    /// The look-up ignores the bits above a code.
+    #[inline(always)]
+    unsafe fn load_levels(from: *const u8, levels: __m512) -> __m512 {
+        let words = from.cast::<[i32; 2]>().read_unaligned().map(|word| _mm256_set1_epi32(word));
+        let words = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(words[0]), words[1]);
+        let shifts = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+        _mm512_permutexvar_ps(_mm512_srlv_epi32(words, shifts), levels)
+    }
     #[inline(always)]
     unsafe fn prefetch(from: *const u8) {
         _mm_prefetch::<_MM_HINT_T0>(from.cast());

@@ -142,6 +142,13 @@ pub(crate) trait Isa: Copy + 'static {
     /// Lanes back from the order of [`Self::load_four`].
     unsafe fn from_four_order(x: Self::F) -> Self::F;
 
+    /// What 16 codes of 4 bits stand for, by code; those of the upper half are the negatives of the lower half.
+    type Levels: Copy;
+    /// Such numbers.
+    unsafe fn levels(numbers: &[f32; LANES]) -> Self::Levels;
+    /// What 16 codes stand for, from 8 bytes.
+    unsafe fn load_levels(from: *const u8, levels: Self::Levels) -> Self::F;
+
     /// Asks for a cache line soon.
     unsafe fn prefetch(from: *const u8);
 

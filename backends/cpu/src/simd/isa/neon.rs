@@ -196,6 +196,20 @@ impl Isa for Neon {
     unsafe fn from_four_order(x: Quad) -> Quad {
         x
     }
+    type Levels = [f32; LANES];
+    #[inline(always)]
+    unsafe fn levels(numbers: &[f32; LANES]) -> [f32; LANES] {
+        *numbers
+    }
+    #[inline(always)]
+    unsafe fn load_levels(from: *const u8, levels: [f32; LANES]) -> Quad {
+        let bytes = from.cast::<[u8; LANES / 2]>().read_unaligned();
+        let mut numbers = [0f32; LANES];
+        for i in 0..LANES {
+            numbers[i] = levels[usize::from((bytes[i / 2] >> (4 * (i % 2))) & 15)];
+        }
+        Self::load(numbers.as_ptr())
+    }
     #[inline(always)]
     unsafe fn prefetch(_from: *const u8) {}
 

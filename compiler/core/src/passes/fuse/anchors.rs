@@ -1,9 +1,10 @@
 //! What each op becomes when nothing absorbed it.
 
 use swiftlm_ir::dim::{Dim, Sym};
-use swiftlm_ir::graph::{Arg, Value};
+use swiftlm_ir::graph::{Arg, Value, WeightSlot};
 use swiftlm_ir::ops::Op;
 use swiftlm_ir::plan::Input;
+use swiftlm_ir::quant::{Float, Format};
 use swiftlm_ir::rounding::Rounding;
 use swiftlm_ir::template::{
     ArgMax, Combine, Elementwise, Embed, ExpertLinear, HeadLinear, Linear, Norm, RmsNorm, Rope, Rotate, Rows, Template,
@@ -52,7 +53,9 @@ impl Fuser<'_> {
             (Op::ConvAppend | Op::DeltaAppend, _) => self.recurs(v, op),
             (Op::ConvCausal, [Arg::Value(state), w]) => self.short_conv(v, *state, *w),
             (Op::DeltaRead { scale }, [Arg::Value(state), _]) => self.delta(v, *state, *scale),
-            (Op::Attend { .. }, [Arg::Value(q), Arg::Value(k), Arg::Value(_)]) => self.attend(v, op, *q, *k),
+            (Op::Attend { .. }, [Arg::Value(q), Arg::Value(k), Arg::Value(_), sinks @ ..]) => {
+                self.attend(v, op, (*q, *k), sinks.first().copied())
+            }
             (Op::Rows, [Arg::Value(x)]) => {
                 let (placed, dim) = (self.place(*x)?, self.row_elements(v)?);
                 let template = Rows { dim, x: placed.view, y: View::dense(dim) };
@@ -262,11 +265,16 @@ impl Fuser<'_> {
             ));
         }
         let top_k = self.row_elements(ids)?;
+        // Never left out: no other launch adds them.
+        let (sum, bias) = self.expert_bias(v, ids)?;
+        if sum != v {
+            self.absorbed.insert(v);
+        }
         // Never left out: half a row per token and rank is no view.
-        let paired = self.halves(v, columns).and_then(|halves| self.grow(v, Some(halves), Extras::None));
+        let paired = self.halves(sum, columns).and_then(|halves| self.grow(sum, Some(halves), Extras::None));
         let pair = paired.is_some();
-        let region = paired.or_else(|| self.grow(v, None, Extras::None)).ok_or("a product has one output")?;
-        self.finish_region(v, &region);
+        let region = paired.or_else(|| self.grow(sum, None, Extras::None)).ok_or("a product has one output")?;
+        self.finish_region(sum, &region);
         let x_per_rank = self.rank(x) == 3;
         let x_view = if x_per_rank { View::dense(weight.cols) } else { p.x.view };
         let template = ExpertLinear {
@@ -276,15 +284,32 @@ impl Fuser<'_> {
             top_k,
             x_per_rank,
             round: p.round,
+            bias: bias.map(|(float, _)| float),
             pair,
             epilogue: region.map,
             x: x_view,
             y: View::dense(if pair { columns / 2 } else { columns }),
         };
-        let weight = GroupArg::Weight(slot.0 as usize, 0, weight.rows);
-        let args = vec![self.read(p.x.base), self.read(ids), weight, GroupArg::Write(region.output)];
+        let rows = |slot: WeightSlot| GroupArg::Weight(slot.0 as usize, 0, weight.rows);
+        let mut args = vec![self.read(p.x.base), self.read(ids), rows(slot)];
+        args.extend(bias.map(|(_, slot)| rows(slot)));
+        args.push(GroupArg::Write(region.output));
         self.push(Template::ExpertLinear(template), args, v);
         Ok(())
+    }
+
+    /// What the vectors of the same experts are added to a product in, and how they are stored; or the product itself.
+    fn expert_bias(&self, v: Value, ids: Value) -> Result<(Value, Option<(Float, WeightSlot)>), String> {
+        let Some(user) = self.only_user(v) else { return Ok((v, None)) };
+        match self.g.node(user) {
+            Some((Op::ExpertBias { .. }, [Arg::Value(_), Arg::Value(of), Arg::Weight(w)])) if *of == ids => {
+                match self.g.weights[w.0 as usize].ty.format {
+                    Format::Float(float) => Ok((user, Some((float, *w)))),
+                    other => Err(format!("biases stored as {other}: expected f32, f16 or bf16")),
+                }
+            }
+            _ => Ok((v, None)),
+        }
     }
 
     fn combine(&mut self, v: Value, y: Value, weights: Value) -> Result<(), String> {

@@ -278,7 +278,13 @@ impl Fuser<'_> {
     }
 
     /// Attention over a state.
-    pub(super) fn attend(&mut self, v: Value, op: &Op, q: Value, k: Value) -> Result<(), String> {
+    pub(super) fn attend(
+        &mut self,
+        v: Value,
+        op: &Op,
+        (q, k): (Value, Value),
+        sinks: Option<Arg>,
+    ) -> Result<(), String> {
         let Op::Attend { scale, window, cap } = op else { return Err("malformed attention".into()) };
         let Some((Op::KvK, [Arg::Value(state)])) = self.g.node(k) else {
             return Err("keys must come from a state".into());
@@ -296,6 +302,13 @@ impl Fuser<'_> {
         if output != v {
             self.absorbed.insert(v);
         }
+        let stored = match sinks {
+            Some(Arg::Weight(w)) => match self.g.weights[w.0 as usize].ty.format {
+                Format::Float(float) => Some(float),
+                other => return Err(format!("sinks stored as {other}: expected f32, f16 or bf16")),
+            },
+            _ => None,
+        };
         let template = Attend {
             class: self.class,
             heads,
@@ -309,6 +322,7 @@ impl Fuser<'_> {
             latent: *latent,
             archive: *archive,
             rotate_back: output != v,
+            sinks: stored,
             q: placed.view,
             y: View::dense(self.row_elements(v)?),
         };
@@ -321,6 +335,7 @@ impl Fuser<'_> {
         if archive.is_some() {
             args.extend(self.archive_args(*state));
         }
+        args.extend(sinks.map(|w| self.whole_weight(w)).transpose()?);
         args.push(GroupArg::Write(output));
         self.push(Template::Attend(template), args, v);
         Ok(())

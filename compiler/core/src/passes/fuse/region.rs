@@ -203,7 +203,8 @@ impl Fuser<'_> {
 
 fn elementwise(op: &Op) -> bool {
     match op {
-        Op::Bias | Op::Add | Op::Mul | Op::Scale { .. } | Op::Silu | Op::GeluTanh | Op::Sigmoid | Op::Tanh => true,
+        Op::Bias | Op::Add | Op::Mul | Op::Scale { .. } | Op::Min { .. } | Op::Max { .. } => true,
+        Op::Silu | Op::GeluTanh | Op::Sigmoid | Op::Tanh => true,
         // Rounding by groups looks at neighbours: only the prologue of a product does it.
         Op::Round { to } => *to == Rounding::F16,
         _ => false,
@@ -222,6 +223,8 @@ fn emit(map: &mut Map, op: &Op, regs: &[Reg]) -> Reg {
         (Op::GeluTanh, [a]) => MapStep::GeluTanh(*a),
         (Op::Sigmoid, [a]) => MapStep::Sigmoid(*a),
         (Op::Tanh, [a]) => MapStep::Tanh(*a),
+        (Op::Min { bound }, [a]) => MapStep::Min(*a, map.push(MapStep::Const(*bound as f32))),
+        (Op::Max { bound }, [a]) => MapStep::Max(*a, map.push(MapStep::Const(*bound as f32))),
         (Op::Round { to: Rounding::F16 }, [a]) => MapStep::Round(*a, DType::F16),
         _ => unreachable!("`elementwise` lists the ops above with the arity of the op table"),
     };

@@ -1,4 +1,4 @@
-//! Bytes of weights straight from a checkpoint's files, one positioned read per contiguous piece, nothing kept.
+//! Bytes of weights straight from a checkpoint's files or records, one positioned read per contiguous piece, nothing kept.
 
 use std::borrow::Cow;
 
@@ -8,19 +8,38 @@ use swiftlm_ir::quant::Component;
 use swiftlm_runtime::WeightSource;
 
 use super::Checkpoint;
+use super::records::{InRecords, Last};
 
 /// Fills a piece from a place in the file of that number.
 pub(super) type ReadPiece<'a> = dyn Fn(usize, u64, &mut [u8]) -> Result<(), String> + 'a;
 
-/// Bytes that follow one another in a file.
+/// Where bytes lie.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Home {
+    /// One after another in a file.
+    File { file: usize, start: u64 },
+    /// From a byte of a component of a matrix of records on, as if its experts' rows followed one another.
+    Records { place: InRecords, component: usize, start: usize },
+}
+
+impl Home {
+    /// So many bytes further on.
+    fn skip(self, bytes: usize) -> Self {
+        match self {
+            Self::File { file, start } => Self::File { file, start: start + bytes as u64 },
+            Self::Records { place, component, start } => Self::Records { place, component, start: start + bytes },
+        }
+    }
+}
+
+/// Bytes that follow one another.
 struct Run {
-    file: usize,
-    start: u64,
+    home: Home,
     bytes: usize,
 }
 
 /// The tensor that holds a component of the weight whose primary tensor is `primary`: `x.weight` → `x.scales`.
-fn tensor_name<'a>(primary: &'a str, component: &str) -> Cow<'a, str> {
+pub(crate) fn tensor_name<'a>(primary: &'a str, component: &str) -> Cow<'a, str> {
     match primary.strip_suffix(".weight") {
         Some(module) if component != "weight" => Cow::Owned(format!("{module}.{component}")),
         _ => Cow::Borrowed(primary),
@@ -30,6 +49,9 @@ fn tensor_name<'a>(primary: &'a str, component: &str) -> Cow<'a, str> {
 impl Checkpoint {
     /// Where a component of the named weight lies, as [`piece`] reads its name.
     fn run(&self, name: &str, component: &str) -> Result<Run, String> {
+        if let Some(run) = self.recorded(name, component) {
+            return Ok(run);
+        }
         let (primary, slice) = piece(name);
         let tensor = tensor_name(primary, component);
         let (file, placed) =
@@ -51,7 +73,17 @@ impl Checkpoint {
                 (placed.start + i as u64 * bytes, bytes)
             }
         };
-        Ok(Run { file: *file, start, bytes: usize::try_from(bytes).map_err(|e| format!("tensor `{tensor}`: {e}"))? })
+        let bytes = usize::try_from(bytes).map_err(|e| format!("tensor `{tensor}`: {e}"))?;
+        Ok(Run { home: Home::File { file: *file, start }, bytes })
+    }
+
+    /// Where it lies, if it is in records.
+    fn recorded(&self, name: &str, component: &str) -> Option<Run> {
+        let (place, row_bytes) = self.records.as_ref()?.find(name)?;
+        let (i, row_bytes) =
+            row_bytes.iter().enumerate().find_map(|(i, (n, b))| (*n == component).then_some((i, *b)))?;
+        let home = Home::Records { place, component: i, start: place.first * row_bytes };
+        Some(Run { home, bytes: place.rows * row_bytes })
     }
 }
 
@@ -64,22 +96,46 @@ impl Checkpoint {
         into: &mut [u8],
         read: &ReadPiece<'_>,
     ) -> Result<(), String> {
-        let (component, mut skip) = self.component(weight, offset, into.len())?;
         let mut rest = into;
+        // Names that follow one another often have rows of the same expert.
+        let mut last = Last::default();
+        for (home, bytes) in self.spans(weight, offset, rest.len())? {
+            let (piece, behind) = rest.split_at_mut(bytes);
+            rest = behind;
+            match (home, &self.records) {
+                (Home::File { file, start }, _) => read(file, start, piece)?,
+                (Home::Records { place, component, start }, Some(records)) => {
+                    records.read(place, component, start, piece, read, &mut last)?;
+                }
+                (Home::Records { .. }, None) => return Err("there are no records".to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where bytes of a weight lie: homes and how many bytes of each, in order.
+    pub(super) fn spans(
+        &self,
+        weight: &WeightBuffer,
+        offset: usize,
+        bytes: usize,
+    ) -> Result<Vec<(Home, usize)>, String> {
+        let (component, mut skip) = self.component(weight, offset, bytes)?;
+        let (mut spans, mut left) = (vec![], bytes);
         for name in &weight.names[self.first_name(weight, &component, &mut skip)?..] {
             let run = self.run(name, component.name)?;
             if skip >= run.bytes {
                 skip -= run.bytes;
                 continue;
             }
-            let (piece, behind) = rest.split_at_mut(rest.len().min(run.bytes - skip));
-            read(run.file, run.start + skip as u64, piece)?;
-            (skip, rest) = (0, behind);
-            if rest.is_empty() {
-                return Ok(());
+            let here = left.min(run.bytes - skip);
+            spans.push((run.home.skip(skip), here));
+            (skip, left) = (0, left - here);
+            if left == 0 {
+                break;
             }
         }
-        Ok(())
+        Ok(spans)
     }
 
     /// The component that bytes of a weight lie in, and how far inside they begin.
@@ -120,17 +176,21 @@ impl WeightSource for Checkpoint {
     }
 
     fn place(&self, weight: &WeightBuffer, offset: usize) -> String {
-        let at = self.component(weight, offset, 0).and_then(|(component, mut skip)| {
-            let first = self.first_name(weight, &component, &mut skip)?;
-            for name in &weight.names[first..] {
-                let run = self.run(name, component.name)?;
-                if skip < run.bytes {
-                    return Ok(format!("{}: byte {}", self.blobs[run.file].name, run.start + skip as u64));
-                }
-                skip -= run.bytes;
+        let at = self.spans(weight, offset, 1).ok().and_then(|spans| match (spans.first()?.0, &self.records) {
+            (Home::File { file, start }, _) => Some(self.name(file, start)),
+            (Home::Records { place, component, start }, Some(records)) => {
+                let (file, start) = records.position(place, component, start);
+                Some(self.name(file, start))
             }
-            Err("no tensor".to_owned())
+            _ => None,
         });
-        at.unwrap_or_else(|_| weight.names.join(" | "))
+        at.unwrap_or_else(|| weight.names.join(" | "))
+    }
+}
+
+impl Checkpoint {
+    /// Names a place, for people.
+    pub(super) fn name(&self, file: usize, start: u64) -> String {
+        self.blobs.get(file).map_or_else(String::new, |blob| format!("{}: byte {start}", blob.name))
     }
 }

@@ -91,12 +91,16 @@ impl Disk {
     /// # Errors
     /// [`DiskError`].
     pub fn start(files: Vec<File>, wish: Wish, depth: usize, bytes: usize) -> Result<Self, DiskError> {
-        let depth = depth.clamp(1, 1024);
+        Self::start_with(files, wish, depth.clamp(1, 1024), bytes, true)
+    }
+
+    /// As [`Self::start`]; without `register` the kernel maps the memory for each read anew.
+    fn start_with(files: Vec<File>, wish: Wish, depth: usize, bytes: usize, register: bool) -> Result<Self, DiskError> {
         let no_memory = || DiskError::System { what: "memory for reads", error: io::ErrorKind::OutOfMemory.into() };
         let shared = Arc::new(Shared::new(files, bytes).ok_or_else(no_memory)?);
         let refused = match wish {
             Wish::Threads => None,
-            Wish::Best | Wish::Uring => match Self::by_ring(&shared, depth) {
+            Wish::Best | Wish::Uring => match Self::by_ring(&shared, depth, register) {
                 Ok((thread, registered, refused)) => {
                     let method = Method::Uring { registered };
                     return Ok(Self { shared, threads: vec![thread], method, refused });
@@ -111,12 +115,20 @@ impl Disk {
 
     /// The thread, whether buffers are registered, and if they are not, why.
     #[cfg(target_os = "linux")]
-    fn by_ring(shared: &Arc<Shared>, depth: usize) -> Result<(JoinHandle<()>, bool, Option<String>), String> {
-        ring::start(shared, depth)
+    fn by_ring(
+        shared: &Arc<Shared>,
+        depth: usize,
+        register: bool,
+    ) -> Result<(JoinHandle<()>, bool, Option<String>), String> {
+        ring::start(shared, depth, register)
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn by_ring(_shared: &Arc<Shared>, _depth: usize) -> Result<(JoinHandle<()>, bool, Option<String>), String> {
+    fn by_ring(
+        _shared: &Arc<Shared>,
+        _depth: usize,
+        _register: bool,
+    ) -> Result<(JoinHandle<()>, bool, Option<String>), String> {
         Err("it is Linux' own".to_owned())
     }
 

@@ -28,7 +28,11 @@ struct Flight {
 ///
 /// # Errors
 /// Why the kernel does not do it.
-pub(crate) fn start(shared: &Arc<Shared>, depth: usize) -> Result<(JoinHandle<()>, bool, Option<String>), String> {
+pub(crate) fn start(
+    shared: &Arc<Shared>,
+    depth: usize,
+    register: bool,
+) -> Result<(JoinHandle<()>, bool, Option<String>), String> {
     // A place for each read, and one for waking.
     let entries = (depth + 1).next_power_of_two() as u32;
     let ring = IoUring::new(entries).map_err(|e| e.to_string())?;
@@ -40,8 +44,11 @@ pub(crate) fn start(shared: &Arc<Shared>, depth: usize) -> Result<(JoinHandle<()
     }
     let (base, bytes) = shared.whole();
     let memory = libc::iovec { iov_base: base.cast(), iov_len: bytes };
-    // SAFETY: the memory lives as long as `shared`, which the thread holds while the ring does.
-    let registered = unsafe { ring.submitter().register_buffers(&[memory]) };
+    let registered = match register {
+        // SAFETY: the memory lives as long as `shared`, which the thread holds while the ring does.
+        true => unsafe { ring.submitter().register_buffers(&[memory]) },
+        false => Err(io::Error::other("not asked for")),
+    };
     // SAFETY: a call without addresses; the descriptor is this process's new own.
     let event = unsafe {
         let fd = libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);

@@ -19,13 +19,33 @@ fn file(content: &[u8]) -> (tempfile::NamedTempFile, File) {
 
 /// A disk for each way of reading that this system has; threads are always there.
 fn disks(file: &File, depth: usize, bytes: usize) -> Vec<Disk> {
-    let start = |wish| Disk::start(vec![file.try_clone().expect("a descriptor")], wish, depth, bytes);
-    let mut disks = vec![start(Wish::Threads).expect("threads")];
-    match start(Wish::Uring) {
-        Ok(disk) => disks.push(disk),
-        Err(e) => assert!(matches!(e, DiskError::Uring(_)), "{e}"),
+    let start = |wish, register| {
+        let files = vec![file.try_clone().expect("a descriptor")];
+        Disk::start_with(files, wish, depth, bytes, register)
+    };
+    let mut disks = vec![start(Wish::Threads, true).expect("threads")];
+    for register in [true, false] {
+        match start(Wish::Uring, register) {
+            Ok(disk) => disks.push(disk),
+            Err(e) => assert!(matches!(e, DiskError::Uring(_)), "{e}"),
+        }
+    }
+    if let [_, _, plain] = disks.as_slice() {
+        assert_eq!(plain.method(), Method::Uring { registered: false });
+        assert!(plain.refused().is_some_and(|reason| reason.contains("does not keep")), "it says what is not the best");
     }
     disks
+}
+
+/// What io_uring refuses is said.
+#[test]
+fn what_io_uring_refuses_is_said() {
+    let content = content(BLOCK);
+    let (_file, open) = file(&content);
+    // More places than the kernel gives.
+    let start = |wish| Disk::start_with(vec![open.try_clone().expect("a descriptor")], wish, 1 << 16, BLOCK, true);
+    let refused = start(Wish::Uring).map(|disk| disk.method()).expect_err("so many places").to_string();
+    assert!(refused.contains("io_uring cannot be used"), "{refused}");
 }
 
 fn read(disk: &Disk, start: u64, bytes: usize) -> io::Result<Lease> {

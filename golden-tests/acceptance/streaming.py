@@ -208,7 +208,9 @@ def main():
     disk = lambda: max(map(float, rates())) * 1e9
     package = a.dir.with_name(a.dir.name + "-package")
     if a.swiftlmc and not package.exists():
-        subprocess.run([a.swiftlmc, str(a.dir), "-o", str(package), "--repack", "--no-certificate"], check=True)
+        # All experts of a layer are one argument of a launch where all of them are in memory.
+        flags = ["--repack", "--no-certificate", "--max-binding", "4096"]
+        subprocess.run([a.swiftlmc, str(a.dir), "-o", str(package), *flags], check=True)
     url = "http://127.0.0.1:5499"
     serve = lambda program, model: [program, "--model", model, "--backend", "cpu", "--port", 5499]
 

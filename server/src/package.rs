@@ -48,6 +48,7 @@ pub(crate) fn open(found: &Found, wishes: &Wishes, device: &dyn Device) -> Resul
         _ => {
             let mut options = options.clone();
             options.compile.slots = slots;
+            options.compile.max_binding = options.compile.max_binding.min(device.target().max_binding);
             compile::compile(&checkpoint, &options).map_err(|e| e.to_string())
         }
     };

@@ -194,6 +194,7 @@ def main():
     parser.add_argument("--swiftlmc")
     parser.add_argument("--before")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rows", help="words of which a row must have one, such as `before,records`")
     parser.add_argument("--llama-server")
     parser.add_argument("--gguf")
     a = parser.parse_args()
@@ -234,6 +235,8 @@ def main():
     models = [("checkpoint", a.dir), ("records", package)] if a.swiftlmc else [("checkpoint", a.dir)]
     for name, model in models:
         rows += [(f"{name}, {io}", [*serve(a.swiftlm, model), "--io", io]) for io in ("pread", "uring")]
+    wanted = a.rows.split(",") if a.rows else [""]
+    rows = [row for row in rows if any(word in row[0] for word in wanted)]
     for name, command in rows * a.rounds:
         group = Group(size // 3)
         try:

@@ -5,8 +5,10 @@
 
 Needs root (or a control group it may make children of), Python, and a disk that holds the checkpoint, which the script
 makes: Qwen3-30B-A3B's dimensions with fewer layers and random 4-bit weights. It measures the same checkpoint with all
-experts in memory and the disk itself, then serves it in a control group with a third of its size, and compares. With
-`--llama-server PATH --gguf FILE` it puts llama.cpp's server, reading by mmap, into the same group.
+experts in memory and the disk itself, then serves it in a control group with a third of its size, and compares: by each
+method of reading, from the checkpoint and, with `--swiftlmc PATH`, from a package with records. `--before PATH` measures
+another build of swiftlm beside it. With `--llama-server PATH --gguf FILE` it puts llama.cpp's server, reading by mmap, into
+the same group.
 """
 
 import argparse
@@ -189,6 +191,10 @@ def main():
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--requests", type=int, default=5)
+    parser.add_argument("--swiftlmc")
+    parser.add_argument("--before")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--rows", help="words of which a row must have one, such as `before,records`")
     parser.add_argument("--llama-server")
     parser.add_argument("--gguf")
     a = parser.parse_args()
@@ -197,10 +203,17 @@ def main():
     size = shard.stat().st_size
     run = lambda *words: subprocess.run([a.swiftlm, *map(str, words)], check=True, capture_output=True, text=True).stdout
     print(f"checkpoint of {size // MB} MB")
-    disk = lambda: float(run("iobench", shard, "--sizes", 2560, "--depths", 8).splitlines()[1].split()[2]) * 1e9
-    before = disk()
+    # The best method is held against us.
+    lines = lambda: run("iobench", shard, "--sizes", 2560, "--depths", 8).splitlines()[1:]
+    rates = lambda: [words[2] for words in map(str.split, lines()) if len(words) > 4 and words[0].isdigit()]
+    disk = lambda: max(map(float, rates())) * 1e9
+    package = a.dir.with_name(a.dir.name + "-package")
+    if a.swiftlmc and not package.exists():
+        # All experts of a layer are one argument of a launch where all of them are in memory.
+        flags = ["--repack", "--no-certificate", "--max-binding", "4096"]
+        subprocess.run([a.swiftlmc, str(a.dir), "-o", str(package), *flags], check=True)
     url = "http://127.0.0.1:5499"
-    serve = [a.swiftlm, "--model", a.dir, "--backend", "cpu", "--port", 5499]
+    serve = lambda program, model: [program, "--model", model, "--backend", "cpu", "--port", 5499]
 
     def speeds(command):
         with server(command, url) as process:
@@ -216,26 +229,39 @@ def main():
             missed = ((marks[2] - marks[1]) - (marks[1] - marks[0])) / max(more, 1)
             return rates[len(rates) // 2], missed, get(f"{url}/health").get("experts"), resident(process.pid)
 
-    whole, _, _, whole_peak = speeds(list(map(str, serve)))
-    group = Group(size // 3)
-    try:
-        rate, missed, experts, peak = speeds(group.command(serve))
-        cache = group.cache()
-        # Disks drift: the better of two measures is held against us.
-        bandwidth = max(before, disk())
-        bound = min(whole, bandwidth / max(missed, 1))
-        serial = 1 / (1 / whole + missed / bandwidth)
-        print(f"disk {bandwidth / 1e9:.2f} GB/s; all experts in memory {whole:.1f} tok/s, {whole_peak // MB} MB")
-        print(f"in the group {rate:.1f} tok/s with {experts['in_memory']} of {experts['of']} experts in memory, "
-              f"{missed / 1e6:.1f} MB read for a token, hit rate {experts['hit_rate']}")
-        print(f"{rate / bound:.2f} of min(in memory, disk / missed bytes), {rate / serial:.2f} of both one after the other")
-        print(f"peak {peak // MB} MB resident, {cache // MB} MB of page cache, limit {size // 3 // MB} MB")
-        if a.llama_server:
+    whole, _, _, whole_peak = speeds(list(map(str, serve(a.swiftlm, a.dir))))
+    print(f"all experts in memory {whole:.1f} tok/s, {whole_peak // MB} MB")
+    rows = [("before", serve(a.before, a.dir))] if a.before else []
+    models = [("checkpoint", a.dir), ("records", package)] if a.swiftlmc else [("checkpoint", a.dir)]
+    for name, model in models:
+        rows += [(f"{name}, {io}", [*serve(a.swiftlm, model), "--io", io]) for io in ("pread", "uring")]
+    wanted = a.rows.split(",") if a.rows else [""]
+    rows = [row for row in rows if any(word in row[0] for word in wanted)]
+    for name, command in rows * a.rounds:
+        group = Group(size // 3)
+        try:
+            before = disk()
+            rate, missed, experts, peak = speeds(group.command(command))
+            cache = group.cache()
+            # Disks drift: the better of two measures is held against us.
+            bandwidth = max(before, disk())
+            bound = min(whole, bandwidth / max(missed, 1))
+            serial = 1 / (1 / whole + missed / bandwidth)
+            print(f"{name}: {rate:.2f} tok/s with {experts['in_memory']} of {experts['of']} experts in memory, "
+                  f"{missed / 1e6:.1f} MB read for a token, hit rate {experts['hit_rate']}, disk {bandwidth / 1e9:.2f} GB/s")
+            print(f"  {rate / bound:.2f} of min(in memory, disk / missed bytes), {rate / serial:.2f} of one after the other; "
+                  f"by {experts.get('read_by', 'threads')}")
+            print(f"  peak {peak // MB} MB resident, {cache // MB} MB of page cache, limit {size // 3 // MB} MB", flush=True)
+        finally:
+            group.remove()
+    if a.llama_server:
+        group = Group(size // 3)
+        try:
             words = [a.llama_server, "-m", a.gguf, "--port", 5499, "-t", 2, "-c", 4096, "-np", 1, "--no-repack", "--no-warmup"]
             theirs = speeds(group.command(words))
             print(f"llama.cpp's server by mmap in the same group {theirs[0]:.2f} tok/s")
-    finally:
-        group.remove()
+        finally:
+            group.remove()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 //! The fixtures are read here with their own few lines, apart from the code under test, so that a mistake in the loader
 //! cannot hide behind itself.
 
+pub mod experts;
 pub mod fixture;
 pub mod generated;
 pub mod host;

@@ -1,5 +1,7 @@
 //! Running a row on a device: prompt in chunks, logits at every position, greedy continuation.
 
+use std::sync::Arc;
+
 use swiftlm_compiler::CompileOptions;
 use swiftlm_cpu::{CpuDevice, CpuOptions, Tier};
 use swiftlm_device::Device;
@@ -77,7 +79,7 @@ impl Loaded {
         program: Program,
         device: Box<dyn Device>,
         sequences: usize,
-        experts: Option<ExpertSource>,
+        experts: Option<Arc<dyn ExpertSource>>,
     ) -> Self {
         let options = ExecutableOptions {
             kv_pages: sequences * PAGES,

@@ -5,18 +5,19 @@ use std::sync::Arc;
 
 use swiftlm_compiler::CompileOptions;
 use swiftlm_driver::checkpoint::Checkpoint;
+use swiftlm_golden_tests::experts::{FromWeights, Weights};
 use swiftlm_golden_tests::fixture::{Row, names};
 use swiftlm_golden_tests::run::{Loaded, On, arg_max, compile_with, exact, relative_error};
 use swiftlm_ir::plan::WeightBuffer;
 use swiftlm_models::{Activations, BuildOptions};
-use swiftlm_runtime::experts::{ExpertSource, ExpertStats, Policy};
+use swiftlm_runtime::experts::{ExpertStats, Policy};
 use swiftlm_runtime::{StepError, WeightSource};
 
 const CHUNK: usize = 64;
 
 struct Model {
     row: Row,
-    source: ExpertSource,
+    source: Weights,
     build: BuildOptions,
 }
 
@@ -42,7 +43,7 @@ impl Model {
         let program = compile_with(&self.row, &self.build, options(slots));
         let fetches: usize = program.plans.iter().flatten().map(|plan| plan.fetches.len()).sum();
         assert_eq!(fetches > 0, slots.is_some(), "the host takes part where experts are missing, and only there");
-        Loaded::with_experts(&self.row, program, on.open(2), sequences, Some(Arc::clone(&self.source)))
+        Loaded::with_experts(&self.row, program, on.open(2), sequences, Some(FromWeights::new(self.source.clone())))
     }
 }
 
@@ -150,7 +151,7 @@ fn two_thousand_tokens_of_the_demo_model_are_the_same() {
 /// A source that fails on demand, gives other bytes, or takes its time.
 #[derive(Default)]
 struct Faulty {
-    inner: Option<ExpertSource>,
+    inner: Option<Weights>,
     fault: std::sync::Mutex<Option<Fault>>,
 }
 
@@ -191,7 +192,7 @@ fn faults_are_errors_and_leave_nothing_wrong_behind() {
     let model = Model::row("qwen3_moe-mlx4", Activations::Int { bits: 16 });
     let faulty = Arc::new(Faulty { inner: Some(Arc::clone(&model.source)), ..Faulty::default() });
     let program = compile_with(&model.row, &model.build, options(Some(2)));
-    let source: ExpertSource = faulty.clone();
+    let source = FromWeights::new(faulty.clone());
     let mut loaded = Loaded::with_experts(&model.row, program, On::Cpu.open(2), 1, Some(source));
     let tokens: Vec<(u32, u32, u32)> = (0..20).map(|p| (0, p, model.row.prompt[p as usize])).collect();
     let start = loaded.mark(0);

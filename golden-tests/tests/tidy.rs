@@ -12,11 +12,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("backends/device", &["ir"]),
     ("backends/shader", &["ir"]),
     ("backends/cpu", &["ir", "device"]),
+    ("backends/disk", &[]),
     ("backends/gpu", &["ir", "device", "shader"]),
     ("runtime", &["ir", "device"]),
-    ("compiler/driver", &["ir", "models", "compiler", "device", "shader", "gpu", "cpu", "runtime"]),
+    ("compiler/driver", &["ir", "models", "compiler", "device", "shader", "gpu", "cpu", "disk", "runtime"]),
     ("server", &["ir", "driver", "runtime", "device", "gpu", "cpu"]),
-    ("golden-tests", &["ir", "models", "compiler", "device", "shader", "gpu", "cpu", "runtime", "driver", "server"]),
+    (
+        "golden-tests",
+        &["ir", "models", "compiler", "device", "shader", "gpu", "cpu", "disk", "runtime", "driver", "server"],
+    ),
 ];
 
 /// Outside libraries that only the crates named here may use.
@@ -24,6 +28,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("naga", &["backends/shader", "backends/gpu"]),
     ("wgpu", &["backends/gpu"]),
     ("egg", &["compiler/core"]),
+    ("io-uring", &["backends/disk"]),
     ("axum", &["server"]),
     ("tokenizers", &["server"]),
     ("minijinja", &["server"]),
@@ -31,7 +36,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that may contain `unsafe`.
-const UNSAFE: &[&str] = &["backends/cpu", "backends/gpu"];
+const UNSAFE: &[&str] = &["backends/cpu", "backends/gpu", "backends/disk"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("golden-tests lies in the workspace").to_path_buf()

@@ -9,6 +9,7 @@ use swiftlm_ir::kernel::{Immediate, Length};
 use swiftlm_ir::plan::Program;
 use swiftlm_ir::ty::{PAGE_TOKENS, Recurrent, StateType, Window};
 
+use crate::experts::reader_bytes;
 use crate::state::{page_sets, recurrent_units};
 
 /// Left for the process itself, kernels and staging: with the tokenizer and the server within the 200 MiB that the
@@ -59,6 +60,8 @@ pub struct MemoryPlan {
     pub inputs: u64,
     /// The process itself, kernels, staging.
     pub process: u64,
+    /// Experts on their way from disk, where not all are in memory.
+    pub readers: u64,
     /// One page of all states that keep every token.
     pub page_bytes: u64,
     /// Pages of the pool.
@@ -114,6 +117,7 @@ impl MemoryPlan {
             arena: program.arena_bytes as u64,
             inputs: input_bytes(program, wished.saturating_mul(max_sequences)),
             process: PROCESS_BYTES,
+            readers: reader_bytes(program),
             page_bytes: page_bytes(program, Window::ALL),
             kv_pages: least,
             rings: rings(program, least, max_sequences),
@@ -154,7 +158,8 @@ impl MemoryPlan {
 
     /// Bytes of everything.
     pub fn total(&self) -> u64 {
-        [self.weights, self.arena, self.inputs, self.process, self.kv()].into_iter().fold(0, u64::saturating_add)
+        let parts = [self.weights, self.arena, self.inputs, self.process, self.readers, self.kv()];
+        parts.into_iter().fold(0, u64::saturating_add)
     }
 
     /// Tokens that one sequence can hold.
@@ -200,6 +205,7 @@ impl fmt::Display for MemoryPlan {
         let mut rows = vec![("weights".to_owned(), self.weights), (pool, self.pool())];
         rows.extend(self.rings.iter().map(ring));
         rows.extend((self.recurrent > 0).then(|| ("recurrent states".to_owned(), self.recurrent)));
+        rows.extend((self.readers > 0).then(|| ("experts being read".to_owned(), self.readers)));
         rows.extend([
             ("activations".to_owned(), self.arena),
             ("step inputs".to_owned(), self.inputs),

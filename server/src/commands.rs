@@ -57,6 +57,9 @@ pub struct BenchFlags {
     /// Memory to use at most, in MB; 85 % of the system's if absent
     #[arg(long)]
     pub mem_limit: Option<u64>,
+    /// How experts are read from disk
+    #[arg(long, env = "SWIFTLM_IO", value_enum, default_value_t)]
+    pub io: crate::flags::Io,
     /// Write the experts that decoding chose at the last depth, layer by layer, to this file, where not all are in memory
     #[arg(long)]
     pub expert_trace: Option<PathBuf>,
@@ -97,14 +100,17 @@ pub fn iobench(flags: &IobenchFlags) -> Result<String, LoadError> {
         flags.depths.iter().map(|depth| *depth as usize).collect(),
     );
     let time = std::time::Duration::from_secs_f64(flags.seconds.clamp(0.01, 600.0));
-    let (table, uncached) = swiftlm_driver::iobench::measure(&flags.file, &sizes, &depths, time)
+    let measured = swiftlm_driver::iobench::measure(&flags.file, &sizes, &depths, time)
         .map_err(|reason| LoadError::Model { model: flags.file.display().to_string(), reason })?;
-    let mut text = format!("{:>8} {:>6} {:>9} {:>10}", "KiB", "depth", "GB/s", "ms a read");
-    for s in table {
+    let mut text = format!("{:>8} {:>6} {:>9} {:>10}  by", "KiB", "depth", "GB/s", "ms a read");
+    for s in measured.speeds {
         let (rate, ms) = (s.rate / 1e9, s.latency.as_secs_f64() * 1e3);
-        text.push_str(&format!("\n{:>8} {:>6} {rate:>9.3} {ms:>10.3}", s.size / 1024, s.depth));
+        text.push_str(&format!("\n{:>8} {:>6} {rate:>9.3} {ms:>10.3}  {}", s.size / 1024, s.depth, s.method));
     }
-    if !uncached {
+    for reason in measured.refused {
+        text.push_str(&format!("\n{reason}"));
+    }
+    if !measured.uncached {
         text.push_str("\nThe file system cannot read past the page cache: these are speeds of memory, too.");
     }
     Ok(text)

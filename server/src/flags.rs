@@ -60,6 +60,28 @@ pub enum Backend {
     Wgpu,
 }
 
+/// How experts are read from disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Io {
+    /// By io_uring where it works, or else by threads.
+    #[default]
+    Auto,
+    /// By io_uring, or not at all.
+    Uring,
+    /// By threads that each wait for a read.
+    Pread,
+}
+
+impl From<Io> for swiftlm_driver::checkpoint::ReadBy {
+    fn from(io: Io) -> Self {
+        match io {
+            Io::Auto => Self::Best,
+            Io::Uring => Self::Uring,
+            Io::Pread => Self::Threads,
+        }
+    }
+}
+
 /// Bits of TurboQuant codes, as part of [`Kv`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TurboKv {
@@ -133,6 +155,9 @@ pub struct ServeFlags {
     /// fit
     #[arg(long, env = "SWIFTLM_EXPERT_BUDGET")]
     pub expert_budget: Option<u64>,
+    /// How experts are read from disk
+    #[arg(long, env = "SWIFTLM_IO", value_enum, default_value_t)]
+    pub io: Io,
     /// Experts of a token at most, fewer than the model was trained with: faster, and another, lesser model. Every reply
     /// says so
     #[arg(long, env = "SWIFTLM_TOP_K", value_parser = clap::value_parser!(u32).range(1..))]

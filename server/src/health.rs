@@ -62,6 +62,7 @@ pub async fn health(State(state): State<AppState>) -> Response {
             "in_memory": e.slots,
             "of": e.experts,
             "hit_rate": (1e4 * e.hits as f64 / (e.hits + e.misses).max(1) as f64).round() / 1e4,
+            "read_by": e.read_by,
             "reads": e.misses,
             "read_mb": mb(e.bytes),
             "stalled_s": (e.stalled.as_secs_f64() * 1e3).round() / 1e3,

@@ -1,9 +1,11 @@
 //! Starting from a package: its program is taken as it was made, so whatever a flag asks of the program is either so
-//! already, or refused.
+//! already, or refused; but where not all experts fit, it is compiled again for as many as do.
 
+use std::cell::RefCell;
 use std::time::Instant;
 
 use swiftlm_device::Device;
+use swiftlm_driver::compile::{self, Compiled};
 use swiftlm_driver::package::{Manifest, Package};
 use swiftlm_ir::quant::Format;
 use swiftlm_runtime::MemoryPlan;
@@ -11,7 +13,7 @@ use swiftlm_runtime::MemoryPlan;
 use crate::flags::{Kv, Precision};
 use crate::load::LoadError;
 use crate::prepare::{Found, Model, Wishes};
-use crate::residency::ExpertWish;
+use crate::residency;
 
 /// Opens a package; nothing is compiled.
 ///
@@ -27,9 +29,35 @@ pub(crate) fn open(found: &Found, wishes: &Wishes, device: &dyn Device) -> Resul
     }
     let (seconds, kernels) = (start.elapsed().as_secs_f64(), program.kernels.len());
     tracing::info!(family = manifest.family, hash = manifest.hash, seconds, kernels, "opened the package");
-    let plan = MemoryPlan::new(&program, device.target(), wishes.memory(manifest.context, false));
-    let plan = plan.map_err(|e| LoadError::Memory(e.to_string()))?;
-    let Manifest { family, hash: fingerprint, context, .. } = manifest;
+    let options = manifest.options.again().map_err(|e| found.wrong(e))?;
+    let whole = Compiled {
+        program,
+        family: manifest.family,
+        context: manifest.context,
+        rules: vec![],
+        fingerprint: manifest.hash,
+        options: options.compile.clone(),
+        time: start.elapsed(),
+    };
+    let (context, fingerprint) = (whole.context, whole.fingerprint.clone());
+    let whole = RefCell::new(Some(whole));
+    // A package holds the program for all experts in memory. Another number of slots is another program, which computes
+    // the same; how many fit is known here only.
+    let compile = |slots: Option<usize>| match (slots, whole.take()) {
+        (None, Some(whole)) => Ok(whole),
+        _ => {
+            let mut options = options.clone();
+            options.compile.slots = slots;
+            options.compile.max_binding = options.compile.max_binding.min(device.target().max_binding);
+            compile::compile(&checkpoint, &options).map_err(|e| e.to_string())
+        }
+    };
+    let plan = |compiled: &Compiled, slots: Option<usize>| {
+        MemoryPlan::new(&compiled.program, device.target(), wishes.memory(context, slots.is_some()))
+    };
+    let fitted = residency::fit(wishes.experts, compile, plan).map_err(|e| found.wrong(e))?;
+    let (compiled, plan) = fitted.map_err(|e| LoadError::Memory(e.to_string()))?;
+    let Compiled { program, family, .. } = compiled;
     let weights = wishes.weights.clone().unwrap_or_else(|| found.directory().to_owned());
     Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: true, context, lossy: None })
 }
@@ -45,9 +73,6 @@ fn refusal(manifest: &Manifest, wishes: &Wishes) -> Option<String> {
     }
     if wishes.experts_per_token.is_some() {
         return Some("--experts-per-token: a package computes what its model says".to_owned());
-    }
-    if wishes.experts != ExpertWish::Fit {
-        return Some("--expert-budget: a package is made for all experts in memory".to_owned());
     }
     let stored = (made.keys, made.values);
     let as_stored =

@@ -19,7 +19,7 @@ use swiftlm_runtime::executable::{ProfiledLaunch, Progress as LoadProgress};
 use swiftlm_runtime::experts::ExpertSource;
 use swiftlm_runtime::{Executable, ExecutableOptions, StepError, WeightSource};
 
-use crate::flags::{Backend, Kv, Precision, ServeFlags};
+use crate::flags::{Backend, Io, Kv, Precision, ServeFlags};
 use crate::kv::KvInfo;
 use crate::load::{LoadError, ModelInfo};
 use crate::memory::Memory;
@@ -98,6 +98,8 @@ pub struct Wishes {
     pub experts: ExpertWish,
     /// Experts of a token at most.
     pub experts_per_token: Option<usize>,
+    /// How experts are read from disk.
+    pub io: Io,
     /// Bytes that everything may take; 0 for 85 % of the system's.
     pub limit: u64,
 }
@@ -116,6 +118,7 @@ impl Wishes {
             context: flags.ctx_size.map(|n| n as usize),
             sequences: flags.parallel.map(|n| n as usize),
             experts_per_token: flags.experts_per_token.map(|n| n as usize),
+            io: flags.io,
             experts: flags.expert_budget.map_or(ExpertWish::Fit, |mb| ExpertWish::Budget(mb << 20)),
             limit: flags.mem_limit.unwrap_or(0) << 20,
         }
@@ -181,6 +184,7 @@ pub struct Prepared {
     device: Box<dyn Device>,
     backend: &'static str,
     model: Model,
+    io: Io,
 }
 
 /// Compiles a model directory for a device.
@@ -251,7 +255,7 @@ impl Prepared {
             progress.report("compile", 1.0);
             model
         };
-        Ok(Self { found, backend: backend(device.as_ref()), device, model })
+        Ok(Self { found, backend: backend(device.as_ref()), device, model, io: wishes.io })
     }
 
     /// Facts for `/health` and `/v1/models`; the weights count as planned.
@@ -306,19 +310,20 @@ impl Prepared {
     /// # Errors
     /// A weight cannot be read, or the device fails.
     pub fn into_executable(self, progress: &Progress) -> Result<Executable, LoadError> {
-        let Self { found, device, model, .. } = self;
+        let Self { found, device, model, io, .. } = self;
         let Model { checkpoint, weights, program, plan, .. } = model;
         let checkpoint = Arc::new(checkpoint);
         let start = Instant::now();
         let fraction = |done: usize, total: usize| done as f64 / total.max(1) as f64;
         // What is read again and again shall not lie in the page cache, too.
         let streamed = program.plans.iter().flatten().any(|plan| !plan.fetches.is_empty());
-        let uncached = streamed.then(|| Arc::new(Uncached::open(Arc::clone(&checkpoint), &weights)));
+        let open = || Uncached::open(Arc::clone(&checkpoint), &weights, found.directory(), io.into());
+        let uncached = streamed.then(|| Arc::new(open()));
         let options = ExecutableOptions {
             kv_pages: plan.kv_pages,
             max_sequences: plan.max_sequences,
             table_stride: plan.table_stride,
-            experts: uncached.clone().map(|source| source as ExpertSource),
+            experts: uncached.clone().map(|source| source as Arc<dyn ExpertSource>),
             progress: &mut |step| match step {
                 LoadProgress::Weights { done, total } => progress.report("load", fraction(done, total)),
                 LoadProgress::Kernels { done, total } => progress.report("warm", fraction(done, total)),

@@ -90,7 +90,6 @@ fn flags_that_a_package_was_not_made_for() {
         (["--precision", "fast"], "--precision fast"),
         (["--prefill-size", "64"], "--prefill-size 64"),
         (["--parallel", "100"], "--parallel 100"),
-        (["--expert-budget", "1"], "--expert-budget"),
     ] {
         let output = with(&flags);
         let words = String::from_utf8_lossy(&output.stderr);

@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
 use swiftlm_device::{
-    BufferId, Device, DeviceError, KernelId, Launch, LaunchTime, RecordingId, Slice, Stage, Target, Usage, write_rows,
+    BufferId, Device, DeviceError, KernelId, Launch, LaunchTime, Order, RecordingId, Slice, Stage, Target, Usage,
+    write_rows,
 };
 use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::kernel::{Kernel, KernelKey, Length};
@@ -304,14 +305,29 @@ impl Device for CpuDevice {
         Ok(())
     }
 
-    fn replace(&mut self, weight: Slice, ty: WeightType, rows: Range<usize>, bytes: &[u8]) -> Result<(), DeviceError> {
+    fn order(&self, weight: Slice) -> Order {
+        let packed = self.buffers.get(weight.buffer.0 as usize).is_some_and(|buffer| buffer.packed);
+        if packed { Order::Blocks } else { Order::Rows }
+    }
+
+    fn replace(
+        &mut self,
+        weight: Slice,
+        ty: WeightType,
+        rows: Range<usize>,
+        bytes: &[u8],
+        order: Order,
+    ) -> Result<(), DeviceError> {
         let span = self.span(weight)?;
         let layout = ty.format.layout(rows.len(), ty.cols);
         if rows.end > ty.rows || span.bytes < ty.bytes() || bytes.len() < layout.bytes {
             return Err(self.lost(format!("rows {rows:?} of a weight {ty} in {} bytes", span.bytes)));
         }
         if span.packed {
-            return replace(ty, span, rows, bytes, &self.pool).map_err(|reason| self.lost(reason));
+            return replace(ty, span, rows, bytes, order, &self.pool).map_err(|reason| self.lost(reason));
+        }
+        if order != Order::Rows {
+            return Err(self.lost(format!("rows {rows:?} of a weight {ty} come in blocks, and it lies row after row")));
         }
         write_rows(self, weight, ty, rows, bytes)
     }

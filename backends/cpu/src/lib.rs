@@ -4,6 +4,7 @@
 //! Tier *native* runs micro-kernels chosen by a launch's template. This crate knows kernels, templates and buffers; it
 //! must never know models, graphs or requests.
 
+pub mod arrange;
 mod bandwidth;
 mod counters;
 mod device;

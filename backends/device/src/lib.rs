@@ -41,6 +41,19 @@ pub struct Slice {
     pub bytes: usize,
 }
 
+/// The order in which the bytes of a weight lie inside the places that [`Format::layout`] gives its components.
+///
+/// [`Format::layout`]: swiftlm_ir::quant::Format::layout
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// Row after row, as files have it.
+    #[default]
+    Rows,
+    /// As products of whole numbers on vector units read it: what 16 rows have stays where these rows' bytes are, but is
+    /// arranged among itself.
+    Blocks,
+}
+
 /// A launch with its operands resolved; the same for every step except for sizes.
 #[derive(Clone, Debug)]
 pub struct Launch {
@@ -184,21 +197,34 @@ pub trait Device: Send {
         Ok(())
     }
 
-    /// Writes some rows of a weight anew, in whatever order [`Self::settle`] left it. `bytes` is these rows as a matrix of
-    /// their own, as [`Format::layout`] places it.
+    /// The order that [`Self::settle`] left a weight in.
+    fn order(&self, weight: Slice) -> Order {
+        let _ = weight;
+        Order::Rows
+    }
+
+    /// Writes some rows of a weight anew. `bytes` is these rows as a matrix of their own, as [`Format::layout`] places it,
+    /// row after row or in the order that the weight is in.
     ///
     /// [`Format::layout`]: swiftlm_ir::quant::Format::layout
     ///
     /// # Errors
-    /// The range is not this device's, or rows of this number cannot be told apart.
+    /// The range is not this device's, rows of this number cannot be told apart, or the order is neither of the two.
     fn replace(
         &mut self,
         weight: Slice,
         ty: WeightType,
         rows: std::ops::Range<usize>,
         bytes: &[u8],
+        order: Order,
     ) -> Result<(), DeviceError> {
-        write_rows(self, weight, ty, rows, bytes)
+        match order {
+            Order::Rows => write_rows(self, weight, ty, rows, bytes),
+            Order::Blocks => Err(DeviceError::Lost {
+                device: self.target().name.clone(),
+                reason: format!("rows {rows:?} of a weight {ty} come in blocks, and it lies row after row"),
+            }),
+        }
     }
 
     /// Reads bytes after everything submitted so far; `offset` and the length are multiples of 4.

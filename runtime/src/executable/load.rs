@@ -1,5 +1,7 @@
 //! Loading: checks a program against its options and device, uploads weights, loads kernels, records launches.
 
+use std::sync::Arc;
+
 use indexmap::IndexMap;
 use swiftlm_device::{Device, DeviceError, Target};
 use swiftlm_ir::dim::ShapeClass;
@@ -26,7 +28,7 @@ pub struct ExecutableOptions<'a> {
     /// Pages that one sequence can hold.
     pub table_stride: usize,
     /// Where experts are read from while the engine runs; needed where they take turns in memory.
-    pub experts: Option<ExpertSource>,
+    pub experts: Option<Arc<dyn ExpertSource>>,
     /// Told how far loading is.
     pub progress: &'a mut dyn FnMut(Progress),
 }
@@ -97,7 +99,7 @@ impl Executable {
         let row_classes = reachable(program.max_rows);
         let segments = segments(&program, &token_classes, &row_classes)?;
         let weight_bytes = upload_all(device.as_mut(), &program, source, segments, &mut bindings, options.progress)?;
-        let experts = store(&program, &bindings, options.experts.as_ref())?;
+        let experts = store(device.as_ref(), &program, &bindings, options.experts.as_ref())?;
         let (mut bodies, mut heads) = (vec![], vec![]);
         let total_classes = token_classes.len() + row_classes.len();
         let mut recorder =
@@ -137,7 +139,12 @@ impl Executable {
 }
 
 /// The store of a program whose experts take turns; `None` for any other.
-fn store(program: &Program, bindings: &Bindings, source: Option<&ExpertSource>) -> Result<Option<Store>, LoadError> {
+fn store(
+    device: &dyn Device,
+    program: &Program,
+    bindings: &Bindings,
+    source: Option<&Arc<dyn ExpertSource>>,
+) -> Result<Option<Store>, LoadError> {
     let mut layers = vec![];
     for call in 0..program.module.main.len().saturating_sub(1) {
         for fetch in &plan(program, call, ShapeClass::One)?.fetches {
@@ -148,7 +155,7 @@ fn store(program: &Program, bindings: &Bindings, source: Option<&ExpertSource>) 
                 let rows = weight.ty.rows / fetch.experts.max(1);
                 let segment = Segment { weight: index, first: 0, count: fetch.slots * rows };
                 let slab = *bindings.weights.get(&segment).ok_or_else(missing)?;
-                Ok(Matrix { weight, rows, slab })
+                Ok(Matrix { weight, rows, slab, order: device.order(slab) })
             };
             let matrices = fetch.weights.iter().map(matrix).collect::<Result<_, LoadError>>()?;
             layers.push(Layer::new(matrices, fetch.experts, fetch.slots));
@@ -160,7 +167,7 @@ fn store(program: &Program, bindings: &Bindings, source: Option<&ExpertSource>) 
     let missing = "experts take turns in memory, but nothing was given to read them from";
     let source = source.ok_or_else(|| LoadError::Program(missing.to_owned()))?;
     let started = Store::start(source, layers);
-    started.map(Some).map_err(|e| LoadError::Options(format!("threads that read experts cannot start: {e}")))
+    started.map(Some).map_err(|e| LoadError::Options(format!("experts cannot be read: {e}")))
 }
 
 /// Classes that steps of 1 to `most` rows can have.

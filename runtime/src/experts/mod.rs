@@ -5,20 +5,34 @@
 
 mod reader;
 mod residency;
+mod source;
 mod store;
 mod trace;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::weights::WeightSource;
+use swiftlm_ir::graph::WeightType;
+use swiftlm_ir::plan::Program;
 
 pub use residency::Residency;
+pub use source::{Done, ExpertSource, Extent, Located, Part, Piece, Place, Read, Reads, Restore, extent_bytes};
 pub(crate) use store::{Layer, Matrix, Store, StoreError};
 pub use trace::{Policy, Replayed, Trace};
 
-/// Where threads read experts from while the engine computes.
-pub type ExpertSource = Arc<dyn WeightSource + Send + Sync>;
+/// Bytes that experts take on their way into the slots of a program, at most; 0 where all are in memory.
+pub fn reader_bytes(program: &Program) -> u64 {
+    let plans = program.plans.iter().filter_map(|classes| classes.first());
+    let calls = program.module.main.iter().zip(&program.call_weights);
+    let record = |weights: &Vec<usize>, of: &[usize], experts: usize| -> usize {
+        let types = of.iter().filter_map(|slot| program.weights.get(*weights.get(*slot)?)).map(|w| w.ty);
+        types.map(|ty| WeightType { rows: ty.rows / experts.max(1), ..ty }.bytes()).sum()
+    };
+    let records = calls.flat_map(|(call, weights)| {
+        let fetches = plans.clone().filter(|plan| plan.func == call.func).flat_map(|plan| &plan.fetches);
+        fetches.map(|fetch| record(weights, &fetch.weights, fetch.experts))
+    });
+    records.max().map_or(0, |largest| (reader::RECORDS * extent_bytes(largest)) as u64)
+}
 
 /// What the store did since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,4 +51,6 @@ pub struct ExpertStats {
     pub slots: usize,
     /// Experts of a layer.
     pub experts: usize,
+    /// How they are read, for people.
+    pub read_by: &'static str,
 }

@@ -1,16 +1,16 @@
 //! The store: slots of every layer, readers, and the account of what they did.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use swiftlm_device::{Device, DeviceError, Slice};
+use swiftlm_device::{Device, DeviceError, Order, Slice};
 use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::plan::WeightBuffer;
 
 use super::reader::{Job, Reader, Record};
-use super::{ExpertSource, ExpertStats, Residency, Trace};
-use crate::weights::WeightSource;
+use super::source::{ExpertSource, Located, Part};
+use super::{ExpertStats, Residency, Trace};
 
 /// One weight of a layer's experts: gate and up, or down.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct Matrix {
     pub(crate) rows: usize,
     /// The slots.
     pub(crate) slab: Slice,
+    /// The order that the device keeps them in.
+    pub(crate) order: Order,
 }
 
 /// The experts of one call.
@@ -30,7 +32,9 @@ pub(crate) struct Layer {
     pub(crate) experts: usize,
     pub(crate) slots: usize,
     /// Checksum of each expert that was read, plus 2³²; 0 of others.
-    pub(crate) sums: Vec<AtomicU64>,
+    sums: Vec<AtomicU64>,
+    /// Where each expert that was asked for lies.
+    located: Vec<OnceLock<Arc<Located>>>,
 }
 
 impl Matrix {
@@ -42,46 +46,49 @@ impl Matrix {
 impl Layer {
     /// Experts of which so many are in memory, in slots of these matrices.
     pub(crate) fn new(matrices: Vec<Matrix>, experts: usize, slots: usize) -> Self {
-        Self { matrices, experts, slots, sums: (0..experts).map(|_| AtomicU64::new(0)).collect() }
+        let sums = (0..experts).map(|_| AtomicU64::new(0)).collect();
+        Self { matrices, experts, slots, sums, located: vec![OnceLock::new(); experts] }
+    }
+
+    /// Where an expert lies.
+    ///
+    /// # Errors
+    /// The source's words.
+    pub(super) fn locate(&self, source: &dyn ExpertSource, expert: usize) -> Result<Arc<Located>, String> {
+        let place = self.located.get(expert).ok_or_else(|| format!("there is no expert {expert}"))?;
+        if let Some(located) = place.get() {
+            return Ok(Arc::clone(located));
+        }
+        let parts = self.matrices.iter().map(|m| Part { weight: &m.weight, rows: m.rows, order: m.order });
+        let parts: Vec<Part<'_>> = parts.collect();
+        let located = source.locate(&parts, expert)?;
+        Ok(Arc::clone(place.get_or_init(|| Arc::new(located))))
     }
 
     /// Bytes of an expert.
-    fn expert_bytes(&self) -> usize {
+    pub(super) fn expert_bytes(&self) -> usize {
         self.matrices.iter().map(|m| m.expert_type().bytes()).sum()
     }
 
-    /// Reads an expert: of each matrix its rows, laid out as a matrix of their own.
+    /// Holds the checksum of an expert that was read against what it should be or, where nobody knows, against what it was
+    /// when it was read first.
     ///
     /// # Errors
-    /// The source's words, or that it gave other bytes before.
-    pub(super) fn read(&self, source: &dyn WeightSource, expert: u32, into: &mut Vec<u8>) -> Result<(), String> {
-        into.resize(self.expert_bytes(), 0);
-        let mut rest = into.as_mut_slice();
-        for matrix in &self.matrices {
-            let (ty, own) = (matrix.weight.ty, matrix.expert_type());
-            let (whole, own) = (ty.format.layout(ty.rows, ty.cols), own.format.layout(own.rows, own.cols));
-            let (part, behind) = rest.split_at_mut(own.bytes);
-            rest = behind;
-            for (from, to) in whole.components.iter().zip(&own.components) {
-                let start = from.offset + expert as usize * matrix.rows * from.row_bytes;
-                source.read(&matrix.weight, start, &mut part[to.offset..to.offset + to.bytes])?;
+    /// What is wrong with the expert, in words that follow its number.
+    pub(super) fn check(&self, expert: u32, sum: u32, expected: Option<u32>) -> Result<(), String> {
+        if let Some(expected) = expected {
+            let says = "is not what it was when the package was made: make it again, or see `swiftlmc verify`";
+            return if sum == expected { Ok(()) } else { Err(says.to_owned()) };
+        }
+        let known = &self.sums[expert as usize];
+        let sum = 1 << 32 | u64::from(sum);
+        // What was first read stays what is right.
+        match known.compare_exchange(0, sum, Ordering::Relaxed, Ordering::Relaxed) {
+            Err(before) if before != sum => {
+                Err("is not what it was when it was read before: the file was changed, or the disk fails".to_owned())
             }
+            _ => Ok(()),
         }
-        let sum = 1 << 32 | u64::from(crc32fast::hash(into));
-        let before = self.sums[expert as usize].swap(sum, Ordering::Relaxed);
-        if before != 0 && before != sum {
-            // What was first read stays what is right.
-            self.sums[expert as usize].store(before, Ordering::Relaxed);
-            let place = self.matrices.first().map_or(String::new(), |m| {
-                let row =
-                    expert as usize * m.rows * m.weight.ty.format.layout(1, m.weight.ty.cols).components[0].row_bytes;
-                source.place(&m.weight, row)
-            });
-            return Err(format!(
-                "{place}: expert {expert} is not what it was when it was read before: the file was changed, or the disk fails"
-            ));
-        }
-        Ok(())
     }
 }
 
@@ -100,16 +107,17 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    /// Starts the readers of a program's layers whose slots hold the first experts.
+    /// Starts to read for a program's layers whose slots hold the first experts.
     ///
     /// # Errors
-    /// The system has no thread.
-    pub(crate) fn start(source: &ExpertSource, layers: Vec<Layer>) -> std::io::Result<Self> {
+    /// The source does not have these experts, or the system cannot read so.
+    pub(crate) fn start(source: &Arc<dyn ExpertSource>, layers: Vec<Layer>) -> Result<Self, String> {
         let layers: Arc<[Layer]> = layers.into();
         let residency = layers.iter().map(|l| Residency::new(l.experts, l.slots)).collect();
         let most = |of: fn(&Layer) -> usize| layers.iter().map(of).max().unwrap_or(0);
-        let stats = ExpertStats { slots: most(|l| l.slots), experts: most(|l| l.experts), ..ExpertStats::default() };
-        Ok(Self { reader: Reader::start(source, &layers)?, layers, residency, stats, step: 0, awaited: 0, trace: None })
+        let (reader, slots, experts) = (Reader::start(source, &layers)?, most(|l| l.slots), most(|l| l.experts));
+        let stats = ExpertStats { slots, experts, read_by: reader.method(), ..ExpertStats::default() };
+        Ok(Self { reader, layers, residency, stats, step: 0, awaited: 0, trace: None })
     }
 
     /// What it did so far.
@@ -169,12 +177,12 @@ impl Store {
             }
             let Some(record) = record else {
                 if wait {
-                    return Err(StoreError::Read("the threads that read experts are gone".to_owned()));
+                    return Err(StoreError::Read("what reads experts is gone".to_owned()));
                 }
                 break;
             };
             let (job, taken) = (record.job, self.take(layer, slot, &record, device));
-            self.reader.give_back(record.bytes);
+            self.reader.give_back(record);
             if job.step != self.step {
                 continue;
             }
@@ -191,15 +199,15 @@ impl Store {
             return Ok(());
         }
         record.result.as_ref().map_err(|reason| StoreError::Read(reason.clone()))?;
-        self.stats.bytes += record.bytes.len() as u64;
+        let (of, mut rest) = (&self.layers[layer], record.bytes.as_ref());
+        self.stats.bytes += rest.len() as u64;
         self.stats.reading += record.time;
-        let (of, mut rest) = (&self.layers[layer], record.bytes.as_slice());
-        for matrix in &of.matrices {
+        for (matrix, order) in of.matrices.iter().zip(record.orders.iter()) {
             let (part, behind) = rest.split_at(matrix.expert_type().bytes());
             rest = behind;
             let first = slot as usize * matrix.rows;
             let ty = WeightType { rows: of.slots * matrix.rows, ..matrix.weight.ty };
-            device.replace(matrix.slab, ty, first..first + matrix.rows, part)?;
+            device.replace(matrix.slab, ty, first..first + matrix.rows, part, *order)?;
         }
         Ok(())
     }

@@ -173,6 +173,7 @@ fn prepare(
         context: Some(context),
         sequences: Some(1),
         experts_per_token: None,
+        io: crate::flags::Io::Auto,
         experts: flags.expert_budget.map_or(ExpertWish::Fit, |mb| ExpertWish::Budget(mb << 20)),
         limit,
     };

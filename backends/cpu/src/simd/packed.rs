@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use swiftlm_device::Order;
 use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::quant::{Codes, Scale, mxfp4};
 use swiftlm_ir::rounding::Rounding;
@@ -189,6 +190,28 @@ impl Packed {
         }
     }
 
+    /// Writes a block's codes in MLX's order to `to`.
+    unsafe fn fetch_codes(&self, block: usize, to: &mut [u8]) {
+        let (bits, cols) = (self.bits(), self.ty.cols);
+        let row_bytes = cols * bits / 8;
+        for unit in 0..cols / UNIT {
+            let words = self.codes(block).cast::<u32>().add(unit * LANES * bits);
+            for lane in 0..LANES {
+                let sets = join_planes(bits, |vector| words.add(vector * LANES + lane).read_unaligned());
+                row_of(bits, sets, &mut to[lane * row_bytes + unit * UNIT * bits / 8..][..UNIT * bits / 8]);
+            }
+        }
+    }
+
+    /// Writes a block's scales, or biases, in MLX's order to `to`.
+    unsafe fn fetch_scales(&self, from: *const u8, to: &mut [u8]) {
+        let (groups, bytes) = (self.groups(), self.form.scale.bytes());
+        for (i, scale) in to.chunks_exact_mut(bytes).enumerate() {
+            let at = i % groups * LANES + i / groups;
+            std::ptr::copy_nonoverlapping(from.add(at * bytes), scale.as_mut_ptr(), bytes);
+        }
+    }
+
     /// Writes a block's scales, or biases, from rows in MLX's order.
     unsafe fn place_scales(&self, to: *mut u8, from: &[u8]) {
         let (groups, bytes) = (self.groups(), self.form.scale.bytes());
@@ -211,6 +234,47 @@ fn sets_of(bits: usize, row: &[u8]) -> [u32; SETS] {
         (sets[2 * pair], sets[2 * pair + 1]) = (four(0), four(4));
     }
     sets
+}
+
+/// MLX's bit stream of the codes of a unit of a row: what [`sets_of`] reads.
+fn row_of(bits: usize, sets: [u32; SETS], row: &mut [u8]) {
+    for (pair, bytes) in row.chunks_exact_mut(bits).enumerate() {
+        let codes = u64::from(sets[2 * pair + 1]) << 32 | u64::from(sets[2 * pair]);
+        let stream = codes.to_le_bytes().iter().rev().fold(0u64, |all, code| all << bits | u64::from(*code));
+        bytes.copy_from_slice(&stream.to_le_bytes()[..bits]);
+    }
+}
+
+/// A component of a matrix of its own, as bytes: brings it into this order, or back into MLX's. What it is not possible
+/// for is refused in words.
+pub(crate) fn turn(ty: WeightType, component: usize, bytes: &mut [u8], back: bool) -> Result<(), String> {
+    let layout = ty.format.layout(ty.rows, ty.cols);
+    let whole = ty.rows.is_multiple_of(LANES) && ty.cols.is_multiple_of(UNIT);
+    let part = layout.components.get(component).filter(|part| part.bytes == bytes.len() && whole);
+    // All components begin where this one does: no other is touched.
+    let packed = Packed::new(ty, bytes.as_mut_ptr()).map(|p| Packed { scales: p.codes, biases: p.codes, ..p });
+    let (Some(packed), Some(_)) = (packed, part) else {
+        return Err(format!("{} bytes of a weight {ty} have no order of blocks", bytes.len()));
+    };
+    let size = if component == 0 { packed.block_bytes() } else { packed.scale_block(1) };
+    let mut copy = vec![0u8; size];
+    for block in 0..ty.rows / LANES {
+        // SAFETY: the component has `size` bytes for each block, as its layout says; nobody else holds them.
+        unsafe {
+            let at = packed.codes.add(block * size);
+            match (back, component) {
+                (true, 0) => packed.fetch_codes(block, &mut copy),
+                (true, _) => packed.fetch_scales(at, &mut copy),
+                (false, _) => std::ptr::copy_nonoverlapping(at, copy.as_mut_ptr(), size),
+            }
+            match (back, component) {
+                (true, _) => std::ptr::copy_nonoverlapping(copy.as_ptr(), at, size),
+                (false, 0) => packed.place_codes(block, &copy),
+                (false, _) => packed.place_scales(at, &copy),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The codes of 4 bits of a block: a word of MLX's order has the codes of two sets, which meet in a word of a plane.
@@ -279,12 +343,13 @@ pub(crate) fn settle(ty: WeightType, memory: Span, readers: &[&Template], pool: 
     }
 }
 
-/// Writes rows of a weight that was rearranged from the same rows in MLX's order.
+/// Writes rows of a weight that was rearranged from the same rows, in MLX's order or in this one.
 pub(crate) fn replace(
     ty: WeightType,
     memory: Span,
     rows: Range<usize>,
     bytes: &[u8],
+    order: Order,
     pool: &Pool,
 ) -> Result<(), String> {
     let whole = rows.start.is_multiple_of(LANES) && rows.len().is_multiple_of(LANES);
@@ -297,9 +362,17 @@ pub(crate) fn replace(
             let from = |part: usize, size: usize| &bytes[layout.components[part].offset + block * size..][..size];
             // SAFETY: the caller saw that the rows lie in the weight; the blocks of a task are its own.
             unsafe {
-                packed.place_codes(first + block, from(0, packed.block_bytes()));
-                for (i, part) in packed.scale_parts(first + block).enumerate() {
-                    packed.place_scales(part, from(1 + i, packed.scale_block(1)));
+                let (codes, block) = (from(0, packed.block_bytes()), first + block);
+                match order {
+                    Order::Blocks => std::ptr::copy_nonoverlapping(codes.as_ptr(), packed.codes(block), codes.len()),
+                    Order::Rows => packed.place_codes(block, codes),
+                }
+                for (i, part) in packed.scale_parts(block).enumerate() {
+                    let scales = from(1 + i, packed.scale_block(1));
+                    match order {
+                        Order::Blocks => std::ptr::copy_nonoverlapping(scales.as_ptr(), part, scales.len()),
+                        Order::Rows => packed.place_scales(part, scales),
+                    }
                 }
             }
         }
@@ -328,6 +401,9 @@ mod tests {
             });
             assert_eq!(words.len(), bits, "the planes of a unit have as many words as a code has bits");
             assert_eq!(join_planes(bits, |vector| words[vector]), sets);
+            let mut again = vec![0; row.len()];
+            row_of(bits, sets, &mut again);
+            assert_eq!(again, row, "{bits} bits");
         }
     }
 }

@@ -87,6 +87,9 @@ struct PackFlags {
     /// Leave the weights in the model's directory; the package then names them by size and hash
     #[arg(long)]
     in_place: bool,
+    /// Write experts as records that are read at once, in the order of the kernels: for models larger than memory
+    #[arg(long, conflicts_with = "in_place")]
+    repack: bool,
     /// Make no certificate of logits, for models that do not fit in this machine's memory
     #[arg(long)]
     no_certificate: bool,
@@ -99,6 +102,7 @@ impl PackFlags {
     fn options(&self) -> PackOptions {
         let mut options = PackOptions {
             in_place: self.in_place,
+            repack: self.repack,
             without_certificate: self.no_certificate,
             threads: self.threads,
             ..PackOptions::default()

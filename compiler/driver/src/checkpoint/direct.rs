@@ -1,24 +1,27 @@
 //! Weights read past the page cache: experts that are read again and again would only push out what else is kept, and lie
 //! in memory twice.
 
-use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use swiftlm_device::Order;
+use swiftlm_disk::{BLOCK, Disk, Lease, Request, Wish, open_uncached, window};
 use swiftlm_ir::plan::WeightBuffer;
 use swiftlm_runtime::WeightSource;
+use swiftlm_runtime::experts::{Done, ExpertSource, Extent, Located, Part, Piece, Place, Reads, Restore};
 
 use super::Checkpoint;
-use super::files::{Blob, read_at};
+use super::files::Blob;
+use super::source::Home;
+use super::turned::Turned;
 
-/// What offsets, lengths and addresses of such reads are multiples of: no disk has larger blocks.
-const BLOCK: usize = 4096;
+/// Reads that a disk is given at the same time.
+const DEPTH: usize = 16;
 
-thread_local! {
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(vec![]) };
-}
+/// Pieces that touch are one read, up to so many bytes.
+const MOST_TOGETHER: usize = 8 << 20;
 
 /// A checkpoint whose weights are read past the page cache where the system can.
 #[derive(Debug)]
@@ -26,17 +29,20 @@ pub struct Uncached {
     checkpoint: Arc<Checkpoint>,
     /// Of each file.
     files: Vec<Option<File>>,
+    wish: Wish,
 }
 
 impl Uncached {
-    /// Opens the files of the checkpoint in `dir` once more.
-    pub fn open(checkpoint: Arc<Checkpoint>, dir: &Path) -> Self {
-        let opened = |blob: &Blob| open(&dir.join(&blob.name), blob).ok();
-        let files: Vec<Option<File>> = checkpoint.blobs.iter().map(opened).collect();
+    /// Opens the files of the checkpoint once more; those of its records lie in `records`, all others in `dir`.
+    pub fn open(checkpoint: Arc<Checkpoint>, dir: &Path, records: &Path, wish: Wish) -> Self {
+        let of_records = checkpoint.records.as_ref().map(|records| records.file);
+        let place = |i: usize| if of_records == Some(i) { records } else { dir };
+        let opened = |(i, blob): (usize, &Blob)| open(&place(i).join(&blob.name), blob).ok();
+        let files: Vec<Option<File>> = checkpoint.blobs.iter().enumerate().map(opened).collect();
         if files.iter().any(Option::is_none) {
             tracing::info!("the file system cannot read past the page cache: experts are read through it");
         }
-        Self { checkpoint, files }
+        Self { checkpoint, files, wish }
     }
 }
 
@@ -65,75 +71,148 @@ fn open(path: &Path, blob: &Blob) -> io::Result<File> {
     Ok(file)
 }
 
-#[cfg(target_os = "linux")]
-pub(crate) fn open_uncached(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    File::options().read(true).custom_flags(libc::O_DIRECT).open(path)
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn open_uncached(_path: &Path) -> io::Result<File> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
 fn read(file: &File, blob: &Blob, offset: u64, into: &mut [u8]) -> Result<(), String> {
     let bytes = into.len();
-    window(file, offset, bytes, |read| into.copy_from_slice(read))
-        .map_err(|e| format!("{}: byte {offset} cannot be read: {e} (it had {} bytes)", blob.name, blob.bytes))?;
+    window(file, offset, bytes, |read| into.copy_from_slice(read)).map_err(|e| failed(blob, offset, &e))?;
     blob.unchanged(offset)
 }
 
-/// Reads the blocks that hold `bytes` bytes from `offset` on, and hands these bytes over.
-pub(crate) fn window(file: &File, offset: u64, bytes: usize, take: impl FnOnce(&[u8])) -> io::Result<()> {
-    let before = (offset % BLOCK as u64) as usize;
-    let blocks = (before + bytes).next_multiple_of(BLOCK);
-    SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.len() < blocks + BLOCK {
-            scratch.resize(blocks + BLOCK, 0);
-        }
-        let aligned = scratch.as_ptr().align_offset(BLOCK);
-        let scratch = &mut scratch[aligned..aligned + blocks];
-        let mut done = 0;
-        // Only the end of a file ends a read within a block.
-        while done < before + bytes {
-            match read_at(file, &mut scratch[done..], offset - before as u64 + done as u64) {
-                Ok(n) if done + n >= before + bytes => done += n,
-                Ok(n) if n < BLOCK => {
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends here"));
-                }
-                Ok(n) => done += n / BLOCK * BLOCK,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        take(&scratch[before..before + bytes]);
-        Ok(())
-    })
+fn failed(blob: &Blob, offset: u64, error: &io::Error) -> String {
+    format!("{}: byte {offset} cannot be read: {error} (it had {} bytes)", blob.name, blob.bytes)
 }
 
-#[cfg(test)]
-mod tests {
-    use std::io::Write;
-
-    use super::*;
-
-    #[test]
-    fn any_range_is_read() {
-        let mut file = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).expect("a file");
-        let content: Vec<u8> = (0..3 * BLOCK + 77).map(|i| (i * 31 % 251) as u8).collect();
-        file.write_all(&content).expect("it can be written");
-        let open = open_uncached(file.path()).unwrap_or_else(|_| File::open(file.path()).expect("it can be opened"));
-        for (offset, bytes) in [(0, 1), (0, BLOCK), (5, 2 * BLOCK), (BLOCK - 1, 2), (3 * BLOCK, 77), (0, content.len())]
-        {
-            let mut got = vec![];
-            window(&open, offset as u64, bytes, |read| got.extend_from_slice(read)).expect("it can be read");
-            assert!(got == content[offset..offset + bytes], "{bytes} bytes at {offset}");
+impl Uncached {
+    /// An expert's record, if there are records of these parts.
+    fn record(&self, parts: &[Part<'_>], expert: usize) -> Option<Located> {
+        let records = self.checkpoint.records.as_ref()?;
+        let at = records.layer_of(parts.iter().map(|part| part.weight))?;
+        let layer = &records.layers[at];
+        let checksum = Some(*layer.crc32.get(expert)?);
+        let bytes = layer.bytes();
+        let start = layer.offset + expert as u64 * layer.stride;
+        let extent = Extent { file: records.file, start, bytes };
+        let pieces = vec![Piece { extent, places: vec![Place { from: 0, to: 0, bytes }] }];
+        let orders = records.orders(at);
+        let as_kept = |(order, part): (&Order, &Part<'_>)| *order == Order::Rows || *order == part.order;
+        if orders.iter().zip(parts).all(as_kept) {
+            return Some(Located { pieces, orders, checksum, restore: None });
         }
-        for (offset, bytes) in [(3 * BLOCK, 78), (4 * BLOCK, 1)] {
-            assert!(
-                window(&open, offset as u64, bytes, |_| ()).is_err(),
-                "{bytes} bytes at {offset} lie behind the end"
-            );
+        let orders = parts.iter().map(|_| Order::Rows).collect();
+        Some(Located { pieces, orders, checksum, restore: Some(records.restore(at)) })
+    }
+
+    /// The pieces of an expert in a checkpoint's own files, in the order of files, those that touch as one; and which bytes
+    /// of the record then still have their rows in another order.
+    fn pieces(&self, parts: &[Part<'_>], expert: usize) -> Result<(Vec<Piece>, Vec<(usize, Turned)>), String> {
+        let (mut pieces, mut record, mut turned) = (vec![], 0, vec![]);
+        for part in parts {
+            let ty = part.weight.ty;
+            let (whole, own) = (ty.format.layout(ty.rows, ty.cols), ty.format.layout(part.rows, ty.cols));
+            for (from, to) in whole.components.iter().zip(&own.components) {
+                let mut at = record + to.offset;
+                let first = from.offset + expert * part.rows * from.row_bytes;
+                for (home, bytes) in self.checkpoint.spans(part.weight, first, to.bytes)? {
+                    let (file, start) = match home {
+                        Home::File { file, start } => (file, start),
+                        Home::Turned { file, start, rows, skip: 0 } if rows.bytes() == bytes => {
+                            turned.push((at, rows));
+                            (file, start)
+                        }
+                        Home::Turned { .. } => return Err("experts that are parts of a tensor in another order".to_owned()),
+                        Home::Records { .. } => {
+                            let wrong = "the records are not of this program's experts: make the package again";
+                            return Err(wrong.to_owned());
+                        }
+                    };
+                    pieces.push((Extent { file, start, bytes }, Place { from: 0, to: at, bytes }));
+                    at += bytes;
+                }
+            }
+            record += own.bytes;
         }
+        pieces.sort_unstable_by_key(|(extent, _)| (extent.file, extent.start));
+        let mut joined: Vec<Piece> = vec![];
+        for (extent, place) in pieces {
+            match joined.last_mut() {
+                Some(Piece { extent: last, places })
+                    if (last.file, last.start + last.bytes as u64) == (extent.file, extent.start)
+                        && last.bytes + extent.bytes <= MOST_TOGETHER =>
+                {
+                    places.push(Place { from: last.bytes, ..place });
+                    last.bytes += extent.bytes;
+                }
+                _ => joined.push(Piece { extent, places: vec![place] }),
+            }
+        }
+        Ok((joined, turned))
+    }
+}
+
+/// Brings rows of a record into the weight's order.
+fn restore(turned: Vec<(usize, Turned)>) -> Restore {
+    let turn = move |record: &mut [u8]| {
+        turned.iter().try_for_each(|(at, rows)| {
+            let own = record.get_mut(*at..at + rows.bytes()).ok_or("a record that is too short")?;
+            rows.turn(own)
+        })
+    };
+    Arc::new(turn)
+}
+
+impl ExpertSource for Uncached {
+    fn locate(&self, parts: &[Part<'_>], expert: usize) -> Result<Located, String> {
+        if let Some(located) = self.record(parts, expert) {
+            return Ok(located);
+        }
+        let (pieces, turned) = self.pieces(parts, expert)?;
+        let orders = parts.iter().map(|_| Order::Rows).collect();
+        let restore = if turned.is_empty() { None } else { Some(restore(turned)) };
+        Ok(Located { pieces, orders, checksum: None, restore })
+    }
+
+    fn start(&self, bytes: usize) -> Result<Box<dyn Reads>, String> {
+        let again = |(direct, blob): (&Option<File>, &Blob)| match direct {
+            Some(file) => file.try_clone().map_err(|e| format!("{}: {e}", blob.name)),
+            None => blob.reopened(),
+        };
+        let files = self.files.iter().zip(&self.checkpoint.blobs).map(again).collect::<Result<_, _>>()?;
+        let disk = Disk::start(files, self.wish, DEPTH, bytes).map_err(|e| format!("{e} (--io)"))?;
+        match disk.refused() {
+            Some(reason) => {
+                tracing::warn!(by = disk.method().name(), "experts are read otherwise than is best: {reason}")
+            }
+            None => tracing::info!(by = disk.method().name(), "experts are read from disk"),
+        }
+        Ok(Box::new(OfCheckpoint { disk, checkpoint: Arc::clone(&self.checkpoint) }))
+    }
+
+    fn name(&self, extent: Extent) -> String {
+        self.checkpoint.name(extent.file, extent.start)
+    }
+}
+
+/// A disk whose files must stay what they were.
+struct OfCheckpoint {
+    disk: Disk,
+    checkpoint: Arc<Checkpoint>,
+}
+
+impl Reads for OfCheckpoint {
+    fn read(&self, extent: Extent, done: Done) {
+        let Extent { file, start, bytes } = extent;
+        let checkpoint = Arc::clone(&self.checkpoint);
+        let finish = move |result: io::Result<Lease>| {
+            let Some(blob) = checkpoint.blobs.get(file) else { return done(Err(format!("there is no file {file}"))) };
+            let read = result.map_err(|e| failed(blob, start, &e));
+            done(read.and_then(|lease| {
+                blob.unchanged(start)?;
+                Ok(Box::new(lease) as swiftlm_runtime::experts::Read)
+            }));
+        };
+        self.disk.read(Request { file, start, bytes }, Box::new(finish));
+    }
+
+    fn method(&self) -> &'static str {
+        self.disk.method().name()
     }
 }

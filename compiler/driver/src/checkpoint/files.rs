@@ -6,6 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use swiftlm_disk::read_at;
+
 /// Most bytes of a text file that is read whole: an index of a million tensors stays below it.
 const TEXT_LIMIT: u64 = 128 << 20;
 
@@ -89,7 +91,7 @@ impl std::fmt::Debug for Data {
 }
 
 impl Blob {
-    fn open(path: &Path, name: &str) -> Result<Option<Self>, String> {
+    pub(super) fn open(path: &Path, name: &str) -> Result<Option<Self>, String> {
         let error = |e: io::Error| format!("{name}: cannot be opened: {e}");
         match std::fs::metadata(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -125,6 +127,17 @@ impl Blob {
         self.unchanged(offset)
     }
 
+    /// The open file once more.
+    ///
+    /// # Errors
+    /// It is in memory, or the system has no more descriptors.
+    pub(super) fn reopened(&self) -> Result<File, String> {
+        match &self.data {
+            Data::Disk(file) => file.try_clone().map_err(|e| format!("{}: {e}", self.name)),
+            Data::Memory(_) => Err(format!("{}: lies in memory: experts are read from files", self.name)),
+        }
+    }
+
     /// Says of a read at `offset` whether the file is still what it was when it was opened.
     ///
     /// # Errors
@@ -153,14 +166,4 @@ fn fill(file: &File, mut offset: u64, mut into: &mut [u8]) -> Result<(), (u64, i
         }
     }
     Ok(())
-}
-
-#[cfg(unix)]
-pub(super) fn read_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
-    std::os::unix::fs::FileExt::read_at(file, into, offset)
-}
-
-#[cfg(windows)]
-pub(super) fn read_at(file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
-    std::os::windows::fs::FileExt::seek_read(file, into, offset)
 }

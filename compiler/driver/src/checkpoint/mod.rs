@@ -4,19 +4,24 @@
 pub(crate) mod direct;
 pub(crate) mod files;
 pub(crate) mod header;
+pub(crate) mod records;
 pub(crate) mod shards;
-mod source;
+pub(crate) mod source;
+mod turned;
 
 use std::borrow::Cow;
 use std::path::Path;
 use std::time::SystemTime;
 
 use indexmap::IndexMap;
+use swiftlm_ir::graph::Piece;
 use swiftlm_models::{TensorFacts, TensorIndex};
 
 pub use direct::Uncached;
 use files::{Blob, Folder};
 use header::Placed;
+use records::{RecordLayer, Records};
+pub use swiftlm_disk::Wish as ReadBy;
 
 /// Everything that is wrong with the files of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,9 +63,46 @@ pub struct Checkpoint {
     blobs: Vec<Blob>,
     /// Index into `blobs` and place, in name order.
     tensors: IndexMap<String, (usize, Placed)>,
+    /// What lies in records.
+    records: Option<Records>,
+    /// Types and shapes of the tensors in records.
+    recorded: TensorIndex,
 }
 
 impl Checkpoint {
+    /// Adds records to a checkpoint: the tensors `recorded` lie in the file `name` below `dir`.
+    ///
+    /// # Errors
+    /// Sentences that name the file: it is missing, or the records do not lie in it.
+    pub(crate) fn with_records(
+        mut self,
+        dir: &Path,
+        name: &str,
+        recorded: TensorIndex,
+        layers: Vec<RecordLayer>,
+    ) -> Result<Self, String> {
+        let blob = Blob::open(&dir.join(name), name)?.ok_or_else(|| format!("{name} is missing"))?;
+        let named = |problem: String| format!("{name}: {problem}");
+        if let Some(twice) = recorded.keys().find(|tensor| self.tensors.contains_key(*tensor)) {
+            return Err(named(format!("tensor `{twice}` is in records and in a file of tensors")));
+        }
+        // Of a stacked tensor a piece has the rows of one slice; the innermost extent are columns.
+        let rows = |piece_name: &str| {
+            let Piece { tensor, slice, .. } = Piece::parse(piece_name);
+            let (_, outer) = recorded.get(tensor)?.shape.split_last()?;
+            let all = outer.iter().try_fold(1usize, |n, extent| n.checked_mul(*extent))?;
+            match slice {
+                None => Some(all),
+                Some((_, count)) => all.checked_div(count.or(outer.first().copied())?),
+            }
+        };
+        let records = Records::new((self.blobs.len(), blob.bytes), layers, &rows).map_err(named)?;
+        self.blobs.push(blob);
+        self.recorded = recorded;
+        self.records = Some(records);
+        Ok(self)
+    }
+
     /// Opens the checkpoint in a directory: reads its texts and headers, checks them, and holds its files open.
     ///
     /// # Errors
@@ -145,7 +187,15 @@ impl Checkpoint {
             }
         }
         tensors.sort_unstable_keys();
-        if problems.is_empty() { Ok(Self { config, generation_config, blobs, tensors }) } else { Err(problems) }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        Ok(Self { config, generation_config, blobs, tensors, records: None, recorded: TensorIndex::new() })
+    }
+
+    /// What lies in records.
+    pub(crate) fn records(&self) -> Option<&Records> {
+        self.records.as_ref()
     }
 
     /// Text of `config.json`.
@@ -161,7 +211,10 @@ impl Checkpoint {
     /// Names, types and shapes of all tensors, in name order.
     pub fn tensors(&self) -> TensorIndex {
         let facts = |p: &Placed| TensorFacts { dtype: p.dtype, shape: p.shape.clone() };
-        self.tensors.iter().map(|(name, (_, placed))| (name.clone(), facts(placed))).collect()
+        let own = self.tensors.iter().map(|(name, (_, placed))| (name.clone(), facts(placed)));
+        let mut all: TensorIndex = own.chain(self.recorded.clone()).collect();
+        all.sort_unstable_keys();
+        all
     }
 
     /// The open files of weights, in name order, each with its tensors by place.

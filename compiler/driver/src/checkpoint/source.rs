@@ -1,4 +1,4 @@
-//! Bytes of weights straight from a checkpoint's files, one positioned read per contiguous piece, nothing kept.
+//! Bytes of weights straight from a checkpoint's files or records, one positioned read per contiguous piece, nothing kept.
 
 use std::borrow::Cow;
 
@@ -8,20 +8,43 @@ use swiftlm_ir::quant::Component;
 use swiftlm_runtime::WeightSource;
 
 use super::Checkpoint;
+use super::records::{InRecords, Last};
+use super::turned::Turned;
 
 /// Fills a piece from a place in the file of that number.
 pub(super) type ReadPiece<'a> = dyn Fn(usize, u64, &mut [u8]) -> Result<(), String> + 'a;
 
-/// Bytes that follow one another in a file.
+/// Where bytes lie.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Home {
+    /// One after another in a file.
+    File { file: usize, start: u64 },
+    /// From a byte of rows on that stand in another order in a file.
+    Turned { file: usize, start: u64, rows: Turned, skip: usize },
+    /// From a byte of a component of a matrix of records on, as if its experts' rows followed one another.
+    Records { place: InRecords, component: usize, start: usize },
+}
+
+impl Home {
+    /// So many bytes further on.
+    fn skip(self, bytes: usize) -> Self {
+        match self {
+            Self::File { file, start } => Self::File { file, start: start + bytes as u64 },
+            Self::Turned { file, start, rows, skip } => Self::Turned { file, start, rows, skip: skip + bytes },
+            Self::Records { place, component, start } => Self::Records { place, component, start: start + bytes },
+        }
+    }
+}
+
+/// Bytes that follow one another.
 struct Run {
-    file: usize,
-    start: u64,
+    home: Home,
     bytes: usize,
 }
 
 /// The tensor that holds a component of the weight whose primary tensor is `primary`: `x.weight` → `x.scales`,
 /// `x_blocks` → `x_scales`.
-fn tensor_name<'a>(primary: &'a str, component: &str) -> Cow<'a, str> {
+pub(crate) fn tensor_name<'a>(primary: &'a str, component: &str) -> Cow<'a, str> {
     let part = |suffix: &str, join: &str| Some(format!("{}{join}{component}", primary.strip_suffix(suffix)?));
     match component {
         "weight" => Cow::Borrowed(primary),
@@ -31,9 +54,12 @@ fn tensor_name<'a>(primary: &'a str, component: &str) -> Cow<'a, str> {
 
 impl Checkpoint {
     /// Where a component of the named weight lies, in whatever order its rows are.
-    fn run(&self, name: &str, component: &str) -> Result<Run, String> {
+    fn run(&self, name: &str, component: &Component, cols: usize) -> Result<Run, String> {
+        if let Some(run) = self.recorded(name, component.name) {
+            return Ok(run);
+        }
         let Piece { tensor, slice, .. } = Piece::parse(name);
-        let tensor = tensor_name(tensor, component);
+        let tensor = tensor_name(tensor, component.name);
         let (file, placed) =
             self.tensors.get(tensor.as_ref()).ok_or_else(|| format!("tensor `{tensor}` is missing"))?;
         let (start, bytes) = match slice {
@@ -53,56 +79,23 @@ impl Checkpoint {
                 (placed.start + i as u64 * bytes, bytes)
             }
         };
-        Ok(Run { file: *file, start, bytes: usize::try_from(bytes).map_err(|e| format!("tensor `{tensor}`: {e}"))? })
-    }
-}
-
-/// What the rows of a component are made of.
-#[derive(Clone, Copy)]
-struct Cells {
-    row_bytes: usize,
-    cols: usize,
-}
-
-/// Fills `into` with what a weight has from byte `skip` of a run on, whose rows stand in another order in the file.
-fn reordered(
-    run: &Run,
-    order: Piece<'_>,
-    cells: Cells,
-    skip: usize,
-    into: &mut [u8],
-    read: &ReadPiece<'_>,
-) -> Result<(), String> {
-    let Cells { row_bytes, cols } = cells;
-    let rows = run.bytes / row_bytes.max(1);
-    let whole = rows * row_bytes == run.bytes && rows.is_multiple_of(order.dealt);
-    if into.is_empty() || !whole || order.transposed && !row_bytes.is_multiple_of(cols.max(1)) {
-        let (tensor, bytes) = (order.tensor, run.bytes);
-        return Err(format!("tensor `{tensor}`: {bytes} bytes are no rows of {cols} elements in another order"));
-    }
-    let wanted = skip / row_bytes..(skip + into.len()).div_ceil(row_bytes);
-    let places: Vec<usize> = wanted.clone().map(|row| order.place(row, rows)).collect();
-    let (low, high) = places.iter().fold((rows, 0), |(low, high), at| (low.min(*at), high.max(at + 1)));
-    // Of columns that are rows, all of them hold some of each.
-    let held = if order.transposed { 0..run.bytes } else { low * row_bytes..high * row_bytes };
-    let mut stored = vec![0; held.len()];
-    read(run.file, run.start + held.start as u64, &mut stored)?;
-    let mut gathered = vec![0; row_bytes];
-    for (row, place) in wanted.zip(places) {
-        let found = if order.transposed {
-            let cell = row_bytes / cols.max(1);
-            for (col, to) in gathered.chunks_exact_mut(cell).enumerate() {
-                to.copy_from_slice(&stored[(col * rows + place) * cell..][..cell]);
-            }
-            &gathered[..]
-        } else {
-            &stored[place * row_bytes - held.start..][..row_bytes]
+        let bytes = usize::try_from(bytes).map_err(|e| format!("tensor `{tensor}`: {e}"))?;
+        let file = *file;
+        let home = match Turned::new(name, component, cols, bytes)? {
+            Some(rows) => Home::Turned { file, start, rows, skip: 0 },
+            None => Home::File { file, start },
         };
-        // Of the first row and of the last, only a part may be wanted.
-        let (start, end) = ((row * row_bytes).max(skip), ((row + 1) * row_bytes).min(skip + into.len()));
-        into[start - skip..end - skip].copy_from_slice(&found[start - row * row_bytes..end - row * row_bytes]);
+        Ok(Run { home, bytes })
     }
-    Ok(())
+
+    /// Where it lies, if it is in records.
+    fn recorded(&self, name: &str, component: &str) -> Option<Run> {
+        let (place, row_bytes) = self.records.as_ref()?.find(name)?;
+        let (i, row_bytes) =
+            row_bytes.iter().enumerate().find_map(|(i, (n, b))| (*n == component).then_some((i, *b)))?;
+        let home = Home::Records { place, component: i, start: place.first * row_bytes };
+        Some(Run { home, bytes: place.rows * row_bytes })
+    }
 }
 
 impl Checkpoint {
@@ -114,28 +107,49 @@ impl Checkpoint {
         into: &mut [u8],
         read: &ReadPiece<'_>,
     ) -> Result<(), String> {
-        let (component, mut skip) = self.component(weight, offset, into.len())?;
         let mut rest = into;
+        // Names that follow one another often have rows of the same expert.
+        let mut last = Last::default();
+        for (home, bytes) in self.spans(weight, offset, rest.len())? {
+            let (piece, behind) = rest.split_at_mut(bytes);
+            rest = behind;
+            match (home, &self.records) {
+                (Home::File { file, start }, _) => read(file, start, piece)?,
+                (Home::Turned { file, start, rows, skip }, _) => {
+                    rows.gather(skip, piece, &|at, stored| read(file, start + at as u64, stored))?;
+                }
+                (Home::Records { place, component, start }, Some(records)) => {
+                    records.read(place, component, start, piece, read, &mut last)?;
+                }
+                (Home::Records { .. }, None) => return Err("there are no records".to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where bytes of a weight lie: homes and how many bytes of each, in order.
+    pub(super) fn spans(
+        &self,
+        weight: &WeightBuffer,
+        offset: usize,
+        bytes: usize,
+    ) -> Result<Vec<(Home, usize)>, String> {
+        let (component, mut skip) = self.component(weight, offset, bytes)?;
+        let (mut spans, mut left) = (vec![], bytes);
         for name in &weight.names[self.first_name(weight, &component, &mut skip)?..] {
-            let run = self.run(name, component.name)?;
+            let run = self.run(name, &component, weight.ty.cols)?;
             if skip >= run.bytes {
                 skip -= run.bytes;
                 continue;
             }
-            let (piece, behind) = rest.split_at_mut(rest.len().min(run.bytes - skip));
-            let order = Piece::parse(name);
-            if order.dealt == 1 && !order.transposed {
-                read(run.file, run.start + skip as u64, piece)?;
-            } else {
-                let cells = Cells { row_bytes: component.row_bytes, cols: weight.ty.cols };
-                reordered(&run, order, cells, skip, piece, read)?;
-            }
-            (skip, rest) = (0, behind);
-            if rest.is_empty() {
-                return Ok(());
+            let here = left.min(run.bytes - skip);
+            spans.push((run.home.skip(skip), here));
+            (skip, left) = (0, left - here);
+            if left == 0 {
+                break;
             }
         }
-        Ok(())
+        Ok(spans)
     }
 
     /// The component that bytes of a weight lie in, and how far inside they begin.
@@ -153,12 +167,12 @@ impl Checkpoint {
     fn first_name(&self, weight: &WeightBuffer, component: &Component, skip: &mut usize) -> Result<usize, String> {
         let each = component.bytes / weight.names.len().max(1);
         let stacked = each > 0 && weight.names.iter().all(|name| name.contains('#'));
-        if stacked && self.run(&weight.names[0], component.name)?.bytes == each {
+        if stacked && self.run(&weight.names[0], component, weight.ty.cols)?.bytes == each {
             let first = (*skip / each).min(weight.names.len() - 1);
             *skip -= first * each;
             return Ok(first);
         }
-        let runs: Vec<Run> = weight.names.iter().map(|n| self.run(n, component.name)).collect::<Result<_, _>>()?;
+        let runs: Vec<Run> = weight.names.iter().map(|n| self.run(n, component, weight.ty.cols)).collect::<Result<_, _>>()?;
         let held: usize = runs.iter().map(|run| run.bytes).sum();
         if held != component.bytes {
             return Err(format!(
@@ -176,17 +190,21 @@ impl WeightSource for Checkpoint {
     }
 
     fn place(&self, weight: &WeightBuffer, offset: usize) -> String {
-        let at = self.component(weight, offset, 0).and_then(|(component, mut skip)| {
-            let first = self.first_name(weight, &component, &mut skip)?;
-            for name in &weight.names[first..] {
-                let run = self.run(name, component.name)?;
-                if skip < run.bytes {
-                    return Ok(format!("{}: byte {}", self.blobs[run.file].name, run.start + skip as u64));
-                }
-                skip -= run.bytes;
+        let at = self.spans(weight, offset, 1).ok().and_then(|spans| match (spans.first()?.0, &self.records) {
+            (Home::File { file, start } | Home::Turned { file, start, .. }, _) => Some(self.name(file, start)),
+            (Home::Records { place, component, start }, Some(records)) => {
+                let (file, start) = records.position(place, component, start);
+                Some(self.name(file, start))
             }
-            Err("no tensor".to_owned())
+            _ => None,
         });
-        at.unwrap_or_else(|_| weight.names.join(" | "))
+        at.unwrap_or_else(|| weight.names.join(" | "))
+    }
+}
+
+impl Checkpoint {
+    /// Names a place, for people.
+    pub(super) fn name(&self, file: usize, start: u64) -> String {
+        self.blobs.get(file).map_or_else(String::new, |blob| format!("{}: byte {start}", blob.name))
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 use swiftlm_cpu::{CpuDevice, CpuOptions, Tier};
 use swiftlm_device::{
-    BufferId, Device, DeviceError, KernelId, Launch, LaunchTime, RecordingId, Slice, Stage, Target, Usage,
+    BufferId, Device, DeviceError, KernelId, Launch, LaunchTime, Order, RecordingId, Slice, Stage, Target, Usage,
 };
 use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::kernel::{Access, KType, Kernel};
@@ -251,10 +251,17 @@ impl Device for Twin {
         self.second.settle(second, ty, readers)
     }
 
-    fn replace(&mut self, weight: Slice, ty: WeightType, rows: Range<usize>, bytes: &[u8]) -> Result<(), DeviceError> {
+    fn replace(
+        &mut self,
+        weight: Slice,
+        ty: WeightType,
+        rows: Range<usize>,
+        bytes: &[u8],
+        order: Order,
+    ) -> Result<(), DeviceError> {
         let (first, second) = self.slices(weight)?;
-        self.first.replace(first, ty, rows.clone(), bytes)?;
-        self.second.replace(second, ty, rows, bytes)
+        self.first.replace(first, ty, rows.clone(), bytes, order)?;
+        self.second.replace(second, ty, rows, bytes, order)
     }
 
     fn read(&mut self, slice: Slice, into: &mut [u8]) -> Result<(), DeviceError> {

@@ -79,6 +79,10 @@ pub fn inspect(package: &Outline) -> String {
     line("choices", &made.choices);
     let weights = if manifest.sources.is_empty() { "in the package" } else { "in the model's directory" };
     line("weights", &weights);
+    if let Some(records) = &package.map.records {
+        let count: usize = records.layers.iter().map(|layer| layer.experts()).sum();
+        line("experts", &format!("{count} records of {} layers", records.layers.len()));
+    }
     line("files", &format!("{} of {bytes} bytes", manifest.files.len()));
     for (name, value) in Cost::of(&package.program).lines() {
         line(&name, &value);

@@ -15,10 +15,11 @@ use swiftlm_ir::ops::Op;
 use swiftlm_ir::plan::Program;
 use swiftlm_ir::quant::{Archive, Format};
 use swiftlm_ir::ty::StateType;
-use swiftlm_models::{Activations, BuildOptions};
+use swiftlm_models::{Activations, ArchivePolicy, BuildOptions};
 
 use super::PackageError;
 use crate::checkpoint::shards::leaves;
+use crate::compile::Options;
 
 /// Name of the file.
 pub(super) const FILE: &str = "manifest.json";
@@ -132,6 +133,45 @@ impl Made {
 }
 
 impl Made {
+    /// What a program must be compiled with to be made so.
+    ///
+    /// # Errors
+    /// A word that this version does not write.
+    pub fn again(&self) -> Result<Options, String> {
+        let unknown = |what: &str, word: &str| format!("{FILE}: `{word}` says no {what}");
+        let activations = match self.activations.as_str() {
+            "f32" => Activations::F32,
+            "f16" => Activations::F16,
+            "int8" => Activations::Int { bits: 8 },
+            "int16" => Activations::Int { bits: 16 },
+            other => return Err(unknown("activations", other)),
+        };
+        let choices = match self.choices.as_str() {
+            "best" => Choices::Best,
+            "plain" => Choices::Plain,
+            other => {
+                let seed = other.strip_prefix("random ").and_then(|seed| seed.parse().ok());
+                Choices::Random(seed.ok_or_else(|| unknown("choices", other))?)
+            }
+        };
+        let build = BuildOptions {
+            kv: (self.keys, self.values),
+            activations,
+            rotate: self.rotated,
+            archive: self.archive.map(|archive| ArchivePolicy { archive, boundary: 0 }),
+            experts_per_token: None,
+        };
+        let compile = CompileOptions {
+            chunk: self.chunk,
+            max_rows: self.max_rows,
+            max_binding: self.max_binding,
+            choices,
+            without_rules: self.without_rules.clone(),
+            ..CompileOptions::default()
+        };
+        Ok(Options { build, compile })
+    }
+
     /// What a program shows to be otherwise: how far it may be off is judged by what is said here.
     pub(super) fn misstated(&self, program: &Program) -> Vec<String> {
         let Self { chunk, max_rows, keys, values, archive, activations, .. } = self;

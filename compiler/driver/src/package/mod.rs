@@ -11,6 +11,7 @@ mod inspect;
 mod manifest;
 mod pack;
 pub mod program;
+mod repack;
 mod texts;
 mod verify;
 mod weights;
@@ -97,7 +98,15 @@ impl Package {
         let wrong = |problems: Vec<String>| PackageError::Wrong { path: directory.to_owned(), problems };
         let checkpoint = weights_of(directory, &manifest, weights).map_err(wrong)?;
         let problems = map.misfits(&checkpoint);
-        if problems.is_empty() { Ok(Self { manifest, program, checkpoint }) } else { Err(wrong(problems)) }
+        if !problems.is_empty() {
+            return Err(wrong(problems));
+        }
+        let listed = |map: &repack::RecordMap| manifest.file(&map.file).is_some();
+        if !map.records.as_ref().is_none_or(listed) {
+            return Err(wrong(vec![format!("{}: its records are in no file of the package", weights::FILE)]));
+        }
+        let checkpoint = map.with_records(checkpoint, directory).map_err(|e| wrong(vec![e]))?;
+        Ok(Self { manifest, program, checkpoint })
     }
 }
 

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use super::certificate::{self, Certificate};
 use super::manifest::{self, Applied, FORMAT, Listed, Made, Manifest, VERSION, sha256};
+use super::repack::{self, RecordMap};
 use super::texts::texts;
-use super::weights::{self, WeightMap};
+use super::weights::{self, Tensor, WeightMap};
 use super::{PackageError, program};
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::shards::INDEX;
 use crate::compile::{Compiled, DriverError, Options, compile};
 use crate::hub::TEXTS;
 
@@ -20,6 +22,8 @@ pub struct PackOptions {
     pub program: Options,
     /// Leave the weights in the model's directory.
     pub in_place: bool,
+    /// Write experts as records, each of which is read at once.
+    pub repack: bool,
     /// Make no certificate: a model that does not fit in memory cannot be run for one.
     pub without_certificate: bool,
     /// Threads that the certificate is computed with, 0 for all; they do not change it.
@@ -36,7 +40,8 @@ pub fn pack(model: &Path, out: &Path, options: &PackOptions) -> Result<Manifest,
     let checkpoint = Checkpoint::open(model).map_err(DriverError::from)?;
     let compiled = compile(&checkpoint, &options.program)?;
     let mut draft = Draft::new(&out)?;
-    for name in TEXTS {
+    // Where experts are records, all else is in one file.
+    for name in TEXTS.iter().filter(|name| !options.repack || **name != INDEX) {
         draft.take(model, name)?;
     }
     for (path, content) in texts(&compiled.program).map_err(|e| PackageError::Run(e.to_string()))? {
@@ -48,7 +53,12 @@ pub fn pack(model: &Path, out: &Path, options: &PackOptions) -> Result<Manifest,
         let certificate = Certificate::make(program, &checkpoint, options.threads)?;
         draft.put(certificate::FILE, &certificate.to_bytes()?)?;
     }
-    let sources = draft.map(&checkpoint, !options.in_place)?;
+    let sources = if options.repack {
+        draft.repack(&checkpoint, &options.program, &compiled)?;
+        vec![]
+    } else {
+        draft.map(&checkpoint, !options.in_place)?
+    };
     let manifest = manifest(compiled, options, std::mem::take(&mut draft.files), sources);
     // Files of weights are named by the model.
     if let Some(problem) = manifest.misplaced().into_iter().next() {
@@ -155,6 +165,37 @@ impl Draft {
             return Ok(vec![]);
         }
         Ok(files)
+    }
+
+    /// Writes experts as records, all other weights as one file, and their map; then reads the records back.
+    fn repack(&mut self, checkpoint: &Checkpoint, options: &Options, whole: &Compiled) -> Result<(), PackageError> {
+        let mixture = whole.program.mixture();
+        let no_experts = || PackageError::Run("the model has no experts: leave --repack out".to_owned());
+        let mut options = options.clone();
+        options.compile.slots = Some(mixture.ok_or_else(no_experts)?.top_k);
+        let streamed = compile(checkpoint, &options)?.program;
+        let mut layers = repack::layers(&streamed).map_err(PackageError::Run)?;
+        let recorded = repack::recorded(&layers);
+        let (WeightMap { tensors, .. }, _) =
+            WeightMap::scan(checkpoint, &mut |_, _| Ok(())).map_err(PackageError::Run)?;
+        let (experts, others): (Vec<_>, Vec<_>) = tensors.into_iter().partition(|t| recorded.contains(&t.name));
+        let of_record = |t| Tensor { file: repack::FILE.to_owned(), offset: 0, ..t };
+        let experts: Vec<Tensor> = experts.into_iter().map(of_record).collect();
+        let directory = self.directory.clone();
+        let dense = repack::write_dense(checkpoint, &others, &directory);
+        let (tensors, dense) = dense.map_err(PackageError::Run)?;
+        let records = repack::write(checkpoint, &mut layers, &directory).map_err(PackageError::Run)?;
+        let map = RecordMap { file: repack::FILE.to_owned(), tensors: experts, layers };
+        let map = WeightMap { tensors, records: Some(map) };
+        let text = serde_json::to_string_pretty(&map).unwrap_or_default() + "\n";
+        self.put(weights::FILE, text.as_bytes())?;
+        self.files.extend([dense, records]);
+        let back = Checkpoint::open(&directory).map_err(DriverError::from)?;
+        let problems = map.with_records(back, &directory).and_then(|back| map.damaged_records(&back, &directory));
+        match problems.map_err(PackageError::Run)? {
+            none if none.is_empty() => Ok(()),
+            problems => Err(PackageError::Run(problems.join("\n"))),
+        }
     }
 
     /// Puts the finished package where it belongs; what was there goes once the new one is in place.

@@ -86,6 +86,12 @@ fn damaged(directory: &Path, manifest: &Manifest, weights: Option<&Path>) -> Res
             let (now, read) = WeightMap::scan(&checkpoint, &mut |_, _| Ok(())).map_err(PackageError::Run)?;
             problems.extend(map.changed(&now));
             let expected = if manifest.sources.is_empty() { &manifest.files } else { &manifest.sources };
+            if let Some(records) = &map.records {
+                let listed = manifest.file(&records.file).map(|file| stream(directory, file));
+                problems.extend(listed.and_then(Result::err));
+                let found = map.with_records(checkpoint, directory).and_then(|c| map.damaged_records(&c, directory));
+                problems.extend(found.unwrap_or_else(|problem| vec![problem]));
+            }
             problems.extend(read.iter().filter(|file| !expected.contains(file)).map(|file| changed(&file.path)));
         }
         // Without map or headers, files of weights are compared as any other.

@@ -4,10 +4,12 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use swiftlm_models::StoredType;
+use swiftlm_ir::quant::Float;
+use swiftlm_models::{StoredType, TensorFacts};
 
 use super::listed;
 use super::manifest::{Listed, Manifest, hex};
+use super::repack::{self, RecordMap};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::files::Blob;
 use crate::checkpoint::header::Placed;
@@ -24,21 +26,25 @@ type Sink<'a> = dyn FnMut(&str, &[u8]) -> Result<(), String> + 'a;
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WeightMap {
+    /// In files of tensors.
     pub(super) tensors: Vec<Tensor>,
+    /// What lies in records, if anything does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) records: Option<RecordMap>,
 }
 
 /// One tensor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Tensor {
-    name: String,
-    file: String,
-    offset: u64,
-    bytes: u64,
+    pub(super) name: String,
+    pub(super) file: String,
+    pub(super) offset: u64,
+    pub(super) bytes: u64,
     #[serde(rename = "type")]
-    ty: String,
-    shape: Vec<usize>,
-    sha256: String,
+    pub(super) ty: String,
+    pub(super) shape: Vec<usize>,
+    pub(super) sha256: String,
 }
 
 fn type_name(ty: StoredType) -> String {
@@ -60,9 +66,9 @@ impl WeightMap {
         serde_json::from_slice(&bytes).map_err(|e| format!("{FILE}: {e}"))
     }
 
-    /// Whether tensors lie in a file.
+    /// Whether tensors or records lie in a file.
     pub(super) fn holds(&self, file: &str) -> bool {
-        self.tensors.iter().any(|t| t.file == file)
+        self.tensors.iter().any(|t| t.file == file) || self.records.as_ref().is_some_and(|r| r.file == file)
     }
 
     /// Reads all files of a checkpoint once, giving every piece to `write`.
@@ -94,7 +100,7 @@ impl WeightMap {
             }
             files.push(Listed { path: blob.name.clone(), bytes: blob.bytes, sha256: hex(whole.finalize()) });
         }
-        Ok((Self { tensors }, files))
+        Ok((Self { tensors, records: None }, files))
     }
 
     /// Where a checkpoint's headers differ from the map; nothing but headers is compared.
@@ -113,6 +119,28 @@ impl WeightMap {
         problems
     }
 
+    /// The checkpoint with what lies in records.
+    ///
+    /// # Errors
+    /// A sentence that names the file.
+    pub(super) fn with_records(&self, checkpoint: Checkpoint, directory: &Path) -> Result<Checkpoint, String> {
+        match &self.records {
+            None => Ok(checkpoint),
+            Some(map) => checkpoint.with_records(directory, &map.file, map.index()?, map.layers.clone()),
+        }
+    }
+
+    /// What is wrong with the records of a checkpoint that has them.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub(super) fn damaged_records(&self, checkpoint: &Checkpoint, directory: &Path) -> Result<Vec<String>, String> {
+        match (&self.records, checkpoint.records()) {
+            (Some(map), Some(records)) => repack::problems(directory, map, records),
+            _ => Ok(vec![]),
+        }
+    }
+
     /// Tensors of a newer reading whose contents differ from the map's.
     pub(super) fn changed(&self, now: &Self) -> Vec<String> {
         let pairs = self.tensors.iter().zip(&now.tensors).filter(|(a, b)| a != b);
@@ -123,6 +151,17 @@ impl WeightMap {
 }
 
 impl Tensor {
+    /// Type and shape of a tensor of experts.
+    ///
+    /// # Errors
+    /// Its type is none that experts have.
+    pub(super) fn facts(&self) -> Result<TensorFacts, String> {
+        let types = [Float::F32, Float::F16, Float::Bf16].map(StoredType::Float);
+        let known = types.into_iter().chain([StoredType::U32, StoredType::U8]).find(|ty| type_name(*ty) == self.ty);
+        let dtype = known.ok_or_else(|| format!("{FILE}: tensor `{}` of {} in records", self.name, self.ty))?;
+        Ok(TensorFacts { dtype, shape: self.shape.clone() })
+    }
+
     fn new(name: &str, file: &str, place: &Placed, sha256: String) -> Self {
         let Placed { dtype, shape, start, bytes } = place;
         Self {
@@ -138,7 +177,7 @@ impl Tensor {
 }
 
 /// Reads `bytes` bytes from `start` on in pieces.
-fn section(
+pub(super) fn section(
     blob: &Blob,
     start: u64,
     bytes: u64,

@@ -5,6 +5,7 @@ mod forged;
 mod made;
 mod numbers;
 mod programs;
+mod records;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -91,6 +91,9 @@ fn expected(files: &Files, weight: &WeightBuffer) -> Vec<u8> {
                     let one = all.len() / count.unwrap_or(view.shape()[0]);
                     &all[i * one..][..one]
                 });
+                if !dealt && !transposed {
+                    return own.to_vec();
+                }
                 // Evens, then odds; element by element where rows are columns.
                 let rows = own.len() / cell;
                 let place = |row: usize| if dealt { row % (rows / 2) * 2 + row / (rows / 2) } else { row };

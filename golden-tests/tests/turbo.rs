@@ -8,9 +8,9 @@ use swiftlm_ir::quant::{Archive, Turbo};
 use swiftlm_ir::reference::{Session, Token};
 use swiftlm_models::{ArchivePolicy, BuildOptions};
 
-/// Rows of one kind each: grouped heads, norms of heads, biases, bounded scores, windows that are not archived, sinks. But
-/// for the last no experts: near ties of a router go either way.
-const ROWS: [&str; 6] = ["llama", "qwen3", "qwen2", "gemma2", "gemma3_text", "gpt_oss"];
+/// Rows of one kind each: grouped heads, norms of heads, biases, bounded scores, windows that are not archived. No experts:
+/// near ties of a router go either way.
+const ROWS: [&str; 5] = ["llama", "qwen3", "qwen2", "gemma2", "gemma3_text"];
 
 fn archive(k: u8, v: u8, scale: Scale, centered: bool) -> BuildOptions {
     let format = |bits| Turbo::new(bits, scale).expect("1 to 4 bits");

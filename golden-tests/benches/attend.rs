@@ -128,7 +128,7 @@ fn case(
     // Neighbours in a sequence are not neighbours in memory.
     let table = slice(device, &ids((0..pages).map(|i| (i * 7 + 3) % pages).collect()));
     let y = slice(device, &vec![0; 4 * tokens * heads * dim]);
-    let scratch = scratch_bytes(&template, tokens);
+    let scratch = scratch_bytes(&template, tokens, 1);
     let scratch = (scratch > 0).then(|| slice(device, &vec![0; scratch]));
     let template = Arc::new(template);
     let mut launches = vec![];

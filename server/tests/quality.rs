@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use safetensors::SafeTensors;
 use swiftlm_server::events::Events;
-use swiftlm_server::flags::{Backend, Kv, LogFormat, Precision};
+use swiftlm_server::flags::{Backend, Io, Kv, LogFormat, Precision};
 use swiftlm_server::prepare::{Found, Prepared, Wishes};
 use swiftlm_server::progress::Progress;
 use swiftlm_server::quality::{Reader, perplexity::surprise, scored, windows};
@@ -57,6 +57,7 @@ impl Row {
             context: Some(context),
             sequences: Some(1),
             experts_per_token: None,
+            io: Io::Auto,
             experts: ExpertWish::Fit,
             limit: 0,
         };

@@ -128,6 +128,7 @@ fn latents_and_rotated_keys_share_a_row_of_pages() {
                             let [scale, bias] = [0, 1].map(|i| Float::F16.get(group, i));
                             (scale * f32::from(bytes[i]) + bias, 0.51 * f64::from(scale) + 1e-5)
                         }
+                        Format::Mxfp4 => unreachable!("no page is of that format"),
                     };
                     close(got, *expected, bar, &format!("{isa:?} {format} token {t} element {d}"));
                 }

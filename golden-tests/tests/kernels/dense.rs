@@ -283,12 +283,12 @@ fn greedy_choice_of_ties_and_of_what_is_not_a_number() {
         (&[-nan, 1.0, inf, inf], 2),
         (&[-5.0, -4.0, -4.5, -4.0], 1),
     ];
-    for (row, want) in cases {
-        // Far apart, so that other lanes have each of them.
-        let mut data = vec![f32::NAN; 4 * 67];
-        row.iter().enumerate().for_each(|(i, x)| data[i * 67] = *x);
+    for ((row, want), apart) in cases.iter().flat_map(|case| [(case, 67), (case, 1400)]) {
+        // Far apart, so that other lanes have each of them, and then other workgroups.
+        let mut data = vec![f32::NAN; 4 * apart];
+        row.iter().enumerate().for_each(|(i, x)| data[i * apart] = *x);
         let t = ArgMax { rows: Sym::Rows, dim: data.len(), x: View::dense(data.len()) };
         let got = words(&run(&Template::ArgMax(t), 1, vec![bytes(&data), bytes(&[9u32])], sizes(1, 1, 1))[1]);
-        assert_eq!(got, [want * 67], "{row:?}");
+        assert_eq!(got, [want * apart as u32], "{row:?}");
     }
 }

@@ -263,7 +263,7 @@ pub(crate) fn interpret(kernel: &Kernel, grid: [Groups; 3], mut args: Vec<Vec<u8
 /// what is no number.
 pub(crate) fn run(template: &Template, chunk: usize, mut args: Vec<Vec<u8>>, sizes: StepSizes) -> Vec<Vec<u8>> {
     let given = args.len();
-    args.push(vec![0xff; scratch_bytes(template, chunk)]);
+    args.push(vec![0xff; scratch_bytes(template, chunk, chunk)]);
     for Built { kernel, args: taken, grid } in build(template, chunk, chunk) {
         let own = taken.iter().map(|at| args[*at].clone()).collect();
         for (at, after) in taken.iter().zip(interpret(&kernel, grid, own, sizes)) {

@@ -53,7 +53,7 @@ impl Deal {
         // An odd distance from partial sum to partial sum keeps neighbours in different banks.
         let results = count * each;
         let apart = (runs * results) | 1;
-        let shared = kb.shared(KType::F32, (self.parts * apart) as u32);
+        let shared = kb.shared(KType::F32, ((self.parts - 1) * apart + runs * results) as u32);
         let lane = kb.lane();
         let own = lane.modulo(self.parts).times(apart) + lane.over(self.parts).times(results);
         for (block, rows) in sums.chunks(count).enumerate() {

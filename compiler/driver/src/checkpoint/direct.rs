@@ -118,7 +118,9 @@ impl Uncached {
                             turned.push((at, rows));
                             (file, start)
                         }
-                        Home::Turned { .. } => return Err("experts that are parts of a tensor in another order".to_owned()),
+                        Home::Turned { .. } => {
+                            return Err("experts that are parts of a tensor in another order".to_owned());
+                        }
                         Home::Records { .. } => {
                             let wrong = "the records are not of this program's experts: make the package again";
                             return Err(wrong.to_owned());

@@ -172,7 +172,8 @@ impl Checkpoint {
             *skip -= first * each;
             return Ok(first);
         }
-        let runs: Vec<Run> = weight.names.iter().map(|n| self.run(n, component, weight.ty.cols)).collect::<Result<_, _>>()?;
+        let runs: Vec<Run> =
+            weight.names.iter().map(|n| self.run(n, component, weight.ty.cols)).collect::<Result<_, _>>()?;
         let held: usize = runs.iter().map(|run| run.bytes).sum();
         if held != component.bytes {
             return Err(format!(

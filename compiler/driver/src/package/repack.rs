@@ -79,7 +79,8 @@ pub(super) fn layers(program: &Program) -> Result<Vec<RecordLayer>, String> {
         }
     }
     let mut names = layers.iter().flat_map(|layer: &RecordLayer| &layer.matrices).flat_map(|matrix| &matrix.names);
-    let turned = |name: &&String| matches!(Piece::parse(name), Piece { transposed, dealt, .. } if transposed || dealt > 1);
+    let turned =
+        |name: &&String| matches!(Piece::parse(name), Piece { transposed, dealt, .. } if transposed || dealt > 1);
     if let Some(name) = names.find(turned) {
         let tensor = Piece::parse(name).tensor;
         return Err(format!("`{tensor}` has its rows in another order than records: leave --repack out"));

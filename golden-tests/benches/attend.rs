@@ -106,7 +106,6 @@ fn case(
         archive,
         rotate_back: archive.is_some(),
         sinks: None,
-        sinks: None,
         q: view,
         y: view,
     });

@@ -18,7 +18,7 @@ pub struct FromWeights {
 
 impl FromWeights {
     /// Of this source.
-    pub fn new(source: Weights) -> Arc<dyn ExpertSource> {
+    pub fn shared(source: Weights) -> Arc<dyn ExpertSource> {
         Arc::new(Self { source, seen: Arc::default() })
     }
 }

@@ -108,5 +108,5 @@ fn a_row_runs_without_subgroups() {
 #[test]
 fn barriers_matter() {
     let error = error("llama-mlx4", "barriers", None, |text| text.replace("metal::threadgroup_barrier", "(void)"));
-    assert!(!(error < 1e-2), "{error:.1e}");
+    assert!(error.is_nan() || error > 1e-2, "{error:.1e}");
 }

@@ -43,7 +43,7 @@ impl Model {
         let program = compile_with(&self.row, &self.build, options(slots));
         let fetches: usize = program.plans.iter().flatten().map(|plan| plan.fetches.len()).sum();
         assert_eq!(fetches > 0, slots.is_some(), "the host takes part where experts are missing, and only there");
-        Loaded::with_experts(&self.row, program, on.open(2), sequences, Some(FromWeights::new(self.source.clone())))
+        Loaded::with_experts(&self.row, program, on.open(2), sequences, Some(FromWeights::shared(self.source.clone())))
     }
 }
 
@@ -192,7 +192,7 @@ fn faults_are_errors_and_leave_nothing_wrong_behind() {
     let model = Model::row("qwen3_moe-mlx4", Activations::Int { bits: 16 });
     let faulty = Arc::new(Faulty { inner: Some(Arc::clone(&model.source)), ..Faulty::default() });
     let program = compile_with(&model.row, &model.build, options(Some(2)));
-    let source = FromWeights::new(faulty.clone());
+    let source = FromWeights::shared(faulty.clone());
     let mut loaded = Loaded::with_experts(&model.row, program, On::Cpu.open(2), 1, Some(source));
     let tokens: Vec<(u32, u32, u32)> = (0..20).map(|p| (0, p, model.row.prompt[p as usize])).collect();
     let start = loaded.mark(0);

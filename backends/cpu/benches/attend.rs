@@ -70,7 +70,6 @@ fn case(model: &str, heads: (usize, usize, usize), kv: &str, depth: usize, token
         archive,
         rotate_back: archive.is_some(),
         sinks: None,
-        sinks: None,
         q: view,
         y: view,
     };

@@ -50,7 +50,8 @@ mod tests {
                 restore(ty, i, &mut turned).expect("it has blocks");
                 assert_eq!(turned, bytes, "{bits} bits, component {i}");
                 if i > 0 || bits == 8 {
-                    (a.sort_unstable(), b.sort_unstable());
+                    a.sort_unstable();
+                    b.sort_unstable();
                     assert_eq!(a, b, "whole bytes only change places");
                 }
             }

@@ -23,6 +23,9 @@ const DEPTH: usize = 16;
 /// Pieces that touch are one read, up to so many bytes.
 const MOST_TOGETHER: usize = 8 << 20;
 
+/// Rows of a record that stand in another order, by their first byte.
+type TurnedRows = Vec<(usize, Turned)>;
+
 /// A checkpoint whose weights are read past the page cache where the system can.
 #[derive(Debug)]
 pub struct Uncached {
@@ -103,7 +106,7 @@ impl Uncached {
 
     /// The pieces of an expert in a checkpoint's own files, in the order of files, those that touch as one; and which bytes
     /// of the record then still have their rows in another order.
-    fn pieces(&self, parts: &[Part<'_>], expert: usize) -> Result<(Vec<Piece>, Vec<(usize, Turned)>), String> {
+    fn pieces(&self, parts: &[Part<'_>], expert: usize) -> Result<(Vec<Piece>, TurnedRows), String> {
         let (mut pieces, mut record, mut turned) = (vec![], 0, vec![]);
         for part in parts {
             let ty = part.weight.ty;
@@ -151,7 +154,7 @@ impl Uncached {
 }
 
 /// Brings rows of a record into the weight's order.
-fn restore(turned: Vec<(usize, Turned)>) -> Restore {
+fn restore(turned: TurnedRows) -> Restore {
     let turn = move |record: &mut [u8]| {
         turned.iter().try_for_each(|(at, rows)| {
             let own = record.get_mut(*at..at + rows.bytes()).ok_or("a record that is too short")?;

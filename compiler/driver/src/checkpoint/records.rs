@@ -4,7 +4,7 @@
 //! [`Format::layout`](swiftlm_ir::quant::Format::layout) places it. Records begin at multiples of 4 KiB, and so can be read
 //! past the page cache straight into memory. The permutation is lossless: what is read as a tensor is the tensor's bytes.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -133,7 +133,7 @@ pub(crate) struct Records {
     /// Number of the file.
     pub(crate) file: usize,
     pub(crate) layers: Arc<[RecordLayer]>,
-    names: HashMap<String, InRecords>,
+    names: BTreeMap<String, InRecords>,
 }
 
 impl Records {
@@ -146,7 +146,7 @@ impl Records {
         layers: Vec<RecordLayer>,
         rows: &dyn Fn(&str) -> Option<usize>,
     ) -> Result<Self, String> {
-        let mut names = HashMap::new();
+        let mut names = BTreeMap::new();
         for (l, layer) in layers.iter().enumerate() {
             if let Some(problem) = layer.problem(bytes) {
                 return Err(problem);

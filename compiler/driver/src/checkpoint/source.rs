@@ -12,7 +12,7 @@ use super::records::{InRecords, Last};
 use super::turned::Turned;
 
 /// Fills a piece from a place in the file of that number.
-pub(super) type ReadPiece<'a> = dyn Fn(usize, u64, &mut [u8]) -> Result<(), String> + 'a;
+pub(crate) type ReadPiece<'a> = dyn Fn(usize, u64, &mut [u8]) -> Result<(), String> + 'a;
 
 /// Where bytes lie.
 #[derive(Clone, Copy, Debug)]

@@ -3,6 +3,9 @@
 use swiftlm_ir::graph::Piece;
 use swiftlm_ir::quant::Component;
 
+/// Fills a piece from a byte of what is stored.
+type ReadStored<'a> = dyn Fn(usize, &mut [u8]) -> Result<(), String> + 'a;
+
 /// Rows in another order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Turned {
@@ -43,12 +46,7 @@ impl Turned {
     ///
     /// # Errors
     /// Those of `read`.
-    pub(super) fn gather(
-        &self,
-        skip: usize,
-        into: &mut [u8],
-        read: &dyn Fn(usize, &mut [u8]) -> Result<(), String>,
-    ) -> Result<(), String> {
+    pub(super) fn gather(&self, skip: usize, into: &mut [u8], read: &ReadStored<'_>) -> Result<(), String> {
         let Self { transposed, dealt, rows, row_bytes, cols } = *self;
         let order = Piece { tensor: "", slice: None, transposed, dealt };
         let wanted = skip / row_bytes..(skip + into.len()).div_ceil(row_bytes);

@@ -20,7 +20,7 @@ use super::manifest::{Listed, hex};
 use super::weights::{Tensor, section};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::records::{Last, RecordLayer, RecordMatrix, Records};
-use crate::checkpoint::source::tensor_name;
+use crate::checkpoint::source::{ReadPiece, tensor_name};
 
 /// The file of all other tensors.
 pub(super) const DENSE: &str = "model.safetensors";
@@ -258,10 +258,7 @@ fn fill(file: &File, mut at: u64, mut into: &mut [u8]) -> std::io::Result<()> {
 }
 
 /// Size and hash of every tensor in records, in the order that files have it.
-fn hashes(
-    records: &Records,
-    read: &dyn Fn(usize, u64, &mut [u8]) -> Result<(), String>,
-) -> Result<BTreeMap<String, (u64, String)>, String> {
+fn hashes(records: &Records, read: &ReadPiece<'_>) -> Result<BTreeMap<String, (u64, String)>, String> {
     let mut all = BTreeMap::new();
     for matrix in records.layers.iter().flat_map(|layer| &layer.matrices) {
         let mut tensors: BTreeMap<&str, Vec<(usize, &String)>> = BTreeMap::new();

@@ -14,7 +14,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use indexmap::IndexMap;
-use swiftlm_ir::graph::Piece;
+use swiftlm_ir::graph::{Piece, WeightType};
+use swiftlm_ir::quant::Format;
 use swiftlm_models::{TensorFacts, TensorIndex};
 
 pub use direct::Uncached;
@@ -86,11 +87,15 @@ impl Checkpoint {
         if let Some(twice) = recorded.keys().find(|tensor| self.tensors.contains_key(*tensor)) {
             return Err(named(format!("tensor `{twice}` is in records and in a file of tensors")));
         }
-        // Of a stacked tensor a piece has the rows of one slice; the innermost extent are columns.
-        let rows = |piece_name: &str| {
+        // Of a stacked tensor a piece has the rows of one slice; the innermost extent are columns, in whatever words codes lie.
+        let rows = |piece_name: &str, ty: &WeightType| {
             let Piece { tensor, slice, .. } = Piece::parse(piece_name);
-            let (_, outer) = recorded.get(tensor)?.shape.split_last()?;
+            let (last, outer) = recorded.get(tensor)?.shape.split_last()?;
             let all = outer.iter().try_fold(1usize, |n, extent| n.checked_mul(*extent))?;
+            let all = match ty.format {
+                Format::Float(_) => all.checked_mul(*last)?.checked_div(ty.cols)?,
+                Format::Affine(_) | Format::Mxfp4 => all,
+            };
             match slice {
                 None => Some(all),
                 Some((_, count)) => all.checked_div(count.or(outer.first().copied())?),

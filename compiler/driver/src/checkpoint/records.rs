@@ -137,14 +137,14 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    /// Finds what is where; `rows` says how many rows a named piece has.
+    /// Finds what is where; `rows` says how many rows of a type a named piece has.
     ///
     /// # Errors
     /// The records do not lie in a file of so many bytes, or are not of these tensors.
     pub(crate) fn new(
         (file, bytes): (usize, u64),
         layers: Vec<RecordLayer>,
-        rows: &dyn Fn(&str) -> Option<usize>,
+        rows: &dyn Fn(&str, &WeightType) -> Option<usize>,
     ) -> Result<Self, String> {
         let mut names = BTreeMap::new();
         for (l, layer) in layers.iter().enumerate() {
@@ -154,7 +154,7 @@ impl Records {
             for (m, matrix) in layer.matrices.iter().enumerate() {
                 let mut first = 0usize;
                 for name in &matrix.names {
-                    let rows = rows(name).ok_or_else(|| format!("`{name}` is no tensor in records"))?;
+                    let rows = rows(name, &matrix.ty).ok_or_else(|| format!("`{name}` is no tensor in records"))?;
                     names.insert(name.clone(), InRecords { layer: l, matrix: m, first, rows });
                     first = first.saturating_add(rows);
                 }

@@ -28,6 +28,7 @@ pub struct GpuDevice {
     pub(crate) staging: Option<wgpu::Buffer>,
     /// Bytes written since the last submission.
     pub(crate) unsubmitted: usize,
+    /// What was submitted last, and what was encoded ahead.
     pub(crate) steps: crate::submit::Steps,
 }
 

@@ -69,6 +69,28 @@ fn launches_see_what_earlier_ones_wrote_across_recordings_and_sizes() {
     assert_eq!(download(&mut device, y), vec![expected; 64]);
 }
 
+/// A step that was encoded ahead runs if it is the one that comes, and another in its place if it is not.
+#[test]
+fn steps_that_follow_and_steps_that_do_not_run_as_they_are() {
+    let mut device = device();
+    let kernels = [device.load(&increment(1)).expect("loads"), device.load(&increment(1000)).expect("loads")];
+    let y = upload(&mut device, Usage::ReadWrite, &[0; 256]);
+    let reaching = [Groups::fixed(4).reaching(Reach::Each(64)), FIXED, FIXED];
+    let [one, two] = kernels.map(|k| device.record(vec![launch(k, vec![y], reaching)]).expect("records"));
+    let at = |position: u32, tokens: u32| StepSizes { last_position: position, tokens, ..SIZES };
+    // One after another into another group, a jump ahead and one back, other tokens, another recording, and on again.
+    let positions = [(one, 60, 1), (one, 61, 1), (one, 62, 1), (one, 63, 1), (one, 64, 1), (one, 65, 1), (one, 200, 1)];
+    let others = [(one, 10, 1), (one, 11, 1), (one, 12, 7), (two, 13, 7), (one, 14, 7), (one, 15, 7), (one, 16, 7)];
+    let mut expected = [0u32; 256];
+    for (recording, position, tokens) in positions.into_iter().chain(others) {
+        device.submit(&[recording], at(position, tokens)).expect("submits");
+        let reached = 64 * (position as usize / 64 + 1).min(4);
+        let by = if recording == one { 1 } else { 1000 };
+        expected[..reached].iter_mut().for_each(|y| *y += tokens + by);
+        assert_eq!(download(&mut device, y), expected, "behind position {position}");
+    }
+}
+
 #[test]
 fn a_launch_without_rows_is_skipped() {
     let mut device = device();

@@ -6,7 +6,7 @@ use swiftlm_ir::plan::Groups;
 use swiftlm_ir::quant::decode::Encoded;
 use swiftlm_ir::template::ExpertLinear;
 
-use super::linear::Blocking;
+use super::linear::{Blocking, LANES};
 use super::operand::{Extras, Packs, Rows, ids};
 use super::round::rounded;
 use super::{Bounds, Built, single, when_row};
@@ -18,7 +18,7 @@ pub(super) fn build(t: &ExpertLinear, name: &str, bounds: Bounds) -> Built {
     let outputs = if t.pair { expert_rows / 2 } else { expert_rows };
     let parts = expert_rows / outputs;
     let blocking = Blocking::of(ShapeClass::One, 1, t.top_k * outputs, parts, t.weight.cols);
-    let kb = bounds.kernel(name, blocking.lanes);
+    let kb = bounds.kernel(name, LANES);
     let x = Packs::declare(&kb, "x", t.x, if t.x_per_rank { ranked } else { tokens }, t.weight.cols);
     let ids = ids(&kb, "ids", Access::ReadWrite, ranked);
     let weight = Encoded::declare(&kb, "weight", t.weight);

@@ -6,12 +6,12 @@ use swiftlm_ir::plan::Groups;
 use swiftlm_ir::quant::decode::Encoded;
 use swiftlm_ir::template::HeadLinear;
 
-use super::linear::Blocking;
+use super::linear::{Blocking, LANES};
 use super::operand::{Packs, Rows, SplatTo};
 use super::{Bounds, Built, when_row};
 
 /// Lanes of a workgroup whose outputs are columns of the weight.
-const LANES: u32 = 64;
+const COLUMN_LANES: u32 = 64;
 
 /// A launch's operands but x as products read it.
 struct Operands<'a, 'k> {
@@ -31,12 +31,13 @@ struct Operands<'a, 'k> {
 pub(super) fn build(t: &HeadLinear, name: &str, bounds: Bounds) -> Built {
     let tokens = bounds.of(Sym::Tokens);
     let blocking = Blocking::of(t.class, tokens, t.outputs() * t.heads, 1, t.weight.cols);
-    let kb = bounds.kernel(name, if t.transposed { LANES } else { blocking.lanes });
+    let kb = bounds.kernel(name, if t.transposed { COLUMN_LANES } else { LANES });
     // The same argument, seen as rows of elements and as packs of what is multiplied.
     let (x, packs) = Packs::declare_parts(&kb, "x", t.x, tokens, (t.heads, t.dim, t.inputs()));
     let weight = Encoded::declare(&kb, "weight", t.weight);
     let y = Rows::declare(&kb, "y", t.y, tokens, t.heads * (t.outputs() + t.rest()));
-    let per_group = if t.transposed { LANES as usize * weight.pack_width() } else { blocking.outputs_per_group() };
+    let per_group =
+        if t.transposed { COLUMN_LANES as usize * weight.pack_width() } else { blocking.outputs_per_group() };
     let (blocks, rows) = (t.outputs().div_ceil(per_group), blocking.rows);
     let own = Operands { kb: &kb, t, x, weight, y, tokens, rows };
 
@@ -93,7 +94,7 @@ impl<'k> Operands<'_, 'k> {
     fn columns(&self, first: E<'k>, block: E<'k>, head: E<'k>) {
         let (kb, t) = (self.kb, self.t);
         let (packs, width) = (self.weight.packs(), self.weight.pack_width());
-        let pack = block.times(LANES as usize) + kb.lane();
+        let pack = block.times(COLUMN_LANES as usize) + kb.lane();
         let own = pack.min(kb.dim(packs - 1));
         let zero = if width == 1 { kb.f32(0.0) } else { kb.f32(0.0).splat(4) };
         let vectors = width.div_ceil(4);

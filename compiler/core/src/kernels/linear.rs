@@ -13,7 +13,7 @@ use super::round::rounded;
 use super::{Bounds, Built, single, tile, when_row};
 
 /// Lanes of a workgroup.
-const LANES: u32 = 128;
+pub(super) const LANES: u32 = 128;
 /// Rows of a matrix from which on there are enough for all of a device's lanes.
 const MANY_OUTPUTS: usize = 8192;
 
@@ -25,8 +25,6 @@ pub(super) struct Blocking {
     pub(super) rows: usize,
     /// Outputs of a run.
     pub(super) outputs: usize,
-    /// Lanes of a workgroup.
-    pub(super) lanes: u32,
     /// How a run's lanes share columns.
     pub(super) deal: Deal,
 }
@@ -40,11 +38,11 @@ impl Blocking {
             ShapeClass::Few => (4, 4 / parts),
             ShapeClass::Some | ShapeClass::Many => (8, 4 / parts),
         };
-        Self { rows: rows.min(bound), outputs: each, lanes: LANES, deal: Deal::of(cols) }
+        Self { rows: rows.min(bound), outputs: each, deal: Deal::of(cols) }
     }
 
     fn runs(self) -> usize {
-        self.lanes as usize / self.deal.parts
+        LANES as usize / self.deal.parts
     }
 
     /// Outputs of a workgroup.
@@ -132,7 +130,7 @@ pub(super) fn build(t: &Linear, name: &str, bounds: Bounds) -> Built {
     let (rows, inputs, outputs) = (bounds.of(t.rows), t.weight.cols, t.outputs());
     let parts = t.weight.rows / outputs;
     let blocking = Blocking::of(t.class, rows, outputs, parts, inputs);
-    let kb = bounds.kernel(name, blocking.lanes);
+    let kb = bounds.kernel(name, LANES);
     let x = Packs::declare(&kb, "x", t.x, rows, inputs);
     let norm = t.norm.map(|norm| NormWeight::declare(&kb, "norm", norm, inputs));
     let weight = Encoded::declare(&kb, "weight", t.weight);

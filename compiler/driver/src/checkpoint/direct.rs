@@ -122,7 +122,10 @@ impl Uncached {
                             (file, start)
                         }
                         Home::Turned { .. } => {
-                            return Err("experts that are parts of a tensor in another order".to_owned());
+                            let name = part.weight.names.first().map_or("", String::as_str);
+                            return Err(format!(
+                                "`{name}`: its experts do not begin with rows of their own, so all must fit memory"
+                            ));
                         }
                         Home::Records { .. } => {
                             let wrong = "the records are not of this program's experts: make the package again";

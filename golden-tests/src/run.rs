@@ -90,7 +90,7 @@ impl Loaded {
         };
         let executable =
             Executable::load(device, program, row, options).unwrap_or_else(|e| panic!("{}: {e}", row.name));
-        let mut pool = executable.state_pool();
+        let mut pool = executable.state_pool(sequences);
         let mut rows = TableRows::new(sequences);
         let mut open = || {
             let sequence = Sequence::open(&mut pool, PAGES * PAGE_TOKENS).expect("there is a page for every token");

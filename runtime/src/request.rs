@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::experts::ExpertStats;
+use crate::state::PrefixReport;
 
 /// How the next token is drawn. Every field acts; the neutral value of each is given.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +62,8 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// Report them for every prompt position too (the first has none).
     pub prompt_logprobs: Option<usize>,
+    /// Whether its prompt may begin with what the prefix cache holds, and its tokens be kept there.
+    pub cached: bool,
 }
 
 /// A token with what the model's own distribution (before any sampling change) said of it.
@@ -179,6 +182,8 @@ pub trait Generate: Send + Sync {
     fn submit(&self, request: Request, sink: Sink) -> Result<Ticket, SubmitError>;
     /// Counters now.
     fn stats(&self) -> EngineStats;
+    /// What the prefix cache holds and how it did.
+    fn prefixes(&self) -> PrefixReport;
     /// Tokens a sequence may hold, prompt and reply together.
     fn context_length(&self) -> usize;
     /// Ids a prompt may contain are below this.

@@ -34,18 +34,28 @@ fn sampling() -> impl Strategy<Value = Sampling> {
     prop_oneof![Just(Sampling::default()), sampled]
 }
 
+/// Prompts of which some begin alike, up to anywhere.
+fn prompts() -> impl Strategy<Value = Vec<u32>> {
+    let alike = (0u32..2, 0u32..200).prop_map(|(base, length)| (0..length).map(|t| (t * t + base) % 61).collect());
+    let start = prop_oneof![2 => alike, 1 => Just(vec![])];
+    let rest = proptest::collection::vec(0..VOCABULARY as u32, 1..40);
+    (start, rest).prop_map(|(start, rest): (Vec<u32>, Vec<u32>)| [start, rest].concat())
+}
+
 fn requests() -> impl Strategy<Value = Request> {
-    let prompt = proptest::collection::vec(0..VOCABULARY as u32, 1..240);
+    let prompt = prompts();
     let stop_tokens = proptest::collection::vec(0..VOCABULARY as u32, 0..3);
     let scored = (proptest::option::of(0usize..4), proptest::option::weighted(0.3, 0usize..4));
-    (prompt, sampling(), 0usize..40, stop_tokens, scored).prop_map(
-        |(prompt, sampling, max_new_tokens, stop_tokens, (logprobs, prompt_logprobs))| Request {
+    let cached = proptest::bool::weighted(0.9);
+    (prompt, sampling(), 0usize..40, stop_tokens, scored, cached).prop_map(
+        |(prompt, sampling, max_new_tokens, stop_tokens, (logprobs, prompt_logprobs), cached)| Request {
             prompt,
             sampling,
             max_new_tokens,
             stop_tokens,
             logprobs,
             prompt_logprobs,
+            cached,
         },
     )
 }
@@ -64,6 +74,7 @@ proptest! {
         max_rows in 1usize..20,
         sequences in 1usize..8,
         pages in 8usize..30,
+        prefixes in 0usize..6,
     ) {
         let (roomy, _) = executable(Shape::default(), 64, 1, 8);
         let roomy = Engine::start(roomy, EngineOptions::default()).expect("a thread starts");
@@ -72,7 +83,8 @@ proptest! {
         prop_assert_eq!(&alone, &mix.iter().map(|(request, _)| expected(request, context)).collect::<Vec<_>>());
 
         let (executable, control) = executable(Shape { chunk, max_rows, window: 0 }, pages, sequences, 8);
-        let engine = Engine::start(executable, EngineOptions::default()).expect("a thread starts");
+        let options = EngineOptions { prefixes, ..EngineOptions::default() };
+        let engine = Engine::start(executable, options).expect("a thread starts");
         let calls: Vec<(Call, Option<usize>)> =
             mix.iter().map(|(request, cancel)| (submit(&engine, request.clone()).expect("taken"), *cancel)).collect();
         // Some are called off after a few events; what they got till then must still be a prefix.

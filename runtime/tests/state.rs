@@ -139,6 +139,46 @@ proptest! {
         check_empty(&pool, &self::pool(200, 2));
     }
 
+    /// Whoever goes on from a sequence that is kept, or from its like whose pages came from elsewhere, sees the tokens up to
+    /// there, and everything is given back.
+    #[test]
+    fn kept_sequences_serve_whoever_goes_on(a in tokens(), b in tokens(), most in 0usize..400, back in 0usize..3) {
+        let mut pool = pool(80, 4);
+        let mut pages = Pages::default();
+        let mut kept = Sequence::open(&mut pool, 500).expect("the pool is empty");
+        pages.append(&mut pool, &mut kept, &a);
+        let length = kept.settle(&mut pool);
+        prop_assert_eq!(length, a.len() / PAGE_TOKENS * PAGE_TOKENS);
+        let restored = Sequence::restore(&mut pool, length).expect("there is room");
+        prop_assert_eq!(restored.length(), length);
+        for ((window, from), (_, to)) in kept.needed().into_iter().zip(restored.needed()) {
+            prop_assert_eq!(from.len(), to.len());
+            for (from, to) in from.into_iter().zip(to) {
+                let page = pages.0[&(window, from)];
+                pages.0.insert((window, to), page);
+            }
+        }
+        // Near the end, where windows are still held, or anywhere.
+        let most = if back == 0 { most } else { length.saturating_sub(back - 1) };
+        let mut served = vec![];
+        for source in [&kept, &restored] {
+            let expected = source.forks_at(most);
+            prop_assert!(expected <= most.min(length) && (back != 1 || expected == length));
+            let mut fork = source.fork(&mut pool, most, 500).expect("there is room");
+            prop_assert_eq!(fork.length(), expected);
+            pages.append(&mut pool, &mut fork, &b);
+            served.push((fork, [&a[..expected], &b].concat()));
+        }
+        prop_assert!(kept.reaches_as_far_as(&restored), "no more is read back than is needed");
+        for (fork, model) in &served {
+            pages.check(fork, model);
+        }
+        for sequence in served.into_iter().map(|(fork, _)| fork).chain([kept, restored]) {
+            sequence.close(&mut pool);
+        }
+        check_empty(&pool, &self::pool(80, 4));
+    }
+
     /// A fork and its parent grow, rewind and end in any order; neither ever sees the other's tokens.
     #[test]
     fn forks_do_not_see_each_other(a in tokens(), b in tokens(), c in tokens(), back in 0usize..250, parent_first: bool) {
@@ -151,7 +191,7 @@ proptest! {
             pages.append(&mut pool, &mut parent, &[*token]);
             mark
         }).collect();
-        let mut fork = parent.fork(&mut pool, 500).expect("there is room");
+        let mut fork = parent.fork(&mut pool, usize::MAX, 500).expect("there is room");
         let shared = a.len() / PAGE_TOKENS * PAGE_TOKENS;
         prop_assert_eq!(fork.length(), shared);
         for ((window, own), (_, parents)) in fork.tables().zip(parent.tables()) {
@@ -286,7 +326,7 @@ fn a_rewind_goes_as_far_back_as_promised() {
         assert!(from == to || from == 0 && !promised, "back to {from} of {to}");
         whole += usize::from(from == to);
         pages.forget(&sequence);
-        let fork = sequence.fork(&mut pool, 600).expect("there is room");
+        let fork = sequence.fork(&mut pool, usize::MAX, 600).expect("there is room");
         for (new, mut sequence) in [(1000, sequence), (2000, fork)] {
             let missing = sequence.length()..to;
             let (first, rest) = tokens[missing.clone()].split_at(missing.len().min(2));
@@ -415,7 +455,7 @@ proptest! {
                 }
                 (2, _) => {
                     let (sequence, model, _) = &open[at];
-                    let fork = sequence.fork(&mut pool, 400);
+                    let fork = sequence.fork(&mut pool, usize::MAX, 400);
                     let held = fork.as_ref().map_or(0, Sequence::length);
                     let model = model[..held].to_vec();
                     open.extend(fork.map(|fork| (fork, model, vec![])));

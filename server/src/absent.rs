@@ -2,7 +2,7 @@
 //! name, since a flag that does nothing is worse than none.
 
 /// Flags without a feature behind them.
-const FLAGS: [&str; 15] = [
+const FLAGS: [&str; 13] = [
     "--thinking-budget",
     "--vision",
     "--no-vision",
@@ -13,8 +13,6 @@ const FLAGS: [&str; 15] = [
     "--num-draft-tokens",
     "--mtp",
     "--ngram",
-    "--prompt-cache-dir",
-    "--prompt-cache-entries",
     "--calibrate",
     "--metrics-address",
     "--allow-remote-media",

@@ -277,6 +277,7 @@ pub async fn warm(model: &LoadedModel) -> Result<(), String> {
         stop_tokens: Vec::new(),
         logprobs: None,
         prompt_logprobs: None,
+        cached: false,
     };
     let sink = Box::new(move |event| {
         let result = match event {

@@ -145,6 +145,13 @@ pub struct ServeFlags {
     /// Requests that may wait; more are answered 429
     #[arg(long, env = "SWIFTLM_MAX_QUEUE", default_value_t = 256)]
     pub max_queue: u32,
+    /// Conversations and prompts that are kept, so that one that begins alike need not be computed again from its start; as
+    /// far as memory for keys and values is free. 0 keeps none
+    #[arg(long, env = "SWIFTLM_PROMPT_CACHE_ENTRIES", default_value_t = 64)]
+    pub prompt_cache_entries: u32,
+    /// Folder where they outlive the process; in memory only if absent. Its files hold what was said
+    #[arg(long, env = "SWIFTLM_PROMPT_CACHE_DIR")]
+    pub prompt_cache_dir: Option<PathBuf>,
     /// Longest prompt in tokens
     #[arg(long, env = "SWIFTLM_MAX_PROMPT_TOKENS")]
     pub max_prompt_tokens: Option<u32>,

@@ -74,6 +74,6 @@ pub async fn health(State(state): State<AppState>) -> Response {
 
 /// Counters in Prometheus' text.
 pub async fn metrics(State(state): State<AppState>) -> Response {
-    let text = state.metrics().text(state.loaded().map(|model| model.engine.stats()));
+    let text = state.metrics().text(state.loaded().map(|model| (model.engine.stats(), model.engine.prefixes())));
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
 }

@@ -18,6 +18,8 @@ pub mod metrics;
 pub mod openai;
 mod package;
 pub mod plot;
+pub mod prefix_files;
+pub mod prefixes;
 pub mod prepare;
 pub mod progress;
 pub mod quality;

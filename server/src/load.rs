@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use swiftlm_runtime::engine::PrefixStore;
 use swiftlm_runtime::request::Generate;
 use swiftlm_runtime::{Engine, EngineOptions};
 
@@ -92,13 +93,19 @@ pub fn load(flags: &ServeFlags, progress: &Progress) -> Result<LoadedModel, Load
     let mut info = prepared.info();
     let text = TextModel::load(prepared.directory(), &info.id)?;
     let model = info.id.clone();
+    let wrong = |reason: String| LoadError::Model { model: info.id.clone(), reason };
+    let store = flags.prompt_cache_dir.as_deref().filter(|_| flags.prompt_cache_entries > 0);
+    let store = store
+        .map(|dir| prepared.prefix_files(dir).map_err(|e| wrong(format!("--prompt-cache-dir {}: {e}", dir.display()))));
+    let store = store.transpose()?.map(|files| Box::new(files) as Box<dyn PrefixStore>);
     let executable = prepared.into_executable(progress)?;
     info.weights_bytes = executable.weight_bytes() as u64;
     let options = EngineOptions {
         max_queue: flags.max_queue as usize,
         max_prompt_tokens: flags.max_prompt_tokens.map(|n| n as usize),
+        prefixes: flags.prompt_cache_entries as usize,
     };
-    let engine = Engine::start(executable, options)
+    let engine = Engine::start_with(executable, options, store)
         .map_err(|e| LoadError::Model { model, reason: format!("the engine's thread cannot start: {e}") })?;
     Ok(LoadedModel { engine: Arc::new(engine), info, text })
 }

@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use swiftlm_runtime::request::EngineStats;
+use swiftlm_runtime::state::PrefixReport;
 
 use crate::memory::Memory;
 
@@ -43,6 +44,10 @@ struct Gauges {
     kv_total: Whole,
     steps: Counter,
     mixed_steps: Counter,
+    prompt_lookups: Counter,
+    prompt_hits: Counter,
+    prompt_tokens: Counter,
+    prompts_kept: Whole,
     expert_hits: Counter,
     expert_misses: Counter,
     ssd_bytes: Counter,
@@ -88,6 +93,10 @@ impl Metrics {
         r.register("kv_tokens_capacity", "Tokens the KV pool can hold", g.kv_total.clone());
         r.register("steps", "Steps of the engine", g.steps.clone());
         r.register("mixed_steps", "Steps with decode and prefill rows", g.mixed_steps.clone());
+        r.register("prompt_cache_lookups", "Prompts looked up in the prefix cache", g.prompt_lookups.clone());
+        r.register("prompt_cache_hits", "Prompts of which the prefix cache had some", g.prompt_hits.clone());
+        r.register("prompt_cache_tokens", "Prompt tokens taken from the prefix cache", g.prompt_tokens.clone());
+        r.register("prompt_cache_entries", "Sequences that the prefix cache keeps", g.prompts_kept.clone());
         r.register("expert_cache_hits", "Experts chosen that were in memory", g.expert_hits.clone());
         r.register("ssd_chunks", "Experts chosen that were read from disk", g.expert_misses.clone());
         r.register("ssd_bytes_read", "Bytes of experts read from disk", g.ssd_bytes.clone());
@@ -139,13 +148,17 @@ impl Metrics {
     }
 
     /// The text of `/metrics`.
-    pub fn text(&self, engine: Option<EngineStats>) -> String {
+    pub fn text(&self, engine: Option<(EngineStats, PrefixReport)>) -> String {
         let (g, memory) = (&self.gauges, Memory::now());
         g.tokens_per_second.set(self.tokens_per_second());
         g.uptime.set(self.started.elapsed().as_secs_f64());
         g.memory_active.set(memory.active as i64);
         g.memory_peak.set(memory.peak as i64);
-        if let Some(stats) = engine {
+        if let Some((stats, prefixes)) = engine {
+            g.prompt_lookups.inc_by(prefixes.lookups.saturating_sub(g.prompt_lookups.get()));
+            g.prompt_hits.inc_by(prefixes.hits.saturating_sub(g.prompt_hits.get()));
+            g.prompt_tokens.inc_by(prefixes.tokens.saturating_sub(g.prompt_tokens.get()));
+            g.prompts_kept.set(prefixes.kept.len() as i64);
             g.queued.set(stats.queued as i64);
             g.batched.set(stats.active as i64);
             g.kv_used.set(stats.kv_tokens_used as i64);

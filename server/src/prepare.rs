@@ -23,6 +23,7 @@ use crate::flags::{Backend, Io, Kv, Precision, ServeFlags};
 use crate::kv::KvInfo;
 use crate::load::{LoadError, ModelInfo};
 use crate::memory::Memory;
+use crate::prefix_files::{self, PrefixFiles};
 use crate::progress::Progress;
 use crate::residency::{self, ExpertWish};
 use crate::{demo, hub, package};
@@ -278,6 +279,15 @@ impl Prepared {
             layers,
             gpu_layers: if self.backend == "wgpu" { layers } else { 0 },
         }
+    }
+
+    /// The files in `directory` where this model's prefix cache outlives the process.
+    ///
+    /// # Errors
+    /// The model's folder cannot be read, or the files' not be made.
+    pub fn prefix_files(&self, directory: &Path) -> std::io::Result<PrefixFiles> {
+        let how = [&*self.model.fingerprint, self.backend, &self.device.target().name, env!("CARGO_PKG_VERSION")];
+        PrefixFiles::open(directory, &prefix_files::key(&how, &[self.found.directory(), &self.model.weights])?)
     }
 
     /// Where the model's files lie.

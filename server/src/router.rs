@@ -7,13 +7,14 @@ use axum::routing::{get, post};
 
 use crate::error::ApiError;
 use crate::state::{AppState, BODY_MIB};
-use crate::{guard, health, openai};
+use crate::{guard, health, openai, prefixes};
 
 /// Everything the server answers.
 pub fn router(state: AppState) -> Router {
     Router::new()
         .route("/health", get(health::health))
         .route("/metrics", get(health::metrics))
+        .route("/cache", get(prefixes::cache))
         .route("/v1/models", get(openai::models::list))
         .route("/v1/models/{*id}", get(openai::models::one))
         .route("/v1/chat/completions", post(openai::chat::create))

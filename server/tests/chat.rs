@@ -102,14 +102,14 @@ fn fields_act_or_are_named() {
     let server = server();
     let reply = server.chat(
         "Hi",
-        json!({"user": "me", "metadata": {"a": 1}, "temprature": 1, "model": "gpt-4", "cache_prompt": true,
+        json!({"user": "me", "metadata": {"a": 1}, "temprature": 1, "model": "gpt-4",
         "enable_thinking": true, "chat_template_kwargs": {"mood": 1}, "reasoning_effort": "low", "böse\r\n": 1}),
     );
     assert_eq!(reply.status, 200, "{}", reply.body);
     let ignored = reply.header("x-swiftlm-ignored").expect("the header");
     assert_eq!(
         ignored,
-        "b?se??, cache_prompt, chat_template_kwargs.mood, enable_thinking, metadata, model, reasoning_effort, temprature, user"
+        "b?se??, chat_template_kwargs.mood, enable_thinking, metadata, model, reasoning_effort, temprature, user"
     );
     for (field, value) in [
         ("response_format", json!({"type": "json_object"})),

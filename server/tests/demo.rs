@@ -57,6 +57,39 @@ fn recalls_a_passkey_from_an_archive() {
     assert!(plain.ask("Hi", json!({}))["swiftlm"]["kv"].is_null());
 }
 
+/// A conversation goes on where it was, in another process too, and `/cache` says what was found.
+#[test]
+fn conversations_are_not_computed_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let dir = folder.path().to_str().expect("a plain path");
+    let flags = ["--backend", "cpu", "--prompt-cache-dir", dir];
+    let story = "Tell me a story about an owl and a fox who meet at the river. ".repeat(8);
+    let greedy = |more: Value| json!({"temperature": 0, "max_tokens": 60, "cache_prompt": more});
+    let cached = |reply: &Value| reply["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().expect("a number");
+    let plain = Server::start(&["--backend", "cpu", "--prompt-cache-entries", "0"]);
+    let expected = plain.ask(&story, greedy(json!(true)));
+    let again = plain.ask(&story, greedy(json!(true)));
+    assert_eq!((cached(&expected), cached(&again)), (0, 0));
+    let server = Server::start(&flags);
+    for (more, least) in [(true, None), (true, Some(64)), (false, None)] {
+        let reply = server.ask(&story, greedy(json!(more)));
+        assert_eq!(content(&reply), content(&expected));
+        assert_eq!(cached(&reply) >= 64, least.is_some(), "{reply}");
+        let usage = &reply["usage"];
+        assert_eq!(reply["timings"]["prompt_n"], json!(usage["prompt_tokens"].as_u64().unwrap_or(0) - cached(&reply)));
+    }
+    let report = (0..500).map(|_| server.get("/cache")).find(|report| report["files"] == 1).expect("it is written");
+    assert_eq!((&report["lookups"], &report["hits"]), (&json!(4), &json!(1)), "{report}");
+    assert_eq!(report["recent"][0]["reason"], "the request wants its whole prompt computed");
+    assert!(report["recent"][1]["reason"].as_str().is_some_and(|why| why.contains("all whole pages")), "{report}");
+    // As a crash would end it.
+    drop(server);
+    let next = Server::start(&flags);
+    let reply = next.ask(&story, greedy(json!(true)));
+    assert_eq!(content(&reply), content(&expected));
+    assert!(cached(&reply) >= 64, "{reply}");
+}
+
 #[test]
 fn answers_on_wgpu_as_on_the_cpu() {
     let (gpu, cpu) = (Server::start(&["--backend", "wgpu"]), Server::start(&["--backend", "cpu"]));

@@ -2,6 +2,7 @@
 
 mod queue;
 mod running;
+mod saved;
 mod task;
 mod worker;
 
@@ -12,7 +13,9 @@ use std::time::Duration;
 use crate::executable::Executable;
 use crate::request::{EngineStats, Generate, Request, Sink, SubmitError, Ticket};
 use crate::sampler;
+use crate::state::PrefixReport;
 use queue::Queue;
+pub use saved::PrefixStore;
 use task::Task;
 use worker::Worker;
 
@@ -23,11 +26,16 @@ pub struct EngineOptions {
     pub max_queue: usize,
     /// Longest prompt in tokens; `None` for the context.
     pub max_prompt_tokens: Option<usize>,
+    /// Sequences that the prefix cache keeps at most; 0 turns it off.
+    pub prefixes: usize,
 }
+
+/// Sequences that the prefix cache keeps unless told.
+pub const PREFIXES: usize = 64;
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { max_queue: 256, max_prompt_tokens: None }
+        Self { max_queue: 256, max_prompt_tokens: None, prefixes: PREFIXES }
     }
 }
 
@@ -47,9 +55,21 @@ impl Engine {
     /// # Errors
     /// The operating system gives no thread.
     pub fn start(executable: Executable, options: EngineOptions) -> std::io::Result<Self> {
+        Self::start_with(executable, options, None)
+    }
+
+    /// Starts the thread, with a place where what the prefix cache keeps outlives the process.
+    ///
+    /// # Errors
+    /// The operating system gives no thread.
+    pub fn start_with(
+        executable: Executable,
+        options: EngineOptions,
+        store: Option<Box<dyn PrefixStore>>,
+    ) -> std::io::Result<Self> {
         let (context, vocabulary) = (executable.context(), executable.vocabulary());
         let queue = Arc::new(Queue::new(options.max_queue.max(1)));
-        let worker = Worker::new(executable, Arc::clone(&queue));
+        let worker = Worker::new(executable, Arc::clone(&queue), options.prefixes, store);
         let thread = std::thread::Builder::new().name("engine".to_owned()).spawn(move || worker.run())?;
         Ok(Self { queue, thread: Mutex::new(Some(thread)), options, context, vocabulary })
     }
@@ -107,6 +127,10 @@ impl Generate for Engine {
 
     fn stats(&self) -> EngineStats {
         self.queue.stats()
+    }
+
+    fn prefixes(&self) -> PrefixReport {
+        self.queue.prefixes()
     }
 
     fn context_length(&self) -> usize {

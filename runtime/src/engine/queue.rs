@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::task::Task;
 use crate::request::{EngineStats, SubmitError};
+use crate::state::PrefixReport;
 
 /// How far an engine is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +26,7 @@ struct Inner {
     waiting: VecDeque<Task>,
     phase: Phase,
     stats: EngineStats,
+    prefixes: PrefixReport,
 }
 
 /// The bounded queue.
@@ -51,7 +53,12 @@ pub(super) enum Next {
 
 impl Queue {
     pub(super) fn new(limit: usize) -> Self {
-        let inner = Inner { waiting: VecDeque::new(), phase: Phase::Open, stats: EngineStats::default() };
+        let inner = Inner {
+            waiting: VecDeque::new(),
+            phase: Phase::Open,
+            stats: EngineStats::default(),
+            prefixes: PrefixReport::default(),
+        };
         Self { inner: Mutex::new(inner), wake: Condvar::new(), closed: Condvar::new(), limit }
     }
 
@@ -88,6 +95,11 @@ impl Queue {
         }
     }
 
+    /// What is asked of the request at the front.
+    pub(super) fn front<A>(&self, ask: impl FnOnce(&Task) -> A) -> Option<A> {
+        self.lock().waiting.front().map(ask)
+    }
+
     /// Takes the request at the front if `admit` accepts it.
     pub(super) fn pop_if<A>(&self, admit: impl FnOnce(&Task) -> Option<A>) -> Option<(Task, A)> {
         let mut inner = self.lock();
@@ -114,6 +126,16 @@ impl Queue {
     /// Publishes the thread's counters.
     pub(super) fn publish(&self, stats: EngineStats) {
         self.lock().stats = stats;
+    }
+
+    /// Publishes what the prefix cache holds.
+    pub(super) fn publish_prefixes(&self, prefixes: PrefixReport) {
+        self.lock().prefixes = prefixes;
+    }
+
+    /// What the prefix cache holds.
+    pub(super) fn prefixes(&self) -> PrefixReport {
+        self.lock().prefixes.clone()
     }
 
     /// Counters now.

@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use super::queue::Queue;
+use super::saved::{PrefixStore, Saved};
 use super::task::Task;
 use crate::executable::{Batch, Executable, Row, StepOutput};
 use crate::request::FinishReason;
 use crate::sampler::Candidates;
-use crate::scheduler::{Demand, Piece, Scheduler};
-use crate::state::{Sequence, StateError, StatePool, TableRow, TableRows};
+use crate::scheduler::{Demand, Piece, RowDemand, Scheduler};
+use crate::state::{Lookup, PrefixCache, PrefixReport, Sequence, StateError, StatePool, TableRow, TableRows};
 
 /// One request that takes part in steps.
 #[derive(Debug)]
@@ -23,6 +24,10 @@ struct Running {
 pub(super) struct RunningSet {
     running: Vec<Running>,
     pool: StatePool,
+    prefixes: PrefixCache,
+    saved: Option<Saved>,
+    /// Whether the prefix cache has something new to say.
+    changed: bool,
     rows: TableRows,
     scheduler: Scheduler,
     candidates: Candidates,
@@ -39,10 +44,14 @@ pub(super) struct Packed {
 }
 
 impl RunningSet {
-    pub(super) fn new(executable: &Executable) -> Self {
+    pub(super) fn new(executable: &Executable, prefixes: usize, store: Option<Box<dyn PrefixStore>>) -> Self {
         Self {
             running: vec![],
-            pool: executable.state_pool(),
+            // Rows bound those that are alive; what they leave is for kept ones.
+            pool: executable.state_pool(0),
+            prefixes: PrefixCache::new(prefixes),
+            saved: store.filter(|_| prefixes > 0).map(|store| Saved::open(store, prefixes)),
+            changed: true,
             rows: TableRows::new(executable.max_sequences()),
             scheduler: Scheduler::new(executable.chunk(), executable.max_rows()),
             candidates: Candidates::default(),
@@ -58,23 +67,72 @@ impl RunningSet {
         self.running.iter().map(|r| r.sequence.length()).sum()
     }
 
-    /// Admits waiting requests in order while rows and pages last.
-    pub(super) fn admit(&mut self, queue: &Queue) {
+    /// What the prefix cache holds and how it did, if that has changed since it was last asked for.
+    pub(super) fn changed_prefixes(&mut self) -> Option<PrefixReport> {
+        let saved = self.saved.as_ref().map(Saved::len);
+        std::mem::take(&mut self.changed).then(|| PrefixReport { saved, ..self.prefixes.report() })
+    }
+
+    /// Admits waiting requests in order while rows and pages last. One whose prompt begins with another that is being computed
+    /// waits for that.
+    pub(super) fn admit(&mut self, queue: &Queue, executable: &mut Executable) {
         while !self.rows.is_empty() {
-            let Some((task, sequence)) = queue.pop_if(|task| Sequence::open(&mut self.pool, task.most_tokens())) else {
-                return;
-            };
+            self.bring(queue, executable);
+            let Some((mut task, sequence)) = queue.pop_if(|task| self.open(&task.lookup())) else { return };
+            task.take_prefix(sequence.length());
             let row = self.rows.take().expect("a row is free");
             self.running.push(Running { task, sequence, row });
+            self.changed = true;
         }
+    }
+
+    /// Brings back what the request at the front of the queue could begin with.
+    fn bring(&mut self, queue: &Queue, executable: &mut Executable) {
+        let Self { running, pool, prefixes, saved, .. } = self;
+        let Some(saved) = saved else { return };
+        // Not under the queue's lock, for others shall not wait for a disk.
+        let Some((prompt, lookup)) = queue.front(|task| (task.tokens().to_vec(), task.lookup().without_prompt()))
+        else {
+            return;
+        };
+        let lookup = Lookup { prompt: &prompt, ..lookup };
+        saved.bring(executable, pool, prefixes, &lookup, running.iter().map(|r| &r.sequence));
+    }
+
+    /// Writes out what is kept, where it can outlive the process.
+    pub(super) fn save(&mut self, executable: &mut Executable) {
+        if let Some(saved) = &mut self.saved {
+            let before = saved.len();
+            saved.write(executable, &mut self.pool, &mut self.prefixes);
+            self.changed |= saved.len() != before;
+        }
+    }
+
+    fn open(&mut self, lookup: &Lookup<'_>) -> Option<Sequence> {
+        let Self { running, pool, prefixes, .. } = self;
+        let served = prefixes.serves(lookup);
+        let computing = |r: &Running| {
+            let kept = r.task.kept();
+            let more = kept > served.max(r.sequence.length()) && kept <= lookup.most;
+            prefixes.is_on() && more && lookup.prompt[..kept] == r.task.tokens()[..kept]
+        };
+        if running.iter().any(computing) {
+            return None;
+        }
+        prefixes.open(pool, *lookup, running.iter().map(|r| &r.sequence))
     }
 
     /// Packs the next step; says what it holds and whether decode and prefill rows meet in it.
     pub(super) fn pack(&mut self, batch: &mut Batch) -> Result<(Vec<Packed>, bool), StateError> {
-        let demand = |r: &Running| Demand {
-            pending: r.task.tokens().len() - r.sequence.length(),
-            decoding: r.task.is_decoding(),
-            rows: r.task.row_demand(),
+        let recurrent = self.prefixes.is_on() && self.pool.has_recurrences();
+        let demand = |r: &Running| {
+            let length = r.sequence.length();
+            let Demand { pending, decoding, rows } = r.task.demand(length);
+            // Recurrent states are kept as they are behind the last token of a step.
+            match r.task.kept().checked_sub(length).filter(|left| recurrent && *left > 0) {
+                Some(left) => Demand { pending: left, decoding, rows: RowDemand::None },
+                None => Demand { pending, decoding, rows },
+            }
         };
         let demands: Vec<Demand> = self.running.iter().map(demand).collect();
         let pieces = self.scheduler.pack(&demands);
@@ -112,7 +170,12 @@ impl RunningSet {
         // From the back, so that removing one leaves the indices of the others.
         packed.sort_unstable_by_key(|p| std::cmp::Reverse(p.index));
         for Packed { index, from, to, rows } in packed {
-            let task = &mut self.running[index].task;
+            let Running { task, sequence, .. } = &mut self.running[index];
+            let kept = task.kept();
+            if (from + 1..=to).contains(&kept) {
+                self.prefixes.keep_copy(&mut self.pool, task.tokens(), sequence, kept);
+                self.changed = true;
+            }
             match task.advance(from, to, &rows, output, &mut self.candidates) {
                 Ok(None) => {}
                 Ok(Some(reason)) => self.finish(index, reason),
@@ -139,6 +202,8 @@ impl RunningSet {
 
     /// Fails all requests: after a failed step nothing on the device can be trusted.
     pub(super) fn fail_all(&mut self, message: &str) {
+        self.prefixes.clear(&mut self.pool);
+        self.changed = true;
         while !self.running.is_empty() {
             self.remove(0).fail(message);
         }
@@ -152,8 +217,16 @@ impl RunningSet {
     }
 
     fn finish(&mut self, index: usize, reason: FinishReason) {
-        let computed = self.running[index].sequence.length();
-        self.remove(index).finish(reason, computed);
+        let Running { task, sequence, row } = self.running.remove(index);
+        let computed = sequence.length();
+        if task.is_cached() {
+            self.prefixes.keep(&mut self.pool, &task.tokens()[..computed], sequence);
+            self.changed = true;
+        } else {
+            sequence.close(&mut self.pool);
+        }
+        self.rows.give_back(row);
+        task.finish(reason, computed);
     }
 
     fn remove(&mut self, index: usize) -> Task {

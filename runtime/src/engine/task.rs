@@ -9,7 +9,8 @@ use std::time::Instant;
 use crate::executable::{StepOutput, Want};
 use crate::request::{Delivery, Event, FinishReason, Request, ScoredToken, Sink, Timings};
 use crate::sampler::{Candidates, Sampler, score};
-use crate::scheduler::RowDemand;
+use crate::scheduler::{Demand, RowDemand};
+use crate::state::{Lookup, kept_of_prompt};
 
 /// One request in progress.
 pub(super) struct Task {
@@ -20,6 +21,8 @@ pub(super) struct Task {
     context: usize,
     /// Prompt, then reply.
     tokens: Vec<u32>,
+    /// Tokens of the prompt that were taken from the prefix cache.
+    taken: usize,
     prompt_scores: Vec<ScoredToken>,
     submitted: Instant,
     started: Option<Instant>,
@@ -45,6 +48,7 @@ impl Task {
             sampler,
             context,
             tokens,
+            taken: 0,
             prompt_scores: vec![],
             submitted: Instant::now(),
             started: None,
@@ -63,6 +67,28 @@ impl Task {
         self.request.prompt.len().saturating_add(self.request.max_new_tokens).min(self.context)
     }
 
+    /// What it wants of the prefix cache.
+    pub(super) fn lookup(&self) -> Lookup<'_> {
+        let prompt = &self.request.prompt;
+        let most = if self.is_cached() { prompt.len() - 1 } else { 0 };
+        Lookup { prompt, most, tokens: self.most_tokens() }
+    }
+
+    /// Whether it may use the prefix cache: logits of every token of a prompt are only had by computing it.
+    pub(super) fn is_cached(&self) -> bool {
+        self.request.cached && self.request.prompt_logprobs.is_none()
+    }
+
+    /// Tokens of the prompt that are worth keeping as soon as they are computed; 0 if it is not to be kept.
+    pub(super) fn kept(&self) -> usize {
+        if self.is_cached() { kept_of_prompt(self.request.prompt.len()) } else { 0 }
+    }
+
+    /// The first `taken` tokens of the prompt need not be computed.
+    pub(super) fn take_prefix(&mut self, taken: usize) {
+        self.taken = taken;
+    }
+
     /// Prompt, then reply.
     pub(super) fn tokens(&self) -> &[u32] {
         &self.tokens
@@ -73,8 +99,12 @@ impl Task {
         self.tokens.len() > self.request.prompt.len()
     }
 
-    /// Which of its pending tokens want logits.
-    pub(super) fn row_demand(&self) -> RowDemand {
+    /// What it could give to the next step behind `length` tokens whose states are computed.
+    pub(super) fn demand(&self, length: usize) -> Demand {
+        Demand { pending: self.tokens.len() - length, decoding: self.is_decoding(), rows: self.row_demand() }
+    }
+
+    fn row_demand(&self) -> RowDemand {
         if !self.is_decoding() && self.request.prompt_logprobs.is_some() {
             RowDemand::Every
         } else if self.request.max_new_tokens > 0 {
@@ -177,7 +207,7 @@ impl Task {
             |a: Option<Instant>, b: Instant| a.map_or_else(Default::default, |a| a.saturating_duration_since(b));
         let timings = Timings {
             queued: started.saturating_duration_since(self.submitted),
-            prefill_tokens: computed.min(self.request.prompt.len()),
+            prefill_tokens: computed.min(self.request.prompt.len()).saturating_sub(self.taken),
             prefill: between(self.first_token.or_else(|| self.started.map(|_| Instant::now())), started),
             decode_tokens: self.tokens.len() - self.request.prompt.len(),
             decode: self.first_token.map_or_else(Default::default, |first| between(self.last_token, first)),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::queue::{Next, Queue};
 use super::running::RunningSet;
+use super::saved::PrefixStore;
 use crate::executable::{Batch, Executable, StepError};
 use crate::request::{EngineStats, FinishReason};
 
@@ -24,9 +25,14 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(executable: Executable, queue: Arc<Queue>) -> Self {
-        let running = RunningSet::new(&executable);
-        let worker =
+    pub(super) fn new(
+        executable: Executable,
+        queue: Arc<Queue>,
+        prefixes: usize,
+        store: Option<Box<dyn PrefixStore>>,
+    ) -> Self {
+        let running = RunningSet::new(&executable, prefixes, store);
+        let mut worker =
             Self { executable, queue, running, batch: Batch::default(), steps: 0, mixed_steps: 0, failures: 0 };
         worker.publish();
         worker
@@ -49,9 +55,12 @@ impl Worker {
                 Err(panic) => break Some(format!("the engine stopped on an internal error: {}", message(&*panic))),
             }
         };
-        if let Some(failure) = &failure {
-            tracing::error!("{failure}");
-            self.running.abandon(failure);
+        match &failure {
+            Some(failure) => {
+                tracing::error!("{failure}");
+                self.running.abandon(failure);
+            }
+            None => self.running.save(&mut self.executable),
         }
         for task in self.queue.close() {
             match &failure {
@@ -68,7 +77,7 @@ impl Worker {
             task.finish(FinishReason::Cancelled, 0);
         }
         self.running.drop_cancelled();
-        self.running.admit(&self.queue);
+        self.running.admit(&self.queue, &mut self.executable);
         if self.running.len() > 0 {
             match self.step() {
                 Ok(()) => self.failures = 0,
@@ -79,6 +88,9 @@ impl Worker {
                     self.running.fail_all(&error.to_string());
                 }
             }
+        }
+        if self.running.len() == 0 {
+            self.running.save(&mut self.executable);
         }
         self.publish();
     }
@@ -94,7 +106,10 @@ impl Worker {
         Ok(())
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        if let Some(report) = self.running.changed_prefixes() {
+            self.queue.publish_prefixes(report);
+        }
         self.queue.publish(EngineStats {
             active: self.running.len(),
             queued: 0,

@@ -6,6 +6,7 @@ use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::plan::{Input, Operand, Program};
 use swiftlm_ir::ty::Recurrent;
 
+use super::saved::PagedPart;
 use super::{ExecutableOptions, LoadError};
 use crate::state::{PageSet, recurrent_units};
 use crate::weights::Segment;
@@ -23,6 +24,19 @@ impl Bindings {
     /// The pages of every part of every state.
     pub(super) fn states(&self) -> impl Iterator<Item = Slice> + '_ {
         self.states.iter().flatten().copied()
+    }
+
+    /// Every part of every state that is made of pages; parts that a state does not have are left out.
+    pub(super) fn paged(&self, program: &Program) -> Vec<PagedPart> {
+        let mut paged = vec![];
+        for (ty, slices) in program.module.states.iter().zip(&self.states) {
+            let parts = ty.parts().into_iter().flat_map(|(window, parts)| parts.map(|part| (window, part)));
+            for ((window, part), slice) in parts.zip(slices) {
+                paged.push(PagedPart { window, slice: *slice, page: ty.page_bytes(part) });
+            }
+        }
+        paged.retain(|part| part.page > 0);
+        paged
     }
 
     /// Every part of every recurrent state with the bytes of one unit; parts that a state does not have are empty.

@@ -116,6 +116,7 @@ impl Executable {
         let units = recurrent_units(options.max_sequences);
         let recurrences = (!parts.is_empty()).then(|| Recurrences::new(parts, units));
         Ok(Self {
+            paged: bindings.paged(&program),
             device,
             bindings,
             bodies,

@@ -8,6 +8,7 @@ mod inputs;
 mod load;
 mod recordings;
 mod recurrent;
+mod saved;
 mod turns;
 
 use smallvec::SmallVec;
@@ -22,10 +23,11 @@ use inputs::RopeRows;
 pub use load::{ExecutableOptions, LoadError, Progress};
 use recordings::{Body, Head, Label, Part};
 use recurrent::Recurrences;
+use saved::PagedPart;
 use turns::FetchSite;
 
 use crate::experts::{ExpertStats, Store, Trace};
-use crate::state::{PageSet, SNAPSHOTS_PER_SEQUENCE, StatePool};
+use crate::state::{PageSet, StatePool, recurrent_units};
 
 /// What a step failed of.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,6 +75,8 @@ pub struct Executable {
     ropes: Vec<RopeRows>,
     /// One for the states of each window.
     tables: Vec<PageTable>,
+    /// Every part of every state that is made of pages.
+    paged: Vec<PagedPart>,
     /// Of a program with recurrent states.
     recurrences: Option<Recurrences>,
     max_sequences: usize,
@@ -131,11 +135,12 @@ impl Executable {
         self.tables.iter().map(|table| table.set).collect()
     }
 
-    /// Free pages, units and snapshots for all that can be alive: what sequences are opened in.
-    pub fn state_pool(&self) -> StatePool {
+    /// Free pages and units: what sequences are opened in. Of the units so many are for snapshots only.
+    pub fn state_pool(&self, snapshots: usize) -> StatePool {
         let pool = StatePool::new(&self.page_sets(), self.chunk);
+        let units = recurrent_units(self.max_sequences);
         match &self.recurrences {
-            Some(_) => pool.with_recurrences(self.max_sequences, self.max_sequences * SNAPSHOTS_PER_SEQUENCE),
+            Some(_) => pool.with_recurrences(units.saturating_sub(snapshots), snapshots.min(units)),
             None => pool,
         }
     }

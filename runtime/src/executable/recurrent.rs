@@ -113,6 +113,15 @@ impl Recurrences {
         }
     }
 
+    /// Makes a unit like another in every part.
+    pub(super) fn copy(&self, device: &mut dyn Device, transfer: Transfer) -> Result<(), DeviceError> {
+        for (part, unit) in &self.parts {
+            let of = |i: u32| Slice { offset: part.offset + i as usize * unit, bytes: *unit, ..*part };
+            device.copy(of(transfer.from), of(transfer.to))?;
+        }
+        Ok(())
+    }
+
     /// The step has run.
     pub(super) fn finish(&mut self) {
         for (unit, length) in self.runs.drain(..) {
@@ -137,7 +146,7 @@ impl Executable {
         let Some(recurrences) = recurrences else { return Ok(()) };
         recurrences.begin();
         for transfer in &batch.transfers {
-            copy(device.as_mut(), recurrences, *transfer)?;
+            recurrences.copy(device.as_mut(), *transfer)?;
         }
         let units = if batch.units.is_empty() { &batch.sequences } else { &batch.units };
         for (input, words) in [(Input::Units, units), (Input::Segments, &recurrences.words)] {
@@ -145,13 +154,4 @@ impl Executable {
         }
         Ok(())
     }
-}
-
-/// Makes a unit like another in every part.
-fn copy(device: &mut dyn Device, recurrences: &Recurrences, transfer: Transfer) -> Result<(), DeviceError> {
-    for (part, unit) in &recurrences.parts {
-        let of = |i: u32| Slice { offset: part.offset + i as usize * unit, bytes: *unit, ..*part };
-        device.copy(of(transfer.from), of(transfer.to))?;
-    }
-    Ok(())
 }

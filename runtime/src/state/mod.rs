@@ -3,6 +3,7 @@
 //! Knows page numbers and token counts; never contents.
 
 mod pool;
+mod prefix;
 mod recurrence;
 mod ring;
 mod sequence;
@@ -10,6 +11,7 @@ mod sets;
 mod table;
 
 pub use pool::StatePool;
+pub use prefix::{Found, Lookup, PrefixCache, PrefixReport, common, kept_of_prompt};
 pub use recurrence::{SNAPSHOTS_PER_SEQUENCE, Transfer, recurrent_units};
 pub use ring::{LONGEST_REWIND, ring_pages};
 pub use sequence::{Mark, Sequence, StateError};

@@ -1,10 +1,12 @@
 //! The page pools: which pages are free, how many sequences hold each, and how many are promised.
 
-use swiftlm_ir::ty::Window;
+use std::collections::BTreeSet;
 
-use super::PageSet;
+use swiftlm_ir::ty::{PAGE_TOKENS, Window};
+
 use super::recurrence::{Transfer, Units};
 use super::ring::RingPool;
+use super::{PageSet, Sequence};
 
 /// The pools of all page sets.
 #[derive(Clone, Debug)]
@@ -31,6 +33,11 @@ impl StatePool {
         Self { units: Some(Units::new(sequences, snapshots)), ..self }
     }
 
+    /// Whether there are recurrent states.
+    pub fn has_recurrences(&self) -> bool {
+        self.units.is_some()
+    }
+
     /// Copies of recurrent states that must be made, in this order, before the next step that any sequence takes part in.
     pub fn take_transfers(&mut self) -> Vec<Transfer> {
         self.units.as_mut().map(Units::take_transfers).unwrap_or_default()
@@ -39,6 +46,17 @@ impl StatePool {
     /// Snapshots that can be taken before sequences give up earlier ones; `None` if there are no recurrent states.
     pub fn available_snapshots(&self) -> Option<usize> {
         self.units.as_ref().map(Units::snapshots)
+    }
+
+    /// Whether every state keeps every token, so that a sequence can be forked at the end of any of its pages.
+    pub fn keeps_all(&self) -> bool {
+        self.rings.is_empty() && self.units.is_none()
+    }
+
+    /// Whether a sequence of `tokens` tokens would have its pages if only `living` ones held any.
+    pub fn fits_beside<'a>(&self, living: impl Iterator<Item = &'a Sequence>, tokens: usize) -> bool {
+        let held: BTreeSet<u32> = living.flat_map(Sequence::whole_pages).copied().collect();
+        tokens.div_ceil(PAGE_TOKENS) + self.pages.promised + held.len() <= self.pages.held.pages()
     }
 
     /// Pages of the states that keep every token, neither held nor promised.

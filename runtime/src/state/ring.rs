@@ -23,6 +23,17 @@ fn first_blocks(window: Window) -> usize {
     window.first.div_ceil(PAGE_TOKENS)
 }
 
+/// The first block that a token appended at `length` looks back at, those of the first tokens aside.
+fn first_needed(window: Window, length: usize) -> usize {
+    ((length + 1).saturating_sub(window.last) / PAGE_TOKENS).max(first_blocks(window))
+}
+
+/// The blocks of a sequence of `blocks` full ones that whoever goes on with it looks back at.
+fn needed(window: Window, blocks: usize) -> impl Iterator<Item = usize> {
+    let (first, from) = (first_blocks(window), first_needed(window, blocks * PAGE_TOKENS));
+    (0..blocks).filter(move |block| *block < first || *block >= from)
+}
+
 /// The pages of one ring of all sequences.
 ///
 /// A sequence reserves the most pages it can hold when it is admitted, shared ones included, so that no step can run out
@@ -116,7 +127,12 @@ impl Ring {
 
     /// Whether a token appended at `length` finds all that it looks back at.
     pub(super) fn reaches(&self, length: usize) -> bool {
-        self.dead == first_blocks(self.window) || self.dead * PAGE_TOKENS + self.window.last <= length + 1
+        self.dead <= first_needed(self.window, length)
+    }
+
+    /// Whether it holds every block of early ones that another holds.
+    pub(super) fn reaches_as_far_as(&self, other: &Self) -> bool {
+        self.dead <= other.dead
     }
 
     /// Gives up all blocks but the first `keep`.
@@ -135,6 +151,35 @@ impl Ring {
         for page in self.held() {
             pool.held.share(page);
         }
+    }
+
+    /// The pages that whoever goes on behind its first `blocks` blocks looks back at.
+    pub(super) fn needed(&self, blocks: usize) -> Vec<u32> {
+        needed(self.window, blocks).map(|block| self.pages[block]).collect()
+    }
+
+    /// A ring of `blocks` full blocks with pages of its own for those that are looked back at, as [`Self::needed`] gives
+    /// them, if the pool has them.
+    pub(super) fn restore(pool: &mut RingPool, blocks: usize) -> Option<Self> {
+        let quota = needed(pool.window, blocks).count();
+        if quota > pool.available() {
+            return None;
+        }
+        let mut ring = Self::open(pool, quota);
+        // What was given back is never read, so any page stands for it.
+        ring.pages = vec![0; blocks];
+        ring.dead = first_needed(pool.window, blocks * PAGE_TOKENS).min(blocks).max(first_blocks(pool.window));
+        for block in needed(pool.window, blocks) {
+            ring.pages[block] = pool.held.take();
+        }
+        Some(ring)
+    }
+
+    /// Reserves no more than it holds.
+    pub(super) fn settle(&mut self, pool: &mut RingPool) {
+        let held = self.held_of(self.pages.len()).count();
+        pool.reserved -= self.quota - held;
+        self.quota = held;
     }
 
     /// Gives all pages and the reservation back.

@@ -95,6 +95,11 @@ impl Sequence {
         self.length
     }
 
+    /// Its pages of the states that keep every token.
+    pub(super) fn whole_pages(&self) -> &[u32] {
+        &self.pages
+    }
+
     /// For each window its pages, in order of position; those that no token will look back at are out of date.
     pub fn tables(&self) -> impl Iterator<Item = (Window, &[u32])> {
         let rings = self.rings.iter().map(|ring| (ring.window(), ring.pages()));
@@ -191,20 +196,30 @@ impl Sequence {
         }
     }
 
-    /// A sequence with the same history that can grow to `tokens` tokens. Full pages are shared; the tokens of a page
-    /// that is only partly full are not part of the fork and must be appended to it again. Where a window that ends
-    /// before that page is no longer held, the fork is empty. Of a sequence with recurrent states whole pages are shared up
-    /// to its end, or to a [`Self::snapshot`] at the end of a page.
-    pub fn fork(&self, pool: &mut StatePool, tokens: usize) -> Option<Self> {
-        let whole = |length: &usize| length.is_multiple_of(PAGE_TOKENS);
-        let full = match &self.recurrence {
+    /// The longest length up to `most` at which a [`Self::fork`] can go on: the end of a page that is full. Where a window
+    /// that ends there is no longer held it is 0. Of a sequence with recurrent states it is its own length or that of a
+    /// [`Self::snapshot`].
+    pub fn forks_at(&self, most: usize) -> usize {
+        let most = most.min(self.length);
+        let length = match &self.recurrence {
             Some(recurrence) => {
-                std::iter::once(self.length).chain(recurrence.lengths()).find(whole).unwrap_or(0) / PAGE_TOKENS
+                let known = |length: &usize| *length <= most && length.is_multiple_of(PAGE_TOKENS);
+                std::iter::once(self.length).chain(recurrence.lengths()).find(known).unwrap_or(0)
             }
-            None => self.length / PAGE_TOKENS,
+            None => most / PAGE_TOKENS * PAGE_TOKENS,
         };
-        let reached = self.rings.iter().all(|ring| ring.reaches(full * PAGE_TOKENS));
-        let shared = if reached { full } else { 0 };
+        if self.rings.iter().all(|ring| ring.reaches(length)) { length } else { 0 }
+    }
+
+    /// Whether its windows go back as far as those of another with the same history.
+    pub fn reaches_as_far_as(&self, other: &Self) -> bool {
+        self.rings.iter().zip(&other.rings).all(|(own, other)| own.reaches_as_far_as(other))
+    }
+
+    /// A sequence with the same history up to [`Self::forks_at`] `most`, which shares its pages and can grow to `tokens`
+    /// tokens; tokens behind are not part of it and must be appended again.
+    pub fn fork(&self, pool: &mut StatePool, most: usize, tokens: usize) -> Option<Self> {
+        let shared = self.forks_at(most) / PAGE_TOKENS;
         let mut fork = Self::promise(pool, tokens.div_ceil(PAGE_TOKENS).max(shared), shared)?;
         fork.pages = self.pages[..shared].to_vec();
         fork.length = shared * PAGE_TOKENS;
@@ -218,6 +233,51 @@ impl Sequence {
             fork_of.follow(units, own, shared * PAGE_TOKENS);
         }
         Some(fork)
+    }
+
+    /// Forgets the tokens behind [`Self::forks_at`] its length and gives promises back: it will not grow, but others may
+    /// fork from it. Gives its length.
+    pub fn settle(&mut self, pool: &mut StatePool) -> usize {
+        let rest = Mark(self.forks_at(self.length));
+        let length = self.rewind(pool, rest).unwrap_or(0);
+        pool.pages.withdraw(std::mem::take(&mut self.promised));
+        for (ring, pool) in self.rings.iter_mut().zip(&mut pool.rings) {
+            ring.settle(pool);
+        }
+        length
+    }
+
+    /// For each window the pages, in order of position, that whoever goes on behind the last full page looks back at.
+    pub fn needed(&self) -> Vec<(Window, Vec<u32>)> {
+        let blocks = self.length / PAGE_TOKENS;
+        let rings = self.rings.iter().map(|ring| (ring.window(), ring.needed(blocks)));
+        std::iter::once((Window::ALL, self.pages[..blocks].to_vec())).chain(rings).collect()
+    }
+
+    /// A sequence of `length` tokens in full pages of its own, whose contents come from elsewhere: those of
+    /// [`Self::needed`], and of the unit. It does not grow, but others may fork from it.
+    pub fn restore(pool: &mut StatePool, length: usize) -> Option<Self> {
+        let blocks = length / PAGE_TOKENS;
+        if blocks > pool.pages.available() {
+            return None;
+        }
+        let recurrence = match &mut pool.units {
+            Some(units) => Some(Recurrence::open(units)?),
+            None => None,
+        };
+        let mut restored = Self { pages: vec![], promised: 0, rings: vec![], recurrence, length: blocks * PAGE_TOKENS };
+        assert!(pool.pages.promise(blocks), "available pages are promised");
+        restored.pages = (0..blocks).map(|_| pool.pages.take()).collect();
+        for ring in &mut pool.rings {
+            match Ring::restore(ring, blocks) {
+                Some(ring) => restored.rings.push(ring),
+                None => {
+                    restored.close(pool);
+                    return None;
+                }
+            }
+        }
+        Some(restored)
     }
 
     /// Gives all pages and promises back.

@@ -20,6 +20,7 @@ pub fn request(prompt: &[u32], max_new_tokens: usize) -> Request {
         stop_tokens: vec![],
         logprobs: None,
         prompt_logprobs: None,
+        cached: true,
     }
 }
 

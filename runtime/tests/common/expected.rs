@@ -10,7 +10,7 @@ pub type Outcome = (Vec<ScoredToken>, Option<Vec<ScoredToken>>, FinishReason);
 
 /// What `request` must get in a context of `context` tokens.
 pub fn expected(request: &Request, context: usize) -> Outcome {
-    let Request { prompt, sampling, max_new_tokens, stop_tokens, logprobs, prompt_logprobs } = request;
+    let Request { prompt, sampling, max_new_tokens, stop_tokens, logprobs, prompt_logprobs, cached: _ } = request;
     let unscored = |id| ScoredToken { id, logprob: None, top: vec![] };
     let scored_prompt = prompt_logprobs.map(|top| {
         let score_at = |i: usize| score(&logits_after(&prompt[..i]), prompt[i], top).expect("finite");

@@ -69,6 +69,8 @@ pub struct Run {
     ready: VecDeque<Output>,
     aborted: watch::Receiver<bool>,
     prompt_tokens: usize,
+    /// Replies to each prompt.
+    replies: usize,
     _active: Active,
 }
 
@@ -87,6 +89,7 @@ impl Run {
             ready: VecDeque::new(),
             aborted: state.aborted(),
             prompt_tokens: prompts.iter().map(|prompt| prompt.ids.len()).sum(),
+            replies: settings.n,
             _active: state.metrics().request(),
         };
         let stop_tokens = if settings.ignore_eos { Vec::new() } else { model.text.stop_tokens.clone() };
@@ -105,6 +108,7 @@ impl Run {
                     stop_tokens: stop_tokens.clone(),
                     logprobs,
                     prompt_logprobs: logprobs.filter(|_| prompt.echo.is_some()),
+                    cached: settings.cached,
                 };
                 if request.prompt_logprobs.is_none() && prompt.echo.is_some() {
                     run.ready.push_back(Output::Piece(choice.show_prompt(Vec::new())));
@@ -163,10 +167,14 @@ impl Run {
     /// Tokens and times so far.
     pub fn totals(&self) -> Totals {
         let mut totals = Totals { prompt: self.prompt_tokens, ..Totals::default() };
+        let computed =
+            |choice: &Choice| choice.timings.map_or(choice.prompt, |timings| timings.prefill_tokens.min(choice.prompt));
+        // A prompt counts once, however many replies it gets.
+        for replies in self.choices.chunks(self.replies.max(1)) {
+            totals.cached += replies.iter().map(|choice| choice.prompt - computed(choice)).min().unwrap_or(0);
+        }
         for choice in &self.choices {
-            let computed = choice.timings.map_or(choice.prompt, |timings| timings.prefill_tokens.min(choice.prompt));
-            totals.cached += choice.prompt - computed;
-            totals.computed += computed;
+            totals.computed += computed(choice);
             totals.generated += choice.tokens;
             totals.thoughts += choice.thoughts;
             totals.prefill = totals.prefill.max(choice.prefill_time());

@@ -33,6 +33,8 @@ pub struct Settings {
     pub include_usage: bool,
     /// Send how far the prompt is.
     pub progress: bool,
+    /// Take from the prefix cache what it has of the prompt.
+    pub cached: bool,
     /// Fields that were given and did nothing.
     pub ignored: Vec<String>,
 }
@@ -79,10 +81,6 @@ impl Settings {
             }
             wanted => wanted.unwrap_or(asked),
         };
-        // There is no cache of prompts yet: not to use it is what happens anyway.
-        if fields.flag("cache_prompt")? == Some(true) {
-            ignored.push("cache_prompt".to_owned());
-        }
         let n = fields.whole("n", 1..=CHOICES)?.unwrap_or(1);
         Ok(Self {
             effective,
@@ -92,6 +90,7 @@ impl Settings {
             stream,
             include_usage,
             progress,
+            cached: fields.flag("cache_prompt")?.unwrap_or(true),
             ignored,
         })
     }

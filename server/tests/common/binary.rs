@@ -47,7 +47,12 @@ impl Server {
 
     /// What `/health` says.
     pub(crate) fn health(&self) -> Value {
-        self.exchange("GET /health", "")
+        self.get("/health")
+    }
+
+    /// What a path says.
+    pub(crate) fn get(&self, path: &str) -> Value {
+        self.exchange(&format!("GET {path}"), "")
     }
 
     /// Status and headers of a reply.

@@ -10,6 +10,7 @@ use serde_json::{Map, json};
 use swiftlm_runtime::request::{
     Delivery, EngineStats, Event, FinishReason, Generate, Request, ScoredToken, Sink, SubmitError, Ticket, Timings,
 };
+use swiftlm_runtime::state::PrefixReport;
 use swiftlm_server::load::{LoadedModel, ModelInfo};
 use swiftlm_server::text::model::Recommended;
 use swiftlm_server::text::{ChatTemplate, TextModel, Tokenizer};
@@ -85,6 +86,10 @@ impl Generate for Mock {
 
     fn stats(&self) -> EngineStats {
         EngineStats { active: self.active.load(Ordering::Acquire), steps: 3, ..EngineStats::default() }
+    }
+
+    fn prefixes(&self) -> PrefixReport {
+        PrefixReport::default()
     }
 
     fn context_length(&self) -> usize {

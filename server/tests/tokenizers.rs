@@ -22,7 +22,11 @@ fn tokenizer(name: &str) -> Arc<Tokenizer> {
 }
 
 fn stream(tokenizer: &Arc<Tokenizer>, ids: &[u32]) -> String {
-    let mut decoder = TextDecoder::new(Arc::clone(tokenizer));
+    stream_showing(tokenizer, ids, false)
+}
+
+fn stream_showing(tokenizer: &Arc<Tokenizer>, ids: &[u32], special: bool) -> String {
+    let mut decoder = TextDecoder::new(Arc::clone(tokenizer)).showing_special(special);
     let mut text: String = ids.iter().map(|&id| decoder.push(id)).collect();
     text.push_str(&decoder.finish());
     text
@@ -44,6 +48,9 @@ fn cases_of_the_reference() {
         assert_eq!(tokenizer.decode_all(&ids), case["decoded"], "{case}");
         assert_eq!(tokenizer.decode(&ids), case["decoded_without_special"], "{case}");
         assert_eq!(stream(&tokenizer, &ids), case["decoded_without_special"], "{case}");
+        if case["tokenizer"] == "bytelevel" {
+            assert_eq!(stream_showing(&tokenizer, &ids, true), case["decoded"], "{case}");
+        }
     }
 }
 

@@ -32,9 +32,7 @@ pub async fn create(State(state): State<AppState>, body: JsonBody) -> Result<Res
     settings.ignored.extend(fields.rest());
     let calls = chat.has_tools();
     let (text, ids) = prompt::chat(state.config(), &model, chat, &id).await?;
-    // Only a model with the tag in its vocabulary was taught to think.
-    let thinks = model.text.tokenizer.id("</think>").is_some();
-    let dialect = Dialect { calls, thinks, begins_thinking: thinks && text.trim_end().ends_with("<think>") };
+    let dialect = Dialect::of(&model.text.tokenizer, &text, calls);
     let prompts = vec![Prompt { ids, echo: None }];
     finish(&state, Kind::Chat, Job { model, prompts, settings, logprobs, dialect }, &id).await
 }

@@ -95,7 +95,7 @@ impl Choice {
         Self {
             index,
             tokenizer: Arc::clone(tokenizer),
-            decoder: TextDecoder::new(Arc::clone(tokenizer)),
+            decoder: TextDecoder::new(Arc::clone(tokenizer)).showing_special(dialect.shows_special()),
             matcher: StopMatcher::new(stops),
             splitter: Splitter::new(dialect),
             scored,

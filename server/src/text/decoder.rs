@@ -16,18 +16,25 @@ pub struct TextDecoder {
     passed: usize,
     /// Their text.
     prefix: String,
+    /// Whether special tokens are written out.
+    special: bool,
 }
 
 impl TextDecoder {
     /// An empty reply.
     pub fn new(tokenizer: Arc<Tokenizer>) -> Self {
-        Self { tokenizer, window: Vec::new(), passed: 0, prefix: String::new() }
+        Self { tokenizer, window: Vec::new(), passed: 0, prefix: String::new(), special: false }
+    }
+
+    /// The same, with special tokens written out or not.
+    pub fn showing_special(self, special: bool) -> Self {
+        Self { special, ..self }
     }
 
     /// Text that is final once `id` is known; empty while a character is incomplete.
     pub fn push(&mut self, id: u32) -> String {
         if self.tokenizer.is_special(id) {
-            return String::new();
+            return if self.special { self.finish() + &self.tokenizer.decode_all(&[id]) } else { String::new() };
         }
         self.window.push(id);
         // Byte tokens are judged as a run: one wrong byte turns the whole run into replacement characters.
@@ -36,7 +43,9 @@ impl TextDecoder {
 
     /// The rest, once no more ids come: bytes that never became a character are replacement characters.
     pub fn finish(&mut self) -> String {
-        self.pass(true)
+        let rest = self.pass(true);
+        (self.window, self.passed, self.prefix) = (Vec::new(), 0, String::new());
+        rest
     }
 
     fn pass(&mut self, last: bool) -> String {

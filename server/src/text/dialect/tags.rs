@@ -1,34 +1,19 @@
-//! What a chat model's reply means: words, thoughts between `<think>` tags, tool calls in the Hermes format. Whatever is not a
-//! well-formed call stays in the text, so nothing a model says is lost.
+//! Replies whose parts stand between tags that are text: thoughts between `<think>` tags, tool calls in the Hermes format.
+//! Whatever is not a well-formed call stays in the text.
 
 use serde_json::Value;
 
-use super::stop::begun;
+use super::Segment;
+use crate::text::stop::begun;
 
-const THINK: &str = "<think>";
-const THOUGHT: &str = "</think>";
+pub(super) const THINK: &str = "<think>";
+pub(super) const THOUGHT: &str = "</think>";
 const CALL: &str = "<tool_call>";
 const CALLED: &str = "</tool_call>";
 
-/// A part of a reply.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Segment {
-    /// Words for the user.
-    Content(String),
-    /// Thoughts.
-    Reasoning(String),
-    /// A function to be called.
-    Call {
-        /// Its name.
-        name: String,
-        /// Its arguments, a JSON object.
-        arguments: String,
-    },
-}
-
 /// Which parts a reply may have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Dialect {
+pub struct Tags {
     /// Tools were shown to the model.
     pub calls: bool,
     /// The model thinks between tags.
@@ -47,7 +32,7 @@ enum Place {
 /// Splits a reply as its text comes.
 #[derive(Clone, Debug)]
 pub struct Splitter {
-    dialect: Dialect,
+    tags: Tags,
     place: Place,
     held: String,
     /// White space here belongs to the tags, not to the words.
@@ -56,19 +41,19 @@ pub struct Splitter {
 
 impl Splitter {
     /// At the beginning of a reply.
-    pub fn new(dialect: Dialect) -> Self {
-        let place = if dialect.begins_thinking { Place::Thought } else { Place::Words };
-        Self { dialect, place, held: String::new(), trim: dialect.begins_thinking }
+    pub(super) fn new(tags: Tags) -> Self {
+        let place = if tags.begins_thinking { Place::Thought } else { Place::Words };
+        Self { tags, place, held: String::new(), trim: tags.begins_thinking }
     }
 
     /// Whether the next words are thoughts.
-    pub fn is_thinking(&self) -> bool {
+    pub(super) fn is_thinking(&self) -> bool {
         self.place == Place::Thought
     }
 
     /// Adds text; what may be the beginning of a tag is held back.
-    pub fn push(&mut self, text: &str) -> Vec<Segment> {
-        if self.dialect == Dialect::default() {
+    pub(super) fn push(&mut self, text: &str) -> Vec<Segment> {
+        if self.tags == Tags::default() {
             return if text.is_empty() { Vec::new() } else { vec![Segment::Content(text.to_owned())] };
         }
         self.held.push_str(text);
@@ -78,7 +63,7 @@ impl Splitter {
     }
 
     /// The rest, once no more text comes. A call that is not complete is text.
-    pub fn finish(&mut self) -> Vec<Segment> {
+    pub(super) fn finish(&mut self) -> Vec<Segment> {
         let rest = std::mem::take(&mut self.held);
         let rest = if self.place == Place::Call { format!("{CALL}{rest}") } else { rest };
         let mut out = Vec::new();
@@ -89,7 +74,7 @@ impl Splitter {
     /// Handles the next tag; false if there is none yet.
     fn step(&mut self, out: &mut Vec<Segment>) -> bool {
         let tags: &[&str] = match self.place {
-            Place::Words => match (self.dialect.thinks, self.dialect.calls) {
+            Place::Words => match (self.tags.thinks, self.tags.calls) {
                 (true, true) => &[THINK, CALL],
                 (true, false) => &[THINK],
                 (false, true) => &[CALL],
@@ -104,7 +89,7 @@ impl Splitter {
                 let keep = tags.iter().map(|tag| begun(&self.held, tag)).max().unwrap_or(0);
                 let mut cut = self.held.len() - keep;
                 // White space before a call belongs to it.
-                if self.place == Place::Words && self.dialect.calls {
+                if self.place == Place::Words && self.tags.calls {
                     cut = self.held[..cut].trim_end().len();
                 }
                 let rest = self.held.split_off(cut);
@@ -153,10 +138,8 @@ fn parse(text: &str) -> Option<Segment> {
     let call: Value = serde_json::from_str(text.trim()).ok()?;
     let name = call.get("name")?.as_str()?.to_owned();
     let arguments = match call.get("arguments") {
-        Some(arguments @ Value::Object(_)) => arguments.to_string(),
-        Some(Value::String(text)) => serde_json::from_str::<Value>(text).ok().filter(Value::is_object)?.to_string(),
+        Some(arguments) => super::arguments(arguments)?,
         None => "{}".to_owned(),
-        Some(_) => return None,
     };
     Some(Segment::Call { name, arguments })
 }
@@ -165,24 +148,13 @@ fn parse(text: &str) -> Option<Segment> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::Dialect;
     use super::*;
 
-    const ALL: Dialect = Dialect { calls: true, thinks: true, begins_thinking: false };
+    const ALL: Tags = Tags { calls: true, thinks: true, begins_thinking: false };
 
-    /// Joined, so that cuts do not show.
-    fn split(dialect: Dialect, pieces: &[&str]) -> Vec<Segment> {
-        let mut splitter = Splitter::new(dialect);
-        let mut all: Vec<Segment> = pieces.iter().flat_map(|piece| splitter.push(piece)).collect();
-        all.extend(splitter.finish());
-        let mut joined: Vec<Segment> = Vec::new();
-        for segment in all {
-            match (joined.last_mut(), segment) {
-                (Some(Segment::Content(text)), Segment::Content(more)) => text.push_str(&more),
-                (Some(Segment::Reasoning(text)), Segment::Reasoning(more)) => text.push_str(&more),
-                (_, segment) => joined.push(segment),
-            }
-        }
-        joined
+    fn split(tags: Tags, pieces: &[&str]) -> Vec<Segment> {
+        super::super::split(Dialect::Tags(tags), pieces)
     }
 
     fn call(name: &str, arguments: &str) -> Segment {
@@ -200,7 +172,7 @@ mod tests {
             call("now", "{}"),
         ];
         assert_eq!(split(ALL, &[text]), expected);
-        let begun = Dialect { begins_thinking: true, ..ALL };
+        let begun = Tags { begins_thinking: true, ..ALL };
         assert_eq!(split(begun, &["a</think>b"]), [Segment::Reasoning("a".into()), Segment::Content("b".into())]);
     }
 
@@ -219,7 +191,7 @@ mod tests {
             assert_eq!(words.replace(' ', ""), text.replace(' ', ""));
         }
         let text = "<think>a</think><tool_call>b";
-        assert_eq!(split(Dialect::default(), &[text]), [Segment::Content(text.into())]);
+        assert_eq!(split(Tags::default(), &[text]), [Segment::Content(text.into())]);
     }
 
     proptest! {

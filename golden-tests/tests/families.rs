@@ -74,7 +74,7 @@ fn whole_activations_agree_with_the_interpreter() {
     let mut rows = 0;
     for (name, bits) in coded().flat_map(|n| [(n.clone(), 8), (n, 16)]) {
         let row = Row::open(&name);
-        let build = BuildOptions { activations: Activations::Int { bits }, ..exact() };
+        let build = BuildOptions { activations: Activations::int(bits), ..exact() };
         let logits = |on: On| {
             let mut loaded = Loaded::new(&row, compile(&row, &build, 64), on.open(2), 1);
             loaded.prompt(0, &row.prompt, 64).concat()
@@ -113,7 +113,7 @@ fn chunking_changes_nothing() {
         "gpt_oss-mxfp4",
     ] {
         let row = Row::open(name);
-        for activations in [Activations::F32, Activations::Int { bits: 8 }, Activations::Int { bits: 16 }] {
+        for activations in [Activations::F32, Activations::int(8), Activations::int(16)] {
             let build = BuildOptions { activations, ..exact() };
             let run = |chunk: usize| {
                 let mut loaded = Loaded::new(&row, compile(&row, &build, 512), On::Cpu.open(2), 1);

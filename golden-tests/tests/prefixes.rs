@@ -16,34 +16,42 @@ use swiftlm_runtime::{Engine, EngineOptions, Executable, ExecutableOptions};
 
 const CHUNK: usize = 64;
 
+/// One file; without tokens once it is removed.
+#[derive(Default)]
+struct KeptFile {
+    tokens: Vec<u32>,
+    state: Vec<u8>,
+}
+
 /// Files that are bytes in memory.
 #[derive(Clone, Default)]
-struct Files(Arc<Mutex<Vec<(Vec<u32>, Vec<u8>)>>>);
+struct Files(Arc<Mutex<Vec<KeptFile>>>);
 
 impl PrefixStore for Files {
     fn list(&mut self) -> Vec<(u64, Vec<u32>)> {
         let files = self.0.lock().expect("nobody panics");
-        (0..).zip(files.iter()).filter(|(_, file)| !file.0.is_empty()).map(|(i, file)| (i, file.0.clone())).collect()
+        let there = (0..).zip(files.iter()).filter(|(_, file)| !file.tokens.is_empty());
+        there.map(|(number, file)| (number, file.tokens.clone())).collect()
     }
 
     fn save(&mut self, tokens: &[u32], write: &mut dyn FnMut(&mut dyn Write) -> Result<()>) -> Result<u64> {
         let mut state = vec![];
         write(&mut state)?;
         let mut files = self.0.lock().expect("nobody panics");
-        files.push((tokens.to_vec(), state));
+        files.push(KeptFile { tokens: tokens.to_vec(), state });
         Ok(files.len() as u64 - 1)
     }
 
     fn load(&mut self, number: u64, read: &mut dyn FnMut(&mut dyn Read) -> Result<()>) -> Result<()> {
         let files = self.0.lock().expect("nobody panics");
-        let mut state = files[number as usize].1.as_slice();
+        let mut state = files[number as usize].state.as_slice();
         read(&mut state)?;
         assert!(state.is_empty(), "all of it is read");
         Ok(())
     }
 
     fn remove(&mut self, number: u64) {
-        self.0.lock().expect("nobody panics")[number as usize] = Default::default();
+        self.0.lock().expect("nobody panics")[number as usize] = KeptFile::default();
     }
 }
 
@@ -116,8 +124,8 @@ fn check(name: &str, build: &BuildOptions, on: On) {
     assert_eq!(reply, expected, "{name} on {on:?}: restored");
     drop(second_engine);
     // Wrong bytes are noticed by this test.
-    for (_, state) in files.0.lock().expect("nobody panics").iter_mut() {
-        state.iter_mut().for_each(|byte| *byte = 0);
+    for file in files.0.lock().expect("nobody panics").iter_mut() {
+        file.state.iter_mut().for_each(|byte| *byte = 0);
     }
     let (reply, _) = run(&start(&files), &turn, true);
     assert_ne!(reply, expected, "{name} on {on:?}: states that were not read");
@@ -139,7 +147,7 @@ fn what_is_taken_is_what_would_be_computed() {
 fn archives_are_shared() {
     let format = |bits| Turbo::new(bits, Scale::Matched).expect("1 to 4 bits");
     let archive = Archive { k: format(4), v: format(3), first: 32, last: 64, centered: false };
-    let build = BuildOptions { archive: Some(ArchivePolicy { archive, boundary: 0 }), ..exact() };
+    let build = BuildOptions { archive: Some(ArchivePolicy { archive, boundary: 0, careful: false }), ..exact() };
     for (name, on) in [("llama", On::Cpu), ("qwen3", On::Cpu), ("llama", On::Wgpu)] {
         check(name, &build, on);
     }

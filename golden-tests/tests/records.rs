@@ -84,7 +84,7 @@ fn with(row: &Row, program: &Program, on: On, source: Arc<dyn ExpertSource>, by:
 /// Every row with experts, with activations of two kinds.
 fn rows() -> impl Iterator<Item = (String, Activations)> {
     let rows = names().into_iter().filter(|name| Row::open(name).has_experts());
-    rows.flat_map(|n| [(n.clone(), Activations::F32), (n, Activations::Int { bits: 16 })])
+    rows.flat_map(|n| [(n.clone(), Activations::F32), (n, Activations::int(16))])
 }
 
 /// A prompt in chunks, then a greedy continuation.
@@ -163,9 +163,8 @@ fn records_of_turned_rows_are_refused() {
 /// A device that keeps rows gets rows, however records lie.
 #[test]
 fn records_in_blocks_serve_other_devices() {
-    let made = Made::new("qwen3_moe-mlx4", Activations::Int { bits: 16 });
-    let whole =
-        compile_with(&made.row, &options(Activations::Int { bits: 16 }).build, options(Activations::F32).compile);
+    let made = Made::new("qwen3_moe-mlx4", Activations::int(16));
+    let whole = compile_with(&made.row, &options(Activations::int(16)).build, options(Activations::F32).compile);
     let expected = Loaded::new(&made.row, whole, On::Interpreter.open(2), 1).prompt(0, &made.row.prompt, CHUNK);
     let mut loaded = made.load(On::Interpreter, ReadBy::Threads).expect("threads are always there");
     assert!(loaded.prompt(0, &made.row.prompt, CHUNK) == expected);
@@ -174,7 +173,7 @@ fn records_in_blocks_serve_other_devices() {
 /// One read for an expert that lies in a record; pieces that touch are one, and all of them are the expert's.
 #[test]
 fn an_expert_is_one_read_from_a_record() {
-    let made = Made::new("qwen3_moe-mlx4", Activations::Int { bits: 16 });
+    let made = Made::new("qwen3_moe-mlx4", Activations::int(16));
     let folder = directory().join("qwen3_moe-mlx4");
     let plain = Arc::new(Checkpoint::open(&folder).expect("a row opens"));
     let plain = Uncached::open(plain, &folder, &folder, ReadBy::Threads);
@@ -224,7 +223,7 @@ impl ExpertSource for Noted {
 /// The plan counts what experts take on their way, however they are read.
 #[test]
 fn the_plan_counts_experts_on_their_way() {
-    let made = Made::new("qwen3_moe-mlx4", Activations::Int { bits: 16 });
+    let made = Made::new("qwen3_moe-mlx4", Activations::int(16));
     let device = On::Cpu.open(1);
     let request = MemoryRequest { limit: u64::MAX, context: ContextWish::UpTo(64), sequences: Some(1) };
     let plan = |program| MemoryPlan::new(program, device.target(), request).expect("it fits");
@@ -260,7 +259,7 @@ fn overwrite(path: &Path, content: &[u8]) {
 /// leaves nothing wrong behind.
 #[test]
 fn faults_of_records() {
-    let made = Made::new("qwen3_moe-mlx4", Activations::Int { bits: 16 });
+    let made = Made::new("qwen3_moe-mlx4", Activations::int(16));
     let content = fs::read(made.records()).expect("the records");
     let tokens: Vec<(u32, u32, u32)> = (0..20).map(|p| (0, p, made.row.prompt[p as usize])).collect();
     let well = made.load(On::Cpu, ReadBy::Threads).expect("threads are always there").step(&tokens);

@@ -30,7 +30,7 @@ impl Model {
     fn demo() -> Self {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../server/demo/model");
         let source = Arc::new(Checkpoint::open(&dir).expect("the demo model is whole"));
-        let build = BuildOptions { activations: Activations::Int { bits: 16 }, ..exact() };
+        let build = BuildOptions { activations: Activations::int(16), ..exact() };
         Self { row: Row::checkpoint("demo", &dir), source, build }
     }
 
@@ -67,8 +67,7 @@ fn run(loaded: &mut Loaded, row: &Row) -> (Vec<Vec<f32>>, Option<ExpertStats>) {
 
 #[test]
 fn turns_change_no_bit_on_the_cpu() {
-    for (name, activations) in rows().flat_map(|n| [(n.clone(), Activations::F32), (n, Activations::Int { bits: 16 })])
-    {
+    for (name, activations) in rows().flat_map(|n| [(n.clone(), Activations::F32), (n, Activations::int(16))]) {
         let model = Model::row(&name, activations);
         let (whole, none) = run(&mut model.load(None, On::Cpu, 1), &model.row);
         assert_eq!(none, None, "nothing is read where all experts are in memory");
@@ -189,7 +188,7 @@ impl WeightSource for Faulty {
 /// A failed read fails its step and nothing else: once the disk is well again, so are the results.
 #[test]
 fn faults_are_errors_and_leave_nothing_wrong_behind() {
-    let model = Model::row("qwen3_moe-mlx4", Activations::Int { bits: 16 });
+    let model = Model::row("qwen3_moe-mlx4", Activations::int(16));
     let faulty = Arc::new(Faulty { inner: Some(Arc::clone(&model.source)), ..Faulty::default() });
     let program = compile_with(&model.row, &model.build, options(Some(2)));
     let source = FromWeights::shared(faulty.clone());

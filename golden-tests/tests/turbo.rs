@@ -15,7 +15,7 @@ const ROWS: [&str; 5] = ["llama", "qwen3", "qwen2", "gemma2", "gemma3_text"];
 fn archive(k: u8, v: u8, scale: Scale, centered: bool) -> BuildOptions {
     let format = |bits| Turbo::new(bits, scale).expect("1 to 4 bits");
     let archive = Archive { k: format(k), v: format(v), first: 32, last: 32, centered };
-    BuildOptions { archive: Some(ArchivePolicy { archive, boundary: 0 }), ..exact() }
+    BuildOptions { archive: Some(ArchivePolicy { archive, boundary: 0, careful: false }), ..exact() }
 }
 
 fn kinds() -> Vec<BuildOptions> {
@@ -124,5 +124,22 @@ fn choices_decide_nothing() {
         let logits = Loaded::new(&row, program, On::Interpreter.open(2), 1).prompt(0, &row.prompt, 64);
         let error = relative_error(&logits.concat(), &defined);
         assert!(error < 1e-3, "{choices:?}: {error:.1e}");
+    }
+}
+
+/// `--turbo-kv` leaves models alone that others found not to stand it; who names the codes gets them.
+#[test]
+fn careful_policies_look_at_the_family() {
+    for (name, archived) in [("gpt_oss", false), ("qwen2", false), ("qwen3", true), ("llama", true)] {
+        let row = Row::open(name);
+        for careful in [false, true] {
+            let mut build = archive(4, 4, Scale::Matched, false);
+            build.archive.iter_mut().for_each(|policy| policy.careful = careful);
+            let model =
+                swiftlm_models::build(&row.config, &row.index, &build).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let kept = model.module.states.iter().filter(|state| state.to_string().contains("archive")).count();
+            assert_eq!(kept > 0, archived || !careful, "{name}, careful: {careful}");
+            assert_eq!(model.note.is_some(), careful && !archived, "{name}: {:?}", model.note);
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::blocks::mlp::Activation;
 use crate::blocks::rope::{self, Rope};
 use crate::blocks::{Block, Built, Norm};
 use crate::tensors::Resolver;
-use crate::{BuildOptions, Config, Model, ModelError, TensorIndex};
+use crate::{ArchivePolicy, BuildOptions, Config, Model, ModelError, TensorIndex};
 
 /// Sizes and switches of a plain decoder, under their usual names in `config.json`.
 #[derive(Clone, Debug)]
@@ -158,6 +158,9 @@ impl Decoder {
         push(&mut module, embed, "");
         let without = BuildOptions { archive: None, ..options.clone() };
         let boundary = options.archive.map_or(0, |policy| policy.boundary);
+        let (archive, note) = options.archive.map_or((None, None), |policy| policy.of(&self.attention));
+        let policy = options.archive.zip(archive).map(|(policy, archive)| ArchivePolicy { archive, ..policy });
+        let options = &BuildOptions { archive: policy, ..options.clone() };
         for i in 0..self.layers {
             let scope = format!("{}.layers.{i}", self.base);
             let inside = i >= boundary && i + boundary < self.layers;
@@ -177,7 +180,7 @@ impl Decoder {
         resolver.ignore(|n| unused.iter().any(|part| below(n, part)));
         resolver.finish()?;
         let family = config.text("model_type")?.unwrap_or_default().to_owned();
-        Ok(Model { family, module, context: self.context, unused })
+        Ok(Model { family, module, context: self.context, unused, note })
     }
 
     fn embed(&self, resolver: &Resolver<'_>, options: &BuildOptions) -> Option<Built> {
@@ -190,7 +193,8 @@ impl Decoder {
     }
 
     fn head(&self, resolver: &Resolver<'_>, options: &BuildOptions) -> Option<Built> {
-        let mut b = Block::new("head", "", resolver, options);
+        let options = BuildOptions { activations: options.activations.of_head(), ..options.clone() };
+        let mut b = Block::new("head", "", resolver, &options);
         let x = b.flow(self.width);
         let x = b.op(Op::Rows, [x.into()]);
         let x = b.rms_norm(&format!("{}.norm", self.base), x, self.norm);

@@ -4,6 +4,7 @@
 //! This crate reads no file: it gets the configuration's text and the names, types and shapes of the tensors, and gives
 //! back a [`Module`](swiftlm_ir::graph::Module). It knows nothing of kernels or devices.
 
+mod archive;
 pub mod blocks;
 pub mod config;
 pub mod decoder;
@@ -11,9 +12,10 @@ pub mod families;
 pub mod tensors;
 
 use swiftlm_ir::graph::Module;
-use swiftlm_ir::quant::{Archive, Format};
+use swiftlm_ir::quant::Format;
 use swiftlm_ir::rounding::Rounding;
 
+pub use archive::ArchivePolicy;
 pub use config::Config;
 pub use tensors::{StoredType, TensorFacts, TensorIndex};
 
@@ -45,15 +47,6 @@ pub struct BuildOptions {
     pub experts_per_token: Option<usize>,
 }
 
-/// Which layers have an archive, and which.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ArchivePolicy {
-    /// The archive.
-    pub archive: Archive,
-    /// Layers at either end of the model that have none.
-    pub boundary: usize,
-}
-
 /// How the inputs of products are rounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Activations {
@@ -64,18 +57,33 @@ pub enum Activations {
     F16,
     /// To whole numbers in the groups of the weight's scales, where it has scales, so that products are made of these.
     Int {
-        /// 8 or 16.
+        /// Of the inputs of products in layers: 8 or 16.
         bits: u8,
+        /// Of the input of the product that makes logits, where what is lost falls on close decisions at once.
+        head: u8,
     },
 }
 
 impl Activations {
+    /// To whole numbers of so many bits everywhere.
+    pub const fn int(bits: u8) -> Self {
+        Self::Int { bits, head: bits }
+    }
+
+    /// What they are in front of the product that makes logits.
+    fn of_head(self) -> Self {
+        match self {
+            Self::Int { head, .. } => Self::int(head),
+            other => other,
+        }
+    }
+
     /// The rounding of an input that meets a weight of this format.
     pub fn rounding(self, weight: Format) -> Option<Rounding> {
         match self {
             Self::F32 => None,
             Self::F16 => Some(Rounding::F16),
-            Self::Int { bits } => Rounding::of_weight(weight, bits),
+            Self::Int { bits, .. } => Rounding::of_weight(weight, bits),
         }
     }
 }
@@ -103,6 +111,8 @@ pub struct Model {
     pub context: usize,
     /// First parts of the names of tensors that the checkpoint holds for what is not computed: a vision tower.
     pub unused: Vec<String>,
+    /// What is otherwise than the options asked for, because the model does not stand that: a sentence.
+    pub note: Option<String>,
 }
 
 /// Builds the model that `config` describes from the tensors that a checkpoint holds.

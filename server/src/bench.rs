@@ -76,6 +76,7 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<(Vec<V
         threads: flags.threads.unwrap_or(0) as usize,
         precision: flags.precision,
         kv: Some(kv),
+        careful: false,
         weights: flags.weights.clone(),
         chunk: None,
         context: Some(context),

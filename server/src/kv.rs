@@ -17,6 +17,8 @@ pub struct KvInfo {
     pub archive: Option<ArchiveInfo>,
     /// Layers with keys and values.
     pub layers: usize,
+    /// Why it is otherwise than was asked for, if it is.
+    pub note: Option<String>,
 }
 
 /// What `/health` says of an archive.
@@ -57,11 +59,17 @@ impl KvInfo {
                 layers: archives.len(),
             }),
             layers: paged().count(),
+            note: None,
         }
     }
 
-    /// Keys and values of older tokens in a word, where they are not kept as they are.
+    /// Keys and values of older tokens in a word, where they are not kept as they are; or why they are, against what was
+    /// asked for.
     pub fn archived(&self) -> Option<String> {
-        self.archive.as_ref().map(|a| format!("{}/{}", a.keys, a.values))
+        let archive = self.archive.as_ref().map(|a| format!("{}/{}", a.keys, a.values));
+        match (archive, &self.note) {
+            (Some(archive), Some(note)) => Some(format!("{archive} ({note})")),
+            (archive, note) => archive.or_else(|| note.clone()),
+        }
     }
 }

@@ -37,6 +37,7 @@ pub(crate) fn open(found: &Found, wishes: &Wishes, device: &dyn Device) -> Resul
         rules: vec![],
         fingerprint: manifest.hash,
         options: options.compile.clone(),
+        note: None,
         time: start.elapsed(),
     };
     let (context, fingerprint) = (whole.context, whole.fingerprint.clone());
@@ -59,7 +60,18 @@ pub(crate) fn open(found: &Found, wishes: &Wishes, device: &dyn Device) -> Resul
     let (compiled, plan) = fitted.map_err(|e| LoadError::Memory(e.to_string()))?;
     let Compiled { program, family, .. } = compiled;
     let weights = wishes.weights.clone().unwrap_or_else(|| found.directory().to_owned());
-    Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: true, context, lossy: None })
+    Ok(Model {
+        checkpoint,
+        weights,
+        program,
+        plan,
+        family,
+        fingerprint,
+        packaged: true,
+        context,
+        lossy: None,
+        note: None,
+    })
 }
 
 /// What the flags ask for and the package was not made for.
@@ -91,8 +103,8 @@ fn refusal(manifest: &Manifest, wishes: &Wishes) -> Option<String> {
         Precision::Exact if wishes.kv.is_none() && !exact => {
             Some("--precision exact: this package was not made for it".to_owned())
         }
-        Precision::Fast if made.activations != "int8" => {
-            Some("--precision fast: this package was not made for it".to_owned())
+        Precision::Fine if made.activations != "int16" => {
+            Some("--precision fine: this package was not made for it".to_owned())
         }
         _ => None,
     }

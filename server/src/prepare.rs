@@ -87,6 +87,8 @@ pub struct Wishes {
     pub precision: Precision,
     /// How keys and values are stored; by the precision if not said.
     pub kv: Option<Kv>,
+    /// Whether a model that does not stand that gets something finer.
+    pub careful: bool,
     /// Where the weights of a package are that does not hold them.
     pub weights: Option<PathBuf>,
     /// Tokens of a step; 512 if not said.
@@ -114,6 +116,7 @@ impl Wishes {
             threads: flags.threads.unwrap_or(0) as usize,
             precision: flags.precision,
             kv: flags.turbo_kv.map(Kv::from).or(flags.kv),
+            careful: flags.turbo_kv.is_some(),
             weights: flags.weights.clone(),
             chunk: flags.prefill_size.map(|n| n as usize),
             context: flags.ctx_size.map(|n| n as usize),
@@ -177,6 +180,8 @@ pub(crate) struct Model {
     pub(crate) context: usize,
     /// How it computes less than the model says, if it does.
     pub(crate) lossy: Option<String>,
+    /// What is otherwise than was asked for, because the model does not stand that.
+    pub(crate) note: Option<String>,
 }
 
 /// A model with a device and a plan that fits, before any weight is read.
@@ -196,6 +201,9 @@ fn compiled(found: &Found, wishes: &Wishes, device: &dyn Device) -> Result<Model
     let checkpoint = Checkpoint::open(found.directory()).map_err(|e| found.wrong(e))?;
     let mut build = wishes.precision.build(wishes.kv, backend(device) == "cpu");
     build.experts_per_token = wishes.experts_per_token;
+    if let Some(policy) = &mut build.archive {
+        policy.careful = wishes.careful;
+    }
     let mut options = Options { build, ..Options::default() };
     options.compile.chunk = wishes.chunk.unwrap_or(options.compile.chunk);
     options.compile.max_rows = wishes.sequences.unwrap_or(0).max(LEAST_ROWS).min(options.compile.chunk.max(1));
@@ -212,16 +220,19 @@ fn compiled(found: &Found, wishes: &Wishes, device: &dyn Device) -> Result<Model
     let (compiled, plan) = fitted.map_err(|e| LoadError::Memory(e.to_string()))?;
     let (seconds, kernels) = (compiled.time.as_secs_f64(), compiled.program.kernels.len());
     tracing::info!(family = compiled.family, device = device.target().name, seconds, kernels, "compiled");
-    if wishes.kv.and_then(Kv::archive).is_some() && KvInfo::of(&compiled.program).archive.is_none() {
+    let archived = KvInfo::of(&compiled.program).archive.is_some();
+    if let Some(note) = &compiled.note {
+        tracing::warn!("{note}");
+    } else if wishes.kv.and_then(Kv::archive).is_some() && !archived {
         tracing::warn!(
             "TurboQuant is left out: no layer has heads that it can rotate and a history longer than its window"
         );
     }
     let lossy = wishes.experts_per_token.map(|most| lossy(&checkpoint, &options, most)).transpose();
     let lossy = lossy.map_err(|e| found.wrong(e))?.flatten();
-    let Compiled { program, family, fingerprint, context, .. } = compiled;
+    let Compiled { program, family, fingerprint, context, note, .. } = compiled;
     let weights = found.directory().to_owned();
-    Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: false, context, lossy })
+    Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: false, context, lossy, note })
 }
 
 /// How a bound on the experts of a token changes a model; not at all where it routes to no more.
@@ -275,7 +286,7 @@ impl Prepared {
             device: self.device.target().name.clone(),
             weights_bytes: self.model.plan.weights,
             kv_bytes: self.model.plan.kv(),
-            kv: KvInfo::of(&self.model.program),
+            kv: KvInfo { note: self.model.note.clone(), ..KvInfo::of(&self.model.program) },
             layers,
             gpu_layers: if self.backend == "wgpu" { layers } else { 0 },
         }

@@ -87,7 +87,7 @@ fn flags_that_a_package_was_not_made_for() {
     for (flags, word) in [
         (["--kv", "q8"], "--kv"),
         (["--precision", "exact"], "--precision exact"),
-        (["--precision", "fast"], "--precision fast"),
+        (["--precision", "fine"], "--precision fine"),
         (["--prefill-size", "64"], "--prefill-size 64"),
         (["--parallel", "100"], "--parallel 100"),
     ] {

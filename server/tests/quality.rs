@@ -52,6 +52,7 @@ impl Row {
             threads: 2,
             precision: Precision::Exact,
             kv: Some(Kv::F32),
+            careful: false,
             weights: None,
             chunk: None,
             context: Some(context),

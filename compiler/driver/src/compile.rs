@@ -37,6 +37,8 @@ pub struct Compiled {
     pub fingerprint: String,
     /// How the program was compiled: what was asked for, changed by the `SLM_*` variables.
     pub options: CompileOptions,
+    /// What is otherwise than was asked for, because the model does not stand that: a sentence.
+    pub note: Option<String>,
     /// Time it took to build and compile.
     pub time: Duration,
 }
@@ -120,8 +122,8 @@ pub fn compile_observed(
         tracing::info!(target: "slm", family = model.family, fingerprint, kernels, weights, "compiled");
     }
     let time = start.elapsed();
-    let (family, context) = (model.family, model.context);
-    Ok(Compiled { program, family, context, rules, fingerprint, options: compile_options, time })
+    let (family, context, note) = (model.family, model.context, model.note);
+    Ok(Compiled { program, family, context, rules, fingerprint, options: compile_options, note, time })
 }
 
 /// Plans and kernels, as far as they were asked for.

@@ -66,15 +66,14 @@ impl Kv {
 /// How activations are rounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
-    /// Keys and values are f16. On the CPU, inputs of products with quantised weights are rounded to 16 bits by groups,
-    /// finer than f16; elsewhere they stay f32.
+    /// Keys and values are f16. On the CPU, inputs of products with quantised weights are rounded by groups, to 8 bits in
+    /// layers and to 16 where logits are made (docs/performance.md says what that costs); elsewhere they stay f32.
     #[default]
     Default,
+    /// The same with 16 bits everywhere, finer than f16: slower for prompts.
+    Fine,
     /// As the reference computes: inputs of products, keys and values are f32.
     Exact,
-    /// On the CPU, inputs of products with quantised weights are rounded to 8 bits by groups: faster, and close
-    /// decisions may fall otherwise (docs/performance.md has the figures). Other backends compute as by default.
-    Fast,
 }
 
 impl Precision {
@@ -83,14 +82,14 @@ impl Precision {
     pub fn build(self, kv: Option<Kv>, on_cpu: bool) -> BuildOptions {
         let activations = match (self, on_cpu) {
             (Self::Exact, _) | (_, false) => Activations::F32,
-            (Self::Default, true) => Activations::Int { bits: 16 },
-            (Self::Fast, true) => Activations::Int { bits: 8 },
+            (Self::Default, true) => Activations::Int { bits: 8, head: 16 },
+            (Self::Fine, true) => Activations::int(16),
         };
         let exact = (self == Self::Exact).then_some(Format::F32);
         let of_kv = kv;
         let kv = kv.map(Kv::format).or(exact).map(|format| (format, format));
         let default = BuildOptions::default();
-        let archive = of_kv.and_then(Kv::archive).map(|archive| ArchivePolicy { archive, boundary: 0 });
+        let archive = of_kv.and_then(Kv::archive).map(|archive| ArchivePolicy { archive, boundary: 0, careful: false });
         let rotate = of_kv.is_some_and(Kv::rotates);
         BuildOptions { activations, kv: kv.unwrap_or(default.kv), rotate, archive, ..default }
     }

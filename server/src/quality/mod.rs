@@ -168,6 +168,7 @@ fn prepare(
         threads: flags.threads.unwrap_or(0) as usize,
         precision: flags.precision,
         kv: Some(kv),
+        careful: false,
         weights: flags.weights.clone(),
         chunk: None,
         context: Some(context),

@@ -94,6 +94,9 @@ pub struct Made {
     pub without_rules: Vec<String>,
 }
 
+/// Between the rounding of activations in layers and that in front of the product that makes logits.
+const HEAD: &str = ", head ";
+
 /// Rules that applied to a function, with how often.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -110,7 +113,8 @@ impl Made {
         let activations = match build.activations {
             Activations::F32 => "f32".to_owned(),
             Activations::F16 => "f16".to_owned(),
-            Activations::Int { bits } => format!("int{bits}"),
+            Activations::Int { bits, head } if bits == head => format!("int{bits}"),
+            Activations::Int { bits, head } => format!("int{bits}{HEAD}int{head}"),
         };
         let choices = match compile.choices {
             Choices::Best => "best".to_owned(),
@@ -142,8 +146,9 @@ impl Made {
         let activations = match self.activations.as_str() {
             "f32" => Activations::F32,
             "f16" => Activations::F16,
-            "int8" => Activations::Int { bits: 8 },
-            "int16" => Activations::Int { bits: 16 },
+            "int8" => Activations::int(8),
+            "int16" => Activations::int(16),
+            "int8, head int16" => Activations::Int { bits: 8, head: 16 },
             other => return Err(unknown("activations", other)),
         };
         let choices = match self.choices.as_str() {
@@ -158,7 +163,7 @@ impl Made {
             kv: (self.keys, self.values),
             activations,
             rotate: self.rotated,
-            archive: self.archive.map(|archive| ArchivePolicy { archive, boundary: 0 }),
+            archive: self.archive.map(|archive| ArchivePolicy { archive, boundary: 0, careful: false }),
             experts_per_token: None,
         };
         let compile = CompileOptions {
@@ -188,11 +193,16 @@ impl Made {
                 problems.push(format!("the state {state}"));
             }
         }
-        for value in program.module.funcs.iter().flat_map(|graph| &graph.values) {
-            if let Def::Node { op: Op::Round { to }, .. } = &value.def
-                && !to.to_string().starts_with(activations)
-            {
-                problems.push(format!("activations of {to}"));
+        let (layers, logits) = activations.split_once(HEAD).unwrap_or((activations, activations));
+        let head = program.module.main.last().map(|call| call.func);
+        for (func, graph) in program.module.funcs.iter().enumerate() {
+            let said = if Some(func) == head { logits } else { layers };
+            for value in &graph.values {
+                if let Def::Node { op: Op::Round { to }, .. } = &value.def
+                    && !to.to_string().starts_with(said)
+                {
+                    problems.push(format!("activations of {to}"));
+                }
             }
         }
         problems.dedup();

@@ -59,12 +59,13 @@ fn another_program_fails() {
 #[test]
 fn what_a_manifest_says_is_so() {
     let mut options = PackOptions { without_certificate: true, ..PackOptions::default() };
-    options.program.build = Precision::Fast.build(None, true);
+    options.program.build = Precision::Default.build(None, true);
     for (name, value, word) in [
         ("keys", "f32", "keys of f16"),
         ("values", "affine4_g64_f16", "values of f16"),
         ("activations", "f32", "activations of int8_g"),
         ("activations", "int16", "activations of int8_g"),
+        ("activations", "int8", "activations of int16_g"),
     ] {
         let made = Made::new(&row("llama-mlx4"), &options);
         Package::open(&made.path(), None).expect("it says what is so");

@@ -58,7 +58,7 @@ fn certificates_hold() {
         (Precision::Default, Some(Kv::Bf16), 64),
         (Precision::Default, Some(Kv::Q8), 64),
         (Precision::Default, Some(Kv::Q4), 64),
-        (Precision::Fast, None, 64),
+        (Precision::Fine, None, 64),
     ] {
         let mut options = PackOptions::default();
         options.program.build = precision.build(kv, true);

@@ -135,7 +135,7 @@ fn packages_are_compiled_again_as_they_were() {
         (Precision::Exact, None, 512),
         (Precision::Default, Some(Kv::Q4Rotated), 64),
         (Precision::Default, Some(Kv::K4v3), 7),
-        (Precision::Fast, Some(Kv::Bf16), 64),
+        (Precision::Fine, Some(Kv::Bf16), 64),
     ] {
         for repack in [false, true] {
             let mut options = PackOptions { repack, ..repacked() };

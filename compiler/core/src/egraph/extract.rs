@@ -14,7 +14,7 @@ use super::lang::Node;
 use crate::choices::Chooser;
 
 /// The node picked for each class that is computed.
-pub(super) type Choice = BTreeMap<Id, Node>;
+pub type Choice = BTreeMap<Id, Node>;
 
 /// Picks the nodes that compute all `roots` and are cheapest in the prices of `chooser`.
 ///

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use swiftlm_compiler::{Choices, CompileOptions};
+use swiftlm_compiler::{Choices, CompileOptions, Seen, compile};
 use swiftlm_ir::graph::Graph;
 use swiftlm_ir::plan::{Dispatch, FuncPlan, Program, Stage};
 use swiftlm_ir::text::print_graph;
 
 use crate::fixture::Row;
-use crate::run::{Loaded, On, compile_with, exact, relative_error};
+use crate::run::{Loaded, On, exact, relative_error};
 
 /// Largest relative error of a row's logits, however it was compiled.
 pub const BAR: f64 = 1e-4;
@@ -20,7 +20,7 @@ pub struct Chosen {
     pub launches: usize,
     /// Launches of kernels that the compiler's own choices do not make there.
     pub other_launches: usize,
-    /// Ops that the compiler's own choices do not compute.
+    /// Ops behind the e-graph that the compiler's own choices do not have there.
     pub other_ops: usize,
     /// Relative error of the logits against the reference.
     pub error: f64,
@@ -29,9 +29,15 @@ pub struct Chosen {
 /// A row with the program that the compiler chooses.
 #[derive(Debug)]
 pub struct Subject {
-    /// The row.
-    pub row: Row,
-    best: Program,
+    row: Row,
+    best: Compiled,
+}
+
+/// A program and the ops that its functions had behind the e-graph.
+#[derive(Debug)]
+struct Compiled {
+    program: Program,
+    ops: Vec<String>,
 }
 
 impl Subject {
@@ -44,7 +50,7 @@ impl Subject {
 
     /// Launches of all plans that the compiler chooses.
     pub fn launches(&self) -> usize {
-        launches(&self.best).len()
+        launches(&self.best.program).len()
     }
 
     /// Compiles the row so and runs it.
@@ -59,17 +65,17 @@ impl Subject {
 
     /// As [`Self::choose`], if the program is another one.
     pub fn choose_if_other(&self, options: CompileOptions) -> Option<Chosen> {
-        let program = compiled(&self.row, options);
-        (program != self.best).then(|| self.run(program))
+        let other = compiled(&self.row, options);
+        (other.program != self.best.program).then(|| self.run(other))
     }
 
-    fn run(&self, program: Program) -> Chosen {
+    fn run(&self, Compiled { program, ops }: Compiled) -> Chosen {
         let row = &self.row;
         let all = launches(&program);
         let chosen = Chosen {
             launches: all.len(),
-            other_launches: others(all, launches(&self.best)),
-            other_ops: others(ops(&program), ops(&self.best)),
+            other_launches: others(all, launches(&self.best.program)),
+            other_ops: others(ops, self.best.ops.clone()),
             error: 0.0,
         };
         let mut loaded = Loaded::new(row, program, On::Cpu.open(2), 1);
@@ -82,8 +88,16 @@ impl Subject {
     }
 }
 
-fn compiled(row: &Row, options: CompileOptions) -> Program {
-    compile_with(row, &exact(), CompileOptions { chunk: 64, max_rows: 64, ..options })
+fn compiled(row: &Row, options: CompileOptions) -> Compiled {
+    let model =
+        swiftlm_models::build(&row.config, &row.index, &exact()).unwrap_or_else(|e| panic!("{}: {e}", row.name));
+    let options = CompileOptions { chunk: 64, max_rows: 64, ..options };
+    let mut ops = vec![];
+    let compiled = compile(&model.module, &options, &mut |pass, seen| match seen {
+        Seen::Graph(func) if pass == "egraph" => ops.extend(ops_of(func)),
+        _ => {}
+    });
+    Compiled { program: compiled.unwrap_or_else(|e| panic!("{}: {e}", row.name)).program, ops }
 }
 
 /// Every launch: function, class and kernels.
@@ -98,16 +112,12 @@ fn launches(program: &Program) -> Vec<String> {
 }
 
 /// Every op with its attributes and type, without the names of values.
-fn ops(program: &Program) -> Vec<String> {
-    let of_func = |func: &Graph| {
-        let text = print_graph(func);
-        let op = |line: &str| {
-            let words = line.split(" = ").nth(1)?.split_whitespace();
-            Some(words.filter(|word| !word.starts_with('%')).collect::<Vec<_>>().join(" "))
-        };
-        text.lines().filter_map(op).map(|op| format!("{} {op}", func.name)).collect::<Vec<_>>()
+fn ops_of(func: &Graph) -> Vec<String> {
+    let op = |line: &str| {
+        let words = line.split(" = ").nth(1)?.split_whitespace();
+        Some(words.filter(|word| !word.starts_with('%')).collect::<Vec<_>>().join(" "))
     };
-    program.module.funcs.iter().flat_map(of_func).collect()
+    print_graph(func).lines().filter_map(op).map(|op| format!("{} {op}", func.name)).collect()
 }
 
 /// How many of some the others do not have.

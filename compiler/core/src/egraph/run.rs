@@ -69,8 +69,8 @@ pub fn run_observed(g: &Graph, rules: &[Rewrite<Node, Types>], observe: &mut dyn
     run_chosen(g, rules, &Chooser::new(Choices::Best, 0), false, observe)
 }
 
-/// Rewrites a function by `rules`; `chooser` prices terms, `observe` sees every island. To
-/// `explain` keeps proofs, which takes time and changes nothing.
+/// Rewrites a function by `rules`; `chooser` prices terms, `observe` sees every island. To `explain` keeps
+/// proofs, which takes time and changes nothing.
 pub(crate) fn run_chosen(
     g: &Graph,
     rules: &[Rewrite<Node, Types>],

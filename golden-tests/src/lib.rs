@@ -3,10 +3,16 @@
 //! The fixtures are read here with their own few lines, apart from the code under test, so that a mistake in the loader
 //! cannot hide behind itself.
 
+pub mod cases;
+pub mod chaos;
 pub mod experts;
+pub mod extraction;
 pub mod fixture;
 pub mod generated;
+pub mod greedy;
 pub mod host;
+pub mod least;
 pub mod msl;
 pub mod published;
 pub mod run;
+pub mod worth;

@@ -14,12 +14,13 @@
 //! | `run` | micro-kernels, interpreter and GPU give the logits of the host reference |
 
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
 
 use swiftlm_compiler::egraph::run::run as rewrite;
 use swiftlm_compiler::passes::{canon, fuse, siblings};
 use swiftlm_compiler::rules::all;
 use swiftlm_compiler::{CompileOptions, compile};
+use swiftlm_golden_tests::cases;
 use swiftlm_golden_tests::host::{BAR, Tensors, evaluate};
 use swiftlm_golden_tests::run::{On, relative_error};
 use swiftlm_ir::dim::ShapeClass;
@@ -40,42 +41,18 @@ enum Case {
     Func(Graph),
 }
 
-struct File {
-    /// Path below `cases`, without its extension.
-    name: String,
-    source: String,
-    commands: Vec<String>,
-}
+/// A file and what its commands do.
+struct File(cases::File);
 
-fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("cases")
-}
+impl Deref for File {
+    type Target = cases::File;
 
-fn files(below: &Path, found: &mut Vec<File>) {
-    let mut paths: Vec<PathBuf> =
-        std::fs::read_dir(below).expect("cases can be listed").flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    for path in paths {
-        if path.is_dir() {
-            files(&path, found);
-            continue;
-        }
-        let source = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let first = source.lines().next().unwrap_or_default();
-        let commands = first.strip_prefix("; test: ");
-        let commands = commands.unwrap_or_else(|| panic!("{} does not begin with `; test: `", path.display()));
-        let name = path.strip_prefix(directory()).expect("a file below cases").with_extension("");
-        let name = name.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/");
-        found.push(File { name, commands: commands.split_whitespace().map(str::to_owned).collect(), source });
+    fn deref(&self) -> &cases::File {
+        &self.0
     }
 }
 
 impl File {
-    /// Whether it holds a module; a function alone otherwise.
-    fn is_module(&self) -> bool {
-        self.source.lines().any(|line| line.starts_with("slir "))
-    }
-
     fn case(&self) -> Case {
         let failed = |errors: Vec<_>| -> ! { panic!("{}: {errors:?}", self.name) };
         match self.is_module() {
@@ -259,10 +236,8 @@ fn optimised(func: &Graph) -> (Graph, swiftlm_compiler::egraph::run::Report) {
 
 #[test]
 fn cases() {
-    let mut found = vec![];
-    files(&directory(), &mut found);
     let mut used = std::collections::BTreeSet::new();
-    for file in &found {
+    for file in cases::all().into_iter().map(File) {
         assert!(!file.commands.is_empty(), "{}: nothing is done with it", file.name);
         for command in &file.commands {
             if let Some(text) = file.output(command) {

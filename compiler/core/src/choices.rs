@@ -42,11 +42,12 @@ impl Chooser {
         }
     }
 
-    /// What a term is taken to cost.
+    /// What a term is taken to cost. By chance it is any power of two, so that a longer term is often the cheaper one; what
+    /// is free stays free, since a leaf is no choice.
     pub(crate) fn price(&self, real: u64) -> u64 {
         match self.choices {
-            Choices::Best | Choices::Plain => real,
-            Choices::Random(_) => self.next() % 1000,
+            Choices::Random(_) if real > 0 => 1 << (self.next() % 20),
+            _ => real,
         }
     }
 

@@ -14,7 +14,7 @@ const LAUNCH: u64 = 64;
 const HISTORY: u64 = 1 << 30;
 
 /// Cost of one node, its children not included; saturating. `None` if it must never be picked.
-pub(super) fn cost(egraph: &EGraph<Node, Types>, node: &Node) -> Option<u64> {
+pub fn cost(egraph: &EGraph<Node, Types>, node: &Node) -> Option<u64> {
     let Node::Op(name, children) = node else { return Some(0) };
     let kib = children.iter().map(|c| match &egraph[*c].data {
         Fact::Typed(ArgType::Weight(w)) => w.bytes() as u64 / 1024,

@@ -14,7 +14,7 @@ use super::lang::Node;
 use crate::choices::Chooser;
 
 /// The node picked for each class that is computed.
-pub(super) type Choice = BTreeMap<Id, Node>;
+pub type Choice = BTreeMap<Id, Node>;
 
 /// Picks the nodes that compute all `roots` and are cheapest in the prices of `chooser`.
 ///
@@ -173,7 +173,7 @@ mod tests {
         best
     }
 
-    /// The integer program picks what trying all ways picks.
+    /// The integer program picks what trying all ways picks, by prices that mean something and by random ones.
     #[test]
     fn the_cheapest_is_picked() {
         for term in [
@@ -185,15 +185,18 @@ mod tests {
             "(mul (mul x (sigmoid x)) (scale (linear (scale (mul x (sigmoid x)) 3) w) 5))",
         ] {
             let (egraph, root) = saturated(term);
-            let chooser = Chooser::new(Choices::Best, 0);
-            let all = candidates(&egraph, &[root], &chooser);
-            let choice = extract(&egraph, &[root], &chooser).unwrap_or_else(|e| panic!("{term}: {e}"));
-            let price = |(id, node): (&Id, &Node)| {
-                all[id].iter().find(|(known, _)| known == node).map(|(_, price)| *price).expect("a candidate")
-            };
-            let picked: u64 = choice.iter().map(price).sum();
-            assert_eq!(picked, least(&all, &egraph, root), "{term}");
-            assert!(all.values().any(|nodes| nodes.len() > 1), "{term}: there is something to choose");
+            let all_prices = [Choices::Best].into_iter().chain((0..20).map(Choices::Random));
+            for choices in all_prices {
+                let all = candidates(&egraph, &[root], &Chooser::new(choices, 0));
+                let choice = extract(&egraph, &[root], &Chooser::new(choices, 0));
+                let choice = choice.unwrap_or_else(|e| panic!("{term}, {choices:?}: {e}"));
+                let price = |(id, node): (&Id, &Node)| {
+                    all[id].iter().find(|(known, _)| known == node).map(|(_, price)| *price).expect("a candidate")
+                };
+                let picked: u64 = choice.iter().map(price).sum();
+                assert_eq!(picked, least(&all, &egraph, root), "{term}, {choices:?}");
+                assert!(all.values().any(|nodes| nodes.len() > 1), "{term}: there is something to choose");
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Equality saturation for algebra whose best order is unclear. Never for effects, merging of siblings, or loops.
 
 pub mod analysis;
-mod cost;
+pub mod cost;
 pub mod explain;
-mod extract;
+pub mod extract;
 pub mod lang;
 pub mod run;

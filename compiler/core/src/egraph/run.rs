@@ -33,12 +33,23 @@ pub struct Report {
     pub explained: Vec<Explained>,
 }
 
-/// A saturated e-graph, for whoever wants to look at it.
+/// A saturated e-graph and what was picked of it, for whoever wants to look at it.
 #[derive(Clone, Copy)]
 pub struct Island<'a> {
     /// Number among the function's islands.
     pub number: usize,
-    egraph: &'a EGraph<Node, Types>,
+    /// The function before rewriting.
+    pub func: &'a Graph,
+    /// Its values that are computed here, in program order.
+    pub values: &'a [Value],
+    /// Those of them that the rest of the function uses.
+    pub exits: &'a [Value],
+    /// Every term that the rules made of them.
+    pub egraph: &'a EGraph<Node, Types>,
+    /// The class of each exit.
+    pub roots: &'a [Id],
+    /// The term picked for each class; `None` where extraction failed, which the report says.
+    pub picked: Option<&'a Choice>,
 }
 
 impl Island<'_> {
@@ -50,11 +61,16 @@ impl Island<'_> {
 
 /// Rewrites a function by `rules`, for speed.
 pub fn run(g: &Graph, rules: &[Rewrite<Node, Types>]) -> (Graph, Report) {
-    run_chosen(g, rules, &Chooser::new(Choices::Best, 0), false, &mut |_| {})
+    run_observed(g, rules, &mut |_| {})
 }
 
-/// Rewrites a function by `rules`; `chooser` prices terms, `observe` sees the saturated e-graph of every island. To
-/// `explain` keeps proofs, which takes time and changes nothing.
+/// As [`run`]; `observe` sees every island.
+pub fn run_observed(g: &Graph, rules: &[Rewrite<Node, Types>], observe: &mut dyn FnMut(Island<'_>)) -> (Graph, Report) {
+    run_chosen(g, rules, &Chooser::new(Choices::Best, 0), false, observe)
+}
+
+/// Rewrites a function by `rules`; `chooser` prices terms, `observe` sees every island. To `explain` keeps
+/// proofs, which takes time and changes nothing.
 pub(crate) fn run_chosen(
     g: &Graph,
     rules: &[Rewrite<Node, Types>],
@@ -67,10 +83,11 @@ pub(crate) fn run_chosen(
     let uses = uses(g);
     let mut island: Vec<Value> = vec![];
     let mut number = 0;
-    let mut choose = |egraph: &EGraph<Node, Types>, roots: &[Id]| {
-        observe(Island { number, egraph });
+    let mut choose = |values: &[Value], exits: &[Value], egraph: &EGraph<Node, Types>, roots: &[Id]| {
+        let picked = extract(egraph, roots, chooser);
+        observe(Island { number, func: g, values, exits, egraph, roots, picked: picked.as_ref().ok() });
         number += 1;
-        extract(egraph, roots, chooser)
+        picked
     };
     for i in 0..g.values.len() {
         let v = Value(i as u32);
@@ -87,8 +104,8 @@ pub(crate) fn run_chosen(
     (r.finish(), report)
 }
 
-/// Picks the terms that compute the roots of a saturated e-graph.
-type Choose<'c> = dyn FnMut(&EGraph<Node, Types>, &[Id]) -> Result<Choice, String> + 'c;
+/// Picks the terms that compute an island's exits, whose classes come last, from its saturated e-graph.
+type Choose<'c> = dyn FnMut(&[Value], &[Value], &EGraph<Node, Types>, &[Id]) -> Result<Choice, String> + 'c;
 
 #[expect(clippy::too_many_arguments, reason = "one step of `run_chosen`, which has no state of its own")]
 fn optimise(
@@ -104,21 +121,11 @@ fn optimise(
     if island.is_empty() {
         return;
     }
-    let leaves = |v: usize| (!island.contains(&Value(v as u32))).then(|| ArgType::Value(g.values[v].ty.clone()));
-    let types = Types {
-        values: (0..g.values.len()).map(leaves).collect(),
-        weights: g.weights.iter().map(|w| ArgType::Weight(w.ty)).collect(),
-        conflicts: vec![],
-    };
-    let mut egraph = EGraph::new(types);
+    let mut egraph = EGraph::new(types(g, island));
     if proofs {
         egraph = egraph.with_explanations_enabled().without_explanation_length_optimization();
     }
-    let mut ids: BTreeMap<Value, Id> = BTreeMap::new();
-    for v in island {
-        let id = add(g, &mut egraph, &ids, *v);
-        ids.insert(*v, id);
-    }
+    let ids = add_terms(g, &mut egraph, island);
     let leaves_island = |v: &&Value| uses[v.0 as usize].iter().any(|user| user.is_none_or(|u| !island.contains(&u)));
     let exits: Vec<Value> = island.iter().filter(leaves_island).copied().collect();
     let runner = Runner::<Node, Types>::new(Types::default())
@@ -135,7 +142,7 @@ fn optimise(
     let roots: Vec<Id> = exits.iter().map(|v| runner.egraph.find(ids[v])).collect();
     let extracted = match runner.egraph.analysis.conflicts.first() {
         Some(conflict) => Err(conflict.clone()),
-        None => choose(&runner.egraph, &roots),
+        None => choose(island, &exits, &runner.egraph, &roots),
     };
     match extracted {
         Ok(choice) => {
@@ -153,6 +160,33 @@ fn optimise(
             });
         }
     }
+}
+
+/// The values of an island as terms, before any rule, and the class of each.
+pub fn terms(g: &Graph, island: &[Value]) -> (EGraph<Node, Types>, BTreeMap<Value, Id>) {
+    let mut egraph = EGraph::new(types(g, island));
+    let ids = add_terms(g, &mut egraph, island);
+    egraph.rebuild();
+    (egraph, ids)
+}
+
+/// Types of what an island's terms end in.
+fn types(g: &Graph, island: &[Value]) -> Types {
+    let leaf = |v: usize| (!island.contains(&Value(v as u32))).then(|| ArgType::Value(g.values[v].ty.clone()));
+    Types {
+        values: (0..g.values.len()).map(leaf).collect(),
+        weights: g.weights.iter().map(|w| ArgType::Weight(w.ty)).collect(),
+        conflicts: vec![],
+    }
+}
+
+fn add_terms(g: &Graph, egraph: &mut EGraph<Node, Types>, island: &[Value]) -> BTreeMap<Value, Id> {
+    let mut ids = BTreeMap::new();
+    for v in island {
+        let id = add(g, egraph, &ids, *v);
+        ids.insert(*v, id);
+    }
+    ids
 }
 
 fn add(g: &Graph, egraph: &mut EGraph<Node, Types>, ids: &BTreeMap<Value, Id>, v: Value) -> Id {

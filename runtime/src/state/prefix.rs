@@ -202,7 +202,8 @@ impl PrefixCache {
     /// kept there and there is room for it.
     pub fn keep_copy(&mut self, pool: &mut StatePool, tokens: &[u32], sequence: &Sequence, most: usize) {
         let length = sequence.forks_at(most);
-        if length > 0
+        if self.is_on()
+            && length > 0
             && self.is_new(tokens, length, sequence)
             && let Some(copy) = sequence.fork(pool, length, length)
         {

@@ -2,9 +2,9 @@
 
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::kernel::KType;
-use swiftlm_ir::kernel::builder::{E, Kb, V};
+use swiftlm_ir::kernel::builder::{E, Kb, S, V};
 use swiftlm_ir::plan::Groups;
-use swiftlm_ir::quant::decode::Encoded;
+use swiftlm_ir::quant::decode::{Encoded, pack_width};
 use swiftlm_ir::template::Linear;
 
 use super::deal::Deal;
@@ -16,6 +16,9 @@ use super::{Bounds, Built, single, tile, when_row};
 pub(super) const LANES: u32 = 128;
 /// Rows of a matrix from which on there are enough for all of a device's lanes.
 const MANY_OUTPUTS: usize = 8192;
+
+/// Columns of a row that shared memory has room for beside partial sums: 12 of 16 KiB.
+const LONGEST_KEPT: usize = 3072;
 
 /// How the rows and outputs of a matrix product are dealt to workgroups. Each run of lanes has all rows and some outputs
 /// of its workgroup, so that a decoded pack serves several rows and a pack of a row several outputs.
@@ -103,6 +106,37 @@ fn outputs_of_one(outputs: usize, parts: usize) -> usize {
     if outputs * parts >= MANY_OUTPUTS { 4 / parts } else { 1 }
 }
 
+/// A row in shared memory: the first vectors of all its packs, then the second ones, so that lanes side by side read what
+/// lies side by side.
+struct KeptRow<'k> {
+    memory: S<'k>,
+    packs: usize,
+    vectors: usize,
+}
+
+impl<'k> KeptRow<'k> {
+    /// A row of `width` columns, if it is not too long and its packs are of vectors; `pack` makes one. All lanes of a
+    /// workgroup arrive.
+    fn fill(kb: &'k Kb, width: usize, pack: impl Fn(E<'k>) -> Vec<E<'k>>) -> Option<Self> {
+        let (packs, vectors) = (width / pack_width(width), pack_width(width) / 4);
+        if vectors == 0 || width > LONGEST_KEPT {
+            return None;
+        }
+        let row = Self { memory: kb.shared(KType::F32X4, (packs * vectors) as u32), packs, vectors };
+        kb.for_lanes(packs, |at| {
+            for (vector, value) in pack(at).into_iter().enumerate() {
+                row.memory.set(at.plus(vector * packs), value);
+            }
+        });
+        kb.barrier();
+        Some(row)
+    }
+
+    fn pack(&self, pack: E<'k>) -> Vec<E<'k>> {
+        (0..self.vectors).map(|vector| self.memory.get(pack.plus(vector * self.packs))).collect()
+    }
+}
+
 /// `1 / rms` of each of a workgroup's rows. The runs share the rows where there are several.
 fn inverse_rms_of<'k>(kb: &'k Kb, x: &Packs<'k>, rows: &[E<'k>], eps: f64) -> Vec<E<'k>> {
     let width = run_of(x.width);
@@ -144,13 +178,18 @@ pub(super) fn build(t: &Linear, name: &str, bounds: Bounds) -> Built {
         let x_rows: Vec<E<'_>> = (0..blocking.rows).map(row).collect();
         let weight_rows = blocking.weight_rows(&kb, kb.group(1), outputs, parts);
         let scales = norm.as_ref().map(|norm| inverse_rms_of(&kb, &x, &x_rows, norm.eps()));
-        let input = |pack| {
+        let computed = |pack| {
             let values: Vec<Vec<E<'_>>> = x_rows.iter().map(|row| x.pack(*row, pack)).collect();
             match (&norm, &scales) {
                 (Some(norm), Some(scales)) => norm.apply(&values, scales, pack),
                 _ => values,
             }
         };
+        // Every run reads all of a row: a normalised one is made once for all of them.
+        let kept = (norm.is_some() && blocking.rows == 1)
+            .then(|| KeptRow::fill(&kb, inputs, |pack| computed(pack).swap_remove(0)));
+        let kept = kept.flatten();
+        let input = |pack| kept.as_ref().map_or_else(|| computed(pack), |kept| vec![kept.pack(pack)]);
         let input = |pack| rounded(&kb, inputs, t.round, pack, &input);
         let first_output = blocking.first_output(kb.group(1));
         blocking.products(&kb, &weight, &weight_rows, input, |m, n, values| {

@@ -9,8 +9,17 @@ use swiftlm_golden_tests::fixture::Row;
 use swiftlm_golden_tests::run::{Loaded, On, compile_with, exact, relative_error};
 
 /// Dense families, one with windows, one with experts, plain and quantised.
-const ROWS: [&str; 7] =
-    ["deepseek_v3", "gemma3_text", "llama-rope3", "qwen2-mlx-mixed", "qwen3", "qwen3_5", "qwen3_moe-mlx4"];
+const ROWS: [&str; 9] = [
+    "deepseek_v3",
+    "falcon_h1",
+    "falcon_h1-norm",
+    "gemma3_text",
+    "llama-rope3",
+    "qwen2-mlx-mixed",
+    "qwen3",
+    "qwen3_5",
+    "qwen3_moe-mlx4",
+];
 const BAR: f64 = 1e-4;
 
 /// Launches of all plans, and the error against the reference.

@@ -109,7 +109,7 @@ def mlx_row(row, seed, folder):
     if "alone" in row:
         return reference, None, reference
     with TemporaryDirectory() as dense:
-        write_json(Path(dense) / "config.json", row["config"])
+        write_json(Path(dense) / "config.json", row.get("dense", dict)(row["config"]))
         tensors = first.dequantised(row.get("zero_centred"))
         tensors = {published(key, row): value for key, value in tensors.items()}
         save_tensors(tensors, Path(dense) / "model.safetensors", {"format": "pt"})

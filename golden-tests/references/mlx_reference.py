@@ -64,7 +64,7 @@ class Reference:
                 value = mx.dequantize(
                     value, parameters[f"{path}.scales"], parameters[f"{path}.biases"], module.group_size, module.bits
                 )
-            if path.endswith(".conv1d"):
+            if name.endswith(".conv1d.weight"):
                 value = value.moveaxis(2, 1)
             if zero_centred and re.search(zero_centred, name):
                 value = value - 1.0

@@ -134,6 +134,26 @@ def granite(*dims, **more):
     return decoder("granite", "GraniteForCausalLM", *dims, 49159, 10000000.0, **multipliers, **flags, **more)
 
 
+def falcon_h1(*dims, mixer, **more):
+    """Sizes are the table's of transformers' page on the family, groups and norms the report's; the width of feed-forward
+    layers makes up the number of parameters that the report gives. `mixer` is heads, their size and that of states."""
+    heads, head, state = mixer
+    flags = {
+        "head_dim": 128,
+        "rms_norm_eps": 1e-5,
+        "mamba_d_ssm": heads * head,
+        "mamba_n_heads": heads,
+        "mamba_d_head": head,
+        "mamba_d_state": state,
+        "mamba_n_groups": 1,
+        "mamba_d_conv": 4,
+        "mamba_rms_norm": False,
+        "mamba_norm_before_gate": False,
+        "max_position_embeddings": 262144,
+    }
+    return decoder("falcon_h1", "FalconH1ForCausalLM", *dims, 100000000000.0, **(flags | more))
+
+
 def gpt_oss(*dims, experts):
     scaling = {
         "rope_type": "yarn",
@@ -233,6 +253,19 @@ MODELS = {
         q_lora_rank=1536, n_routed_experts=256, n_shared_experts=1, num_experts_per_tok=8, moe_intermediate_size=2048,
         first_k_dense_replace=3, n_group=8, topk_group=4, topk_method="noaux_tc", scoring_func="sigmoid",
         norm_topk_prob=True, routed_scaling_factor=2.5,
+    ),
+    "falcon-h1-0.5b": falcon_h1(
+        1024, 2048, 36, 8, 2, 32784, mixer=(24, 64, 128), head_dim=64, max_position_embeddings=16384,
+        # The one whose multipliers are known.
+        embedding_multiplier=5.656854249492381, lm_head_multiplier=0.0390625, key_multiplier=0.390625,
+        attention_in_multiplier=1.0, attention_out_multiplier=0.9375, mlp_multipliers=[0.8838834764831844, 0.5859375],
+        ssm_multipliers=[0.3535533905932738, 0.25, 0.3535533905932738, 0.5, 0.3535533905932738],
+        ssm_in_multiplier=1.25, ssm_out_multiplier=0.23570226039551587,
+    ),
+    "falcon-h1-1.5b": falcon_h1(2048, 4608, 24, 8, 2, 65536, mixer=(48, 64, 256), max_position_embeddings=131072),
+    "falcon-h1-7b": falcon_h1(3072, 12288, 44, 12, 2, 130048, mixer=(24, 128, 256), mamba_rms_norm=True),
+    "falcon-h1-34b": falcon_h1(
+        5120, 21504, 72, 20, 4, 261120, mixer=(32, 128, 256), mamba_rms_norm=True, mamba_n_groups=2
     ),
     "gpt-oss-20b": gpt_oss(2880, 2880, 24, 64, 8, experts=32),
     "gpt-oss-120b": gpt_oss(2880, 2880, 36, 64, 8, experts=128),

@@ -343,6 +343,54 @@ def mistral(**changes):
     return config("mistral", "MistralForCausalLM", **(flags | changes))
 
 
+def falcon_h1(**changes):
+    """Multipliers as far from 1 as in published files; six heads of x in two groups, three query heads to one of keys."""
+    flags = {
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "head_dim": 24,
+        "intermediate_size": 80,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "projectors_bias": False,
+        "mamba_d_ssm": 72,
+        "mamba_n_heads": 6,
+        "mamba_d_head": 12,
+        "mamba_n_groups": 2,
+        "mamba_d_state": 20,
+        "mamba_d_conv": 4,
+        "mamba_expand": 2,
+        "mamba_chunk_size": 64,
+        "mamba_conv_bias": True,
+        "mamba_proj_bias": False,
+        "mamba_rms_norm": False,
+        "mamba_norm_before_gate": False,
+        "embedding_multiplier": 5.5,
+        "lm_head_multiplier": 0.6,
+        "key_multiplier": 0.4,
+        "attention_in_multiplier": 1.1,
+        "attention_out_multiplier": 0.9,
+        "ssm_in_multiplier": 1.25,
+        "ssm_out_multiplier": 0.7,
+        "ssm_multipliers": [0.8, 1.5, 0.7, 1.2, 0.6],
+        "mlp_multipliers": [0.88, 0.59],
+    }
+    return config("falcon_h1", "FalconH1ForCausalLM", **(flags | changes))
+
+
+# What sanitize of mlx-lm leaves out, as if it were 1.
+FALCON_H1_FORGOTTEN = {"key_multiplier": 1.0, "attention_in_multiplier": 1.0}
+
+
+def without_multipliers(config):
+    """The configuration of weights that mlx-lm has multiplied by all of them."""
+    tied = config["tie_word_embeddings"]
+    ones = {key: 1.0 for key in config if key.endswith("_multiplier")}
+    ones |= {key: [1.0] * len(config[key]) for key in ("ssm_multipliers", "mlp_multipliers")}
+    head = config["lm_head_multiplier"] / config["embedding_multiplier"] if tied else 1.0
+    return config | ones | {"lm_head_multiplier": head}
+
+
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -374,6 +422,39 @@ TRANSFORMERS = {
         "config": deepseek_v3(),
         "storage": "bf16",
         "notes": "latent attention with yarn in both places; a dense layer, then experts of the best 2 of 4 groups, top 3",
+    },
+    "falcon_h1": {
+        "config": falcon_h1(),
+        "storage": "f32",
+        "alone": "mlx-lm leaves key_multiplier out, and attention_in_multiplier out of values",
+        "notes": "attention and Mamba-2 side by side; 6 heads of 12 in 2 groups, states of 20; every multiplier",
+    },
+    "falcon_h1-norm": {
+        "config": falcon_h1(
+            mamba_rms_norm=True,
+            mamba_d_head="auto",
+            mamba_d_conv=3,
+            mamba_conv_bias=False,
+            time_step_limit=[0.4, 1.1],
+            tie_word_embeddings=True,
+            embedding_multiplier=0.4,
+        ),
+        "storage": "bf16",
+        "alone": "mlx-lm leaves key_multiplier out, and normalises groups as one",
+        "notes": "a norm of each of 2 groups behind the gate; 3 taps without a bias; bounds of time steps; tied",
+    },
+    "falcon_h1-gated": {
+        "config": falcon_h1(
+            mamba_rms_norm=True,
+            mamba_norm_before_gate=True,
+            mamba_n_groups=1,
+            mamba_d_state=16,
+            mamba_n_heads=4,
+            mamba_d_head=18,
+            **FALCON_H1_FORGOTTEN,
+        ),
+        "storage": "f32",
+        "notes": "a norm of all of a row before the gate; one group",
     },
     "gpt_oss": {
         "config": gpt_oss(),
@@ -571,6 +652,22 @@ MLX = {
         # mlx-lm adds the rotated part of scores after the rest, transformers in one sum.
         "calm": 3e-5,
         "notes": "queries made of hidden values; embed_q and unembed_out by head, quantised; 1 of 2 groups, top 3",
+    },
+    "falcon_h1-mlx4": {
+        "config": falcon_h1(
+            mamba_d_ssm=96,
+            mamba_d_head=16,
+            intermediate_size=96,
+            head_dim=32,
+            tie_word_embeddings=True,
+            embedding_multiplier=0.4,
+            **FALCON_H1_FORGOTTEN,
+        ),
+        "bits": 4,
+        "group": 32,
+        "storage": "bf16",
+        "dense": without_multipliers,
+        "notes": "multipliers are in the weights; conv1d is [channels, kernel, 1]",
     },
     "llama-mlx3": {"config": llama(), "bits": 3, "group": 32, "storage": "f32"},
     "llama-mlx2": {"config": llama(num_key_value_heads=1), "bits": 2, "group": 64, "storage": "f16"},

@@ -7,13 +7,15 @@ use std::collections::BTreeSet;
 use swiftlm_compiler::{Choices, CompileOptions, rules};
 use swiftlm_golden_tests::chaos::{BAR, Subject};
 
-/// The first families and a mixture; then latents, windows, scaled frequencies, mixed formats and recurrence.
-const ROWS: [&str; 11] = [
+/// The first families and a mixture; then latents, windows, scaled frequencies, mixed formats and recurrences.
+const ROWS: [&str; 13] = [
     "llama",
     "qwen2",
     "qwen3",
     "qwen3_moe",
     "deepseek_v3",
+    "falcon_h1",
+    "falcon_h1-norm",
     "gemma3_text",
     "granite",
     "llama-rope3",

@@ -110,6 +110,8 @@ fn chunking_changes_nothing() {
         "gemma3_text-mlx4",
         "qwen3_5-mlx4",
         "deepseek_v3",
+        "falcon_h1-mlx4",
+        "falcon_h1-norm",
         "gpt_oss-mxfp4",
     ] {
         let row = Row::open(name);
@@ -130,9 +132,17 @@ fn chunking_changes_nothing() {
 /// Four sequences that share steps compute what each computes alone, bit for bit.
 #[test]
 fn interleaving_changes_nothing() {
-    let names =
-        ["llama", "qwen3-mlx8", "qwen3_moe", "gemma3_text", "qwen3_5", "deepseek_v3", "deepseek_v3-mlx4", "gpt_oss"];
-    for name in names {
+    for name in [
+        "llama",
+        "qwen3-mlx8",
+        "qwen3_moe",
+        "gemma3_text",
+        "qwen3_5",
+        "deepseek_v3",
+        "deepseek_v3-mlx4",
+        "falcon_h1",
+        "gpt_oss",
+    ] {
         let row = Row::open(name);
         let load = || Loaded::new(&row, compile(&row, &exact(), 64), On::Cpu.open(2), 4);
         let prompts: Vec<Vec<u32>> =
@@ -287,6 +297,28 @@ fn mutations_are_noticed() {
         ("deepseek_v3", "rope_scaling", yarn("beta_slow", 4.0)),
         ("deepseek_v3", "rope_scaling", yarn("factor", 4.5)),
         ("deepseek_v3-mlx4", "topk_group", serde_json::json!(2)),
+        ("falcon_h1", "embedding_multiplier", serde_json::json!(5.0)),
+        ("falcon_h1", "lm_head_multiplier", serde_json::json!(0.61)),
+        ("falcon_h1", "key_multiplier", serde_json::json!(0.41)),
+        ("falcon_h1", "attention_in_multiplier", serde_json::json!(1.11)),
+        ("falcon_h1", "attention_out_multiplier", serde_json::json!(0.91)),
+        ("falcon_h1", "ssm_in_multiplier", serde_json::json!(1.26)),
+        ("falcon_h1", "ssm_out_multiplier", serde_json::json!(0.71)),
+        ("falcon_h1", "ssm_multipliers", serde_json::json!([0.81, 1.5, 0.7, 1.2, 0.6])),
+        ("falcon_h1", "ssm_multipliers", serde_json::json!([0.8, 1.51, 0.7, 1.2, 0.6])),
+        ("falcon_h1", "ssm_multipliers", serde_json::json!([0.8, 1.5, 0.71, 1.2, 0.6])),
+        ("falcon_h1", "ssm_multipliers", serde_json::json!([0.8, 1.5, 0.7, 1.21, 0.6])),
+        ("falcon_h1", "ssm_multipliers", serde_json::json!([0.8, 1.5, 0.7, 1.2, 0.61])),
+        ("falcon_h1", "mlp_multipliers", serde_json::json!([0.89, 0.59])),
+        ("falcon_h1", "mlp_multipliers", serde_json::json!([0.88, 0.6])),
+        ("falcon_h1", "rope_theta", serde_json::json!(11000.0)),
+        ("falcon_h1", "rms_norm_eps", serde_json::json!(1e-4)),
+        ("falcon_h1", "time_step_limit", serde_json::json!([0.0, 2.0])),
+        ("falcon_h1-norm", "time_step_limit", serde_json::json!([0.41, 1.1])),
+        ("falcon_h1-norm", "time_step_limit", serde_json::json!([0.4, 1.09])),
+        ("falcon_h1-norm", "mamba_norm_before_gate", serde_json::json!(true)),
+        ("falcon_h1-gated", "mamba_norm_before_gate", serde_json::json!(false)),
+        ("falcon_h1-mlx4", "lm_head_multiplier", serde_json::json!(0.61)),
         ("gpt_oss", "swiglu_limit", serde_json::json!(1.55)),
         ("gpt_oss", "swiglu_alpha", serde_json::json!(1.7)),
         ("gpt_oss", "sliding_window", serde_json::json!(19)),
@@ -309,11 +341,14 @@ fn mutations_are_noticed() {
     }
 }
 
-/// Tensors of gpt-oss that could be left out without an error: sinks so low that they take no weight, biases of experts
-/// or of the router that are 0.
+/// Tensors that could be left out without an error: sinks so low that they take no weight, biases of experts or of the
+/// router that are 0, what passes a state space by, and what its time steps and decays begin with.
 #[test]
 fn tensors_without_effect_are_noticed() {
     for (name, tensor, value) in [
+        ("falcon_h1-norm", "layers.0.mamba.D", [0, 0]),
+        ("falcon_h1-norm", "layers.1.mamba.dt_bias", [0, 0]),
+        ("falcon_h1-norm", "layers.0.mamba.A_log", [0, 0]),
         ("gpt_oss", "layers.0.self_attn.sinks", [0x1c, 0xc6]),
         ("gpt_oss-mxfp4", "layers.1.self_attn.sinks", [0x1c, 0xc6]),
         ("gpt_oss", "layers.1.mlp.experts.gate_up_proj_bias", [0, 0]),

@@ -92,7 +92,15 @@ fn error(name: &str, test: &str, subgroup: Option<u32>, change: fn(String) -> St
 
 #[test]
 fn rows_run_through_their_texts() {
-    for name in ["llama-mlx4", "qwen3_moe-mlx4", "gemma3_text", "qwen3_5-mlx4", "deepseek_v3-mlx4"] {
+    for name in [
+        "llama-mlx4",
+        "qwen3_moe-mlx4",
+        "gemma3_text",
+        "qwen3_5-mlx4",
+        "deepseek_v3-mlx4",
+        "falcon_h1-mlx4",
+        "falcon_h1-norm",
+    ] {
         let error = error(name, "rows", SUBGROUP, |text| text);
         assert!(error < 1e-4, "{name}: {error:.1e}");
     }

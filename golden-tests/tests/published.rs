@@ -119,7 +119,7 @@ fn launches_of_published_models() {
         let launches = decode(&model.name, program.clone());
         let (step, kernels) = counted(&program, launches.iter());
         let layers: Vec<usize> =
-            (0..program.module.main.len()).filter(|call| program.module.main[*call].state.is_some()).collect();
+            (0..program.module.main.len()).filter(|call| !program.module.main[*call].states.is_empty()).collect();
         let mut of_layers: Vec<(usize, usize)> =
             layers.iter().map(|call| counted(&program, launches.iter().filter(|l| l.call == *call))).collect();
         of_layers.sort_unstable();
@@ -127,7 +127,9 @@ fn launches_of_published_models() {
         // Heads are multiplied before and behind latents; experts as large as those of DeepSeek-V3 stay apart.
         let latent =
             program.module.states.iter().any(|state| matches!(state, StateType::Paged { latent: Some(_), .. }));
-        let bar = if program.mixture().is_some() { 14 } else { 8 } + if latent { 4 } else { 0 };
+        // A state space beside attention is a convolution, the space, perhaps its norm, and a projection out.
+        let beside = if program.module.main.iter().any(|call| call.states.len() > 1) { 2 } else { 0 };
+        let bar = if program.mixture().is_some() { 14 } else { 8 } + if latent { 4 } else { 0 } + beside;
         assert!(of_layers.iter().all(|(n, _)| *n <= bar), "{}: layers of {of_layers:?} launches", model.name);
         let hosts: usize = program.plans.iter().flatten().map(|plan| plan.fetches.len()).sum();
         let each: Vec<String> = of_layers.iter().map(|(n, kernels)| format!("{n} ({kernels})")).collect();

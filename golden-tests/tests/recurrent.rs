@@ -12,23 +12,29 @@ use swiftlm_runtime::{Batch, Executable, ExecutableOptions};
 #[test]
 fn rewinding_to_snapshots_changes_nothing() {
     const CHUNK: usize = 16;
-    let row = Row::open("qwen3_5");
-    let (ids, other) = (row.endless(300), row.endless(400).split_off(130));
-    let load = |on: On| Loaded::new(&row, compile(&row, &exact(), CHUNK), on.open(2), 1);
-    let ways = [(Some(140), 140, 170), (Some(97), 140, 250), (None, 20, 60), (Some(256), 256, 300)];
-    let on_cpu = ways.map(|way| (On::Cpu, way));
-    for (on, (snapshot, mark, end)) in on_cpu.into_iter().chain([(On::Wgpu, (Some(40), 50, 60))]) {
-        let mut loaded = load(on);
-        loaded.prompt(0, &ids[..snapshot.unwrap_or(0)], CHUNK);
-        assert!(loaded.snapshot(0), "there is room for a snapshot");
-        loaded.feed(0, &ids[snapshot.unwrap_or(0)..mark], CHUNK);
-        let to = loaded.mark(0);
-        loaded.feed(0, &ids[mark..end], CHUNK);
-        let from = loaded.rewind(0, to);
-        assert_eq!(from, snapshot.unwrap_or(0), "back to the snapshot");
-        loaded.feed(0, &ids[from..mark], CHUNK);
-        let expected = load(on).prompt(0, &[&ids[..mark], &other[..60]].concat(), CHUNK);
-        assert_eq!(loaded.feed(0, &other[..60], CHUNK), expected[mark..], "{on:?}, {snapshot:?}, {mark} to {end}");
+    for name in ["qwen3_5", "falcon_h1"] {
+        let row = Row::open(name);
+        let (ids, other) = (row.endless(300), row.endless(400).split_off(130));
+        let load = |on: On| Loaded::new(&row, compile(&row, &exact(), CHUNK), on.open(2), 1);
+        let ways = [(Some(140), 140, 170), (Some(97), 140, 250), (None, 20, 60), (Some(256), 256, 300)];
+        let on_cpu = ways.map(|way| (On::Cpu, way));
+        for (on, (snapshot, mark, end)) in on_cpu.into_iter().chain([(On::Wgpu, (Some(40), 50, 60))]) {
+            let mut loaded = load(on);
+            loaded.prompt(0, &ids[..snapshot.unwrap_or(0)], CHUNK);
+            assert!(loaded.snapshot(0), "there is room for a snapshot");
+            loaded.feed(0, &ids[snapshot.unwrap_or(0)..mark], CHUNK);
+            let to = loaded.mark(0);
+            loaded.feed(0, &ids[mark..end], CHUNK);
+            let from = loaded.rewind(0, to);
+            assert_eq!(from, snapshot.unwrap_or(0), "back to the snapshot");
+            loaded.feed(0, &ids[from..mark], CHUNK);
+            let expected = load(on).prompt(0, &[&ids[..mark], &other[..60]].concat(), CHUNK);
+            assert_eq!(
+                loaded.feed(0, &other[..60], CHUNK),
+                expected[mark..],
+                "{name}, {on:?}, {snapshot:?}, {mark} to {end}"
+            );
+        }
     }
 }
 

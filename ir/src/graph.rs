@@ -148,8 +148,8 @@ pub enum ParamKind {
     Ids,
     /// Cosines and sines of the step's positions for rope table `i` of the module, `f32[T, dim]`.
     RopeTable(usize),
-    /// The state of this call.
-    State,
+    /// State `i` of this call.
+    State(usize),
 }
 
 /// One function.
@@ -163,7 +163,7 @@ pub struct Graph {
     pub weights: Vec<WeightDecl>,
     /// All values in program order; an argument precedes its use.
     pub values: Vec<ValueInfo>,
-    /// Results: the tensor that flows on (or several outputs in the last function), then the state if there is one.
+    /// Results: the tensor that flows on (or several outputs in the last function), then the states in order.
     pub results: Vec<Value>,
 }
 
@@ -174,8 +174,8 @@ pub struct Call {
     pub func: usize,
     /// Prefix of its weight names (`model.layers.3`); may be empty.
     pub scope: String,
-    /// Index into [`Module::states`], if the function takes one.
-    pub state: Option<usize>,
+    /// Indices into [`Module::states`] of what the function takes.
+    pub states: Vec<usize>,
 }
 
 /// Frequencies of a rotary embedding.
@@ -194,7 +194,7 @@ pub struct Module {
     pub funcs: Vec<Graph>,
     /// The main sequence: embed, layers, head. The flow value of one call is the next call's.
     pub main: Vec<Call>,
-    /// State types, one per stateful layer.
+    /// State types; each belongs to one call.
     pub states: Vec<StateType>,
     /// Rotary tables computed on the host for the positions of each step.
     pub rope_tables: Vec<RopeTable>,
@@ -310,6 +310,15 @@ impl Graph {
     /// Facts of a value.
     pub fn value(&self, v: Value) -> &ValueInfo {
         &self.values[v.0 as usize]
+    }
+
+    /// Type of state `i` of a call.
+    pub fn state(&self, i: usize) -> Option<&StateType> {
+        let (_, v) = self.params.iter().find(|(kind, _)| *kind == ParamKind::State(i))?;
+        match &self.values.get(v.0 as usize)?.ty {
+            Type::State(state) => Some(state),
+            _ => None,
+        }
     }
 
     /// The op and arguments that define a value, unless it is a parameter.

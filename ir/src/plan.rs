@@ -51,9 +51,11 @@ pub enum Operand {
         /// Rows of the segment.
         count: usize,
     },
-    /// Keys (`part` 0) or values (1) of the call's state, or its archive's keys (2) or values (3); of a recurrent state
+    /// Keys (`part` 0) or values (1) of a state of the call, or its archive's keys (2) or values (3); of a recurrent state
     /// the last inputs (0) or the memory (1).
     State {
+        /// Which state of the call.
+        state: usize,
         /// Which part.
         part: usize,
     },

@@ -5,12 +5,14 @@
 //! Activations are f32 rows addressed by a [`View`]; ids are u32.
 
 mod latent;
+mod operand;
 mod recurrent;
 
 use serde::{Deserialize, Serialize};
 
 pub use latent::{HeadLinear, LatentAppend};
-pub use recurrent::{Delta, ShortConv};
+pub use operand::{Extra, Norm, View};
+pub use recurrent::{Delta, ShortConv, Ssm};
 
 use crate::dim::{ShapeClass, Sym};
 use crate::graph::WeightType;
@@ -19,43 +21,7 @@ use crate::ops::{RopeLayout, Routing};
 use crate::quant::{Archive, Float, Format};
 use crate::rounding::Rounding;
 
-/// Rows of a buffer: element (`row`, `col`) is at `row · stride + offset + col`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct View {
-    /// Elements before the first column.
-    pub offset: usize,
-    /// Elements from row to row.
-    pub stride: usize,
-}
-
-impl View {
-    /// Rows of `width` elements, one after another.
-    pub fn dense(width: usize) -> Self {
-        Self { offset: 0, stride: width }
-    }
-}
-
-/// RMS normalisation of a row: `x / sqrt(mean(x²) + eps) · (w + offset)`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Norm {
-    /// Added to the mean square.
-    pub eps: f64,
-    /// Added to the weight.
-    pub offset: f64,
-    /// How the weight vector is stored.
-    pub weight: Format,
-}
-
-/// A further input of an epilogue, after the accumulators.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Extra {
-    /// A weight vector indexed by the output column.
-    Column(Format),
-    /// An activation indexed like the output.
-    Element(View),
-}
-
-/// What one launch computes.
+/// What one launch computes. Of its extras only those stand among the arguments that [are some](Extra::is_argument).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Template {
     /// Arguments: ids `u32[rows]`, weight, y.
@@ -84,10 +50,13 @@ pub enum Template {
     /// Arguments: q, positions, sequences, page table, key pages, value pages unless `latent`, the archive's page table,
     /// key pages and value pages if `archive`, sinks if `sinks`, y; scratch, unless there are many tokens.
     Attend(Attend),
-    /// Arguments: x, weight, segments, units, the state's last inputs, y.
+    /// Arguments: x, weight, segments, units, the state's last inputs, extras in order, y.
     ShortConv(ShortConv),
     /// Arguments: qkv, decay inputs, beta inputs, decay weights a and b, segments, units, the state's memory, y.
     Delta(Delta),
+    /// Arguments: the row of C, B and x, time step inputs, weights a, b and d, segments, units, the state's memory, extras
+    /// in order, y.
+    Ssm(Ssm),
     /// Arguments: scores, bias if `bias`, ids out `u32[rows, top_k]`, weights out `f32[rows, top_k]`.
     Route(Route),
     /// Arguments: x, ids, weight, bias if `bias`, y.
@@ -131,6 +100,8 @@ pub struct RmsNorm {
     pub dim: usize,
     /// The normalisation.
     pub norm: Norm,
+    /// Whether each group has a weight of its own, one behind the other, in place of one for all.
+    pub grouped: bool,
     /// What is stored: input 0 is the normalised element, extras follow.
     pub epilogue: Map,
     /// Its further inputs; a column is one of the row, not of a head.
@@ -139,6 +110,13 @@ pub struct RmsNorm {
     pub x: View,
     /// Output rows.
     pub y: View,
+}
+
+impl RmsNorm {
+    /// Elements of the weight.
+    pub fn weights(&self) -> usize {
+        if self.grouped { self.heads * self.dim } else { self.dim }
+    }
 }
 
 /// `y = epilogue(norm(x) Wᵀ, extras)`.
@@ -443,6 +421,7 @@ impl Template {
             Self::Attend(_) => "attend",
             Self::ShortConv(_) => "short_conv",
             Self::Delta(_) => "delta",
+            Self::Ssm(_) => "ssm",
             Self::Route(_) => "route",
             Self::ExpertLinear(_) => "expert_linear",
             Self::Combine(_) => "combine",
@@ -482,6 +461,7 @@ impl Template {
             | Self::Attend(_)
             | Self::ShortConv(_)
             | Self::Delta(_)
+            | Self::Ssm(_)
             | Self::Route(_)
             | Self::ExpertLinear(_)
             | Self::Combine(_) => Sym::Tokens,

@@ -140,7 +140,7 @@ fn program() -> Program {
         Operand::Arena { offset: 0, bytes: 1024 },
         Operand::Input(Input::Positions),
         Operand::Weight { slot: 0, first: 2, count: 2 },
-        Operand::State { part: 1 },
+        Operand::State { state: 0, part: 1 },
         Operand::Arena { offset: 1024, bytes: 100 },
     ];
     let grid = [Groups::per_rows(2, Sym::Rows, 4), Groups::fixed(3), Groups::fixed(1)];

@@ -128,3 +128,39 @@ fn positions_must_follow_and_sequences_can_be_forgotten() {
     let error = s.append(&[0.0], &[0.0], &step(&first)).expect_err("there are no keys and values");
     assert!(error.contains("has no keys and values"), "{error}");
 }
+
+/// `S ← e^(−e^a Δ) S + Δ x Bᵀ`, `y = S C + d x`: what is left of each token, added up.
+#[test]
+fn a_selective_state_space_is_a_sum_over_tokens() {
+    let (n, groups) = (6, 2);
+    let Recurrent { heads, key, value, .. } = SIZES;
+    let (b, c, x) = (noise(n * groups * key, 14), noise(n * groups * key, 15), noise(n * heads * value, 16));
+    let dt: Vec<f32> = noise(n * heads, 17).iter().map(|dt| dt.abs()).collect();
+    let (a, d) = (noise(heads, 18), noise(heads, 19));
+    let mut expected = vec![];
+    for t in 0..n {
+        for h in 0..heads {
+            let of = |rows: &[f32], t: usize| rows[(t * groups + h / 2) * key..][..key].to_vec();
+            for row in 0..value {
+                let at = |t: usize| x[(t * heads + h) * value + row];
+                let kept = |s: usize| {
+                    let passed: f32 = (s + 1..=t).map(|r| dt[r * heads + h]).sum();
+                    (-a[h].exp() * passed).exp() * dt[s * heads + h] * at(s)
+                };
+                let overlap = |s: usize| of(&b, s).iter().zip(of(&c, t)).map(|(b, c)| b * c).sum::<f32>();
+                expected.push((0..=t).map(|s| kept(s) * overlap(s)).sum::<f32>() + d[h] * at(t));
+            }
+        }
+    }
+    for cuts in [vec![0, 6], vec![0, 1, 4, 6]] {
+        let (mut s, mut got) = (state(), vec![]);
+        for cut in cuts.windows(2) {
+            let (from, to) = (cut[0], cut[1]);
+            let of = tokens(1, from as u32..to as u32);
+            let rows = |x: &[f32]| x[from * (x.len() / n)..to * (x.len() / n)].to_vec();
+            s.absorb([&rows(&b), &rows(&x), &rows(&dt)], &a, &step(&of)).expect("positions follow on");
+            got.extend(s.emit(&rows(&c), &rows(&x), &d, &step(&of)).expect("tokens were taken in"));
+        }
+        close(&got, &expected);
+    }
+}

@@ -120,17 +120,20 @@ fn groups_are_kept_by_their_two_best() {
 #[test]
 fn a_constant_row_normalises_to_its_sign() {
     for c in [-3.0f32, 0.001, 7.0] {
-        let y = norm::rms_norm(&[c; 8], &[1.0; 8], 0.0, 0.0);
+        let y = norm::rms_norm(&[c; 8], 8, &[1.0; 8], 0.0, 0.0);
         close(&y, &[c.signum(); 8], 1e-7);
     }
     // With eps: c / √(c² + eps); 3 / √(9 + 16) = 0.6; the weight gains its offset.
-    close(&norm::rms_norm(&[3.0; 4], &[1.0; 4], 16.0, 0.0), &[0.6; 4], 1e-7);
-    close(&norm::rms_norm(&[3.0; 4], &[1.0; 4], 16.0, 1.0), &[1.2; 4], 1e-7);
+    close(&norm::rms_norm(&[3.0; 4], 4, &[1.0; 4], 16.0, 0.0), &[0.6; 4], 1e-7);
+    close(&norm::rms_norm(&[3.0; 4], 4, &[1.0; 4], 16.0, 1.0), &[1.2; 4], 1e-7);
+    // Of a longer weight each head in turn has a part.
+    let heads = norm::rms_norm(&[3.0; 8], 4, &[1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0], 16.0, 0.0);
+    close(&heads, &[0.6, 0.6, 0.6, 0.6, 1.2, 1.2, 1.2, 1.2], 1e-7);
     // Without eps the row's scale does not matter, and the mean square of the result is 1.
     let x = noise(64, 1);
     let scaled: Vec<f32> = x.iter().map(|x| x * 4.0).collect();
-    let y = norm::rms_norm(&x, &[1.0; 64], 0.0, 0.0);
-    close(&norm::rms_norm(&scaled, &[1.0; 64], 0.0, 0.0), &y, 1e-6);
+    let y = norm::rms_norm(&x, 64, &[1.0; 64], 0.0, 0.0);
+    close(&norm::rms_norm(&scaled, 64, &[1.0; 64], 0.0, 0.0), &y, 1e-6);
     assert!((y.iter().map(|y| y * y).sum::<f32>() / 64.0 - 1.0).abs() < 1e-6);
 }
 
@@ -395,4 +398,16 @@ fn ranks_are_combined_by_weight_and_in_order() {
     let big = 9_007_199_254_740_992f32;
     assert_eq!(combine(&[big, 1.0, -big], &[1.0; 3], 3, 1), [0.0]);
     assert_eq!(combine(&[big, -big, 1.0], &[1.0; 3], 3, 1), [1.0]);
+}
+
+#[test]
+fn time_steps_are_positive_and_bounded() {
+    let steps = dense::time_step(&[0.0, -40.0, 40.0, 1.0], &[0.0, 0.0], (1e-3, 10.0));
+    close(&steps, &[2f32.ln(), 1e-3, 10.0, (1.0 + 1f32.exp()).ln()], 1e-6);
+}
+
+#[test]
+fn a_part_of_each_row_is_scaled() {
+    let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+    assert_eq!(dense::scale_part(&x, 3, (1, 1), -2.0), [1.0, -4.0, 3.0, 4.0, -10.0, 6.0]);
 }

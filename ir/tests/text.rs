@@ -69,10 +69,10 @@ fn a_module_by_hand_means_what_it_says() {
     assert_eq!(print(&module), MODULE);
     assert_eq!((module.vocabulary, module.states.len()), (8, 3));
     assert_eq!(module.rope_tables[0].inverse_frequencies, [1.0, 0.1]);
-    let calls: Vec<_> = module.main.iter().map(|c| (c.func, c.scope.as_str(), c.state)).collect();
+    let calls: Vec<_> = module.main.iter().map(|c| (c.func, c.scope.as_str(), &c.states[..])).collect();
     let layers = ["model.layers.0", "model.layers.1", "model.layers.2"];
-    assert_eq!(calls[0], (0, "", None));
-    assert_eq!(calls[1..4], [(1, layers[0], Some(0)), (1, layers[1], Some(1)), (1, layers[2], Some(2))]);
+    assert_eq!(calls[0], (0, "", &[][..]));
+    assert_eq!(calls[1..4], [0, 1, 2].map(|i| (1, layers[i], &[[0], [1], [2]][i][..])));
     let layer = &module.funcs[1];
     assert_eq!(layer.weights[1].names, ["attn.q_proj.weight", "attn.k_proj.weight", "attn.v_proj.weight"]);
     let norm = &layer.values[1];

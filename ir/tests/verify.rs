@@ -4,9 +4,9 @@ use swiftlm_ir::dim::Sym;
 use swiftlm_ir::graph::{Arg, Call, Def, Graph, Module, ParamKind, Value, ValueInfo, WeightDecl, WeightSlot};
 use swiftlm_ir::ops::Op;
 use swiftlm_ir::quant::{Affine, Float, Format};
-use swiftlm_ir::text::{names, parse};
+use swiftlm_ir::text::{names, parse, parse_graph};
 use swiftlm_ir::ty::{DType, StateType, TensorType, Type};
-use swiftlm_ir::verify::{Defect, VerifyError, verify};
+use swiftlm_ir::verify::{Defect, VerifyError, verify, verify_graph};
 
 const MODULE: &str = r#"slir 1
 vocabulary 8
@@ -232,9 +232,7 @@ fn states_are_linear() {
     );
     broken(
         |m| m.funcs[LAYER].results.reverse(),
-        &[
-            "@layer: results: expected tensors, then the state if there is one, got paged(heads=1, dim=4, k=f16, v=f16), f32[T,32]",
-        ],
+        &["@layer: results: expected tensors, then the states, got paged(heads=1, dim=4, k=f16, v=f16), f32[T,32]"],
     );
 }
 
@@ -266,21 +264,21 @@ fn weights_and_functions_have_their_own_names() {
 
 #[test]
 fn calls_name_what_exists() {
-    let none = |func| Call { func, scope: "odd".to_owned(), state: None };
+    let none = |func| Call { func, scope: "odd".to_owned(), states: vec![] };
     broken(|m| m.main.insert(1, none(9)), &["main call 1 of @? (at odd): there is no function 9: the module has 3"]);
     broken(
-        |m| m.main[2].state = Some(7),
+        |m| m.main[2].states = vec![7],
         &[
             "main call 2 of @layer (at layers.1): there is no state 7: the module has 2",
             "main: 0 calls use state 1: expected exactly one",
         ],
     );
     broken(
-        |m| m.main[2].state = Some(0),
+        |m| m.main[2].states = vec![0],
         &["main: 2 calls use state 0: expected exactly one", "main: 0 calls use state 1: expected exactly one"],
     );
     broken(
-        |m| m.main[2].state = None,
+        |m| m.main[2].states = vec![],
         &[
             "main call 2 of @layer (at layers.1): state: expected paged(heads=1, dim=4, k=f16, v=f16), got none",
             "main: 0 calls use state 1: expected exactly one",
@@ -307,7 +305,7 @@ fn values_flow_from_call_to_call() {
         &["main call 0 of @layer (at layers.0): flow: expected f32[T,32], got none"],
     );
     broken(
-        |m| m.main.insert(1, Call { func: 0, scope: "twice".to_owned(), state: None }),
+        |m| m.main.insert(1, Call { func: 0, scope: "twice".to_owned(), states: vec![] }),
         &["main call 1 of @embed (at twice): flow: expected none, got f32[T,32]"],
     );
     broken(
@@ -393,4 +391,31 @@ fn attention_over_a_ring_looks_no_further_back_than_it_keeps() {
             }
         }
     }
+}
+
+/// A function of two states gives back both, in their order, and the text says which call has which.
+#[test]
+fn states_of_a_call_keep_their_order() {
+    let swap = |text: &str| text.replace("%kv_append, %kv_append_2\n", "%kv_append_2, %kv_append\n");
+    let paged = "paged(heads=1, dim=4, k=f16, v=f16)";
+    let text = format!(
+        "func @both(%x: flow f32[T,4], %state: state {paged}, %state1: state(1) {paged}) {{
+  %split_heads = split_heads %x {{heads=1}}
+  %kv_append = kv.append! %state, %split_heads, %split_heads
+  %kv_append_2 = kv.append! %state1, %split_heads, %split_heads
+  return %x, %kv_append, %kv_append_2
+}}
+"
+    );
+    let check = |text: &str| verify_graph(&parse_graph(text).expect("the text is right"));
+    assert_eq!(check(&text), Ok(()));
+    let errors = check(&swap(&text)).expect_err("the first state is not the second").into_iter().map(|e| e.to_string());
+    let expected = [
+        "@both: results: expected state 0 in its place, got %kv_append_2",
+        "@both: results: expected state 1 in its place, got %kv_append",
+    ];
+    assert_eq!(errors.collect::<Vec<_>>(), expected);
+    let missing = text.replace("state(1)", "state(2)").replace("%state1", "%state2");
+    let errors = check(&missing).expect_err("there is no state 1");
+    assert_eq!(errors[0].to_string(), "@both %state2: is state 2, of fewer");
 }

@@ -3,7 +3,7 @@
 use swiftlm_ir::dim::Sym;
 use swiftlm_ir::graph::{Call, Graph, Module, ParamKind, RopeTable, Value};
 use swiftlm_ir::ops::{Op, RopeLayout};
-use swiftlm_ir::ty::{DType, TensorType, Type};
+use swiftlm_ir::ty::{DType, StateType, TensorType, Type};
 
 use crate::blocks::attention::Attention;
 use crate::blocks::mlp::Activation;
@@ -43,10 +43,28 @@ pub struct Decoder {
     pub logit_cap: Option<f64>,
     /// Where embeddings, layers and final norm are: `model`.
     pub base: String,
+    /// The final norm, below [`Self::base`]: `norm`.
+    pub final_norm: String,
     /// Where the head is: `lm_head`.
     pub head: String,
     /// First parts of the names of tensors that a checkpoint may hold and this model leaves alone.
     pub unused: Vec<String>,
+}
+
+/// The last versions of a layer's states, in the order in which its blocks took them.
+#[derive(Clone, Debug)]
+pub struct Versions(Vec<Value>);
+
+impl From<Value> for Versions {
+    fn from(only: Value) -> Self {
+        Self(vec![only])
+    }
+}
+
+impl<const N: usize> From<[Value; N]> for Versions {
+    fn from(all: [Value; N]) -> Self {
+        Self(all.into())
+    }
 }
 
 impl Decoder {
@@ -95,6 +113,7 @@ impl Decoder {
             logit_scale: 1.0,
             logit_cap: None,
             base: "model".to_owned(),
+            final_norm: "norm".to_owned(),
             head: "lm_head".to_owned(),
             unused: vec![],
             attention,
@@ -141,21 +160,22 @@ impl Decoder {
         })
     }
 
-    /// Builds the model; `layer` turns the hidden values of layer `i` into the next, with the new version of its state.
+    /// Builds the model; `layer` turns the hidden values of layer `i` into the next, with the new versions of its states.
     ///
     /// # Errors
     /// Everything wrong with the tensors.
-    pub fn build(
+    pub fn build<S: Into<Versions>>(
         &self,
         config: &Config,
         index: &TensorIndex,
         options: &BuildOptions,
-        layer: impl Fn(&mut Block<'_>, Value, usize) -> (Value, Value),
+        layer: impl Fn(&mut Block<'_>, Value, usize) -> (Value, S),
     ) -> Result<Model, ModelError> {
         let resolver = Resolver::new(config, index)?;
         let mut module = Module { vocabulary: self.vocabulary, rope_tables: self.ropes.clone(), ..Module::default() };
+        let mut states = vec![];
         let embed = self.embed(&resolver, options);
-        push(&mut module, embed, "");
+        push(&mut module, &mut states, embed, "");
         let without = BuildOptions { archive: None, ..options.clone() };
         let boundary = options.archive.map_or(0, |policy| policy.boundary);
         let (archive, note) = options.archive.map_or((None, None), |policy| policy.of(&self.attention));
@@ -167,11 +187,13 @@ impl Decoder {
             let options = if inside { options } else { &without };
             let mut b = Block::new(&format!("layer{i}"), &scope, &resolver, options);
             let x = b.flow(self.width);
-            let (y, state) = layer(&mut b, x, i);
-            push(&mut module, b.finish(vec![y, state]), &scope);
+            let (y, versions) = layer(&mut b, x, i);
+            let results = [y].into_iter().chain(versions.into().0).collect();
+            push(&mut module, &mut states, b.finish(results), &scope);
         }
         let head = self.head(&resolver, options);
-        push(&mut module, head, "");
+        push(&mut module, &mut states, head, "");
+        deal(&mut module, &states);
         // Old checkpoints store the frequencies, which follow from the configuration; tied ones may store the head twice.
         let below = |name: &str, path: &str| name.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
         resolver.ignore(|n| n.ends_with(".rotary_emb.inv_freq") || (self.tied && below(n, &self.head)));
@@ -197,7 +219,7 @@ impl Decoder {
         let mut b = Block::new("head", "", resolver, &options);
         let x = b.flow(self.width);
         let x = b.op(Op::Rows, [x.into()]);
-        let x = b.rms_norm(&format!("{}.norm", self.base), x, self.norm);
+        let x = b.rms_norm(&format!("{}.{}", self.base, self.final_norm), x, self.norm);
         let matrix = if self.tied { format!("{}.embed_tokens", self.base) } else { self.head.clone() };
         let logits = b.linear(&matrix, x, self.vocabulary, false);
         let logits = b.scale(logits, self.logit_scale);
@@ -208,16 +230,25 @@ impl Decoder {
 }
 
 /// Appends a call; a function that equals an earlier one but for its name is shared.
-fn push(module: &mut Module, built: Option<Built>, scope: &str) {
-    let Some(Built { graph, state }) = built else { return };
+fn push(module: &mut Module, states: &mut Vec<Vec<StateType>>, built: Option<Built>, scope: &str) {
+    let Some(Built { graph, states: own }) = built else { return };
     let same = |g: &Graph| g.params == graph.params && g.weights == graph.weights && g.values == graph.values;
     let func = module.funcs.iter().position(same).unwrap_or_else(|| {
         module.funcs.push(graph);
         module.funcs.len() - 1
     });
-    let state = state.map(|ty| {
-        module.states.push(ty);
-        module.states.len() - 1
-    });
-    module.main.push(Call { func, scope: scope.to_owned(), state });
+    module.main.push(Call { func, scope: scope.to_owned(), states: vec![] });
+    states.push(own);
+}
+
+/// Gives each call its states: the first ones of all calls, then the second ones.
+fn deal(module: &mut Module, states: &[Vec<StateType>]) {
+    for i in 0..states.iter().map(Vec::len).max().unwrap_or(0) {
+        for (call, own) in module.main.iter_mut().zip(states) {
+            if let Some(ty) = own.get(i) {
+                call.states.push(module.states.len());
+                module.states.push(ty.clone());
+            }
+        }
+    }
 }

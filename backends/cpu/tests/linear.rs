@@ -225,10 +225,11 @@ proptest! {
     #[test]
     fn rms_norm_agrees(
         rows in 1usize..40, heads in 1usize..5, dim in 1usize..200, offset in 0usize..9, seed in any::<u64>(),
+        grouped in any::<bool>(),
         float in proptest::sample::select(vec![Float::F32, Float::F16, Float::Bf16]),
     ) {
         let random = &mut Random::new(seed);
-        let weight = Weight::random(random, Format::Float(float), 1, dim);
+        let weight = Weight::random(random, Format::Float(float), 1, if grouped { heads * dim } else { dim });
         let norm = Norm { eps: 1e-6, offset: 0.5, weight: Format::Float(float) };
         let x_view = View { offset, stride: heads * dim + 3 };
         let x = random.floats(rows * x_view.stride + offset);
@@ -238,7 +239,7 @@ proptest! {
         let (extras, mut epilogue) = (vec![Extra::Element(y)], Map::default());
         let [normalised, added] = [0, 1].map(|input| epilogue.push(MapStep::Input(input)));
         epilogue.push(MapStep::Add(normalised, added));
-        let norm_and_add = RmsNorm { rows: Sym::Rows, heads, dim, norm, epilogue, extras, x: x_view, y };
+        let norm_and_add = RmsNorm { rows: Sym::Rows, heads, dim, norm, grouped, epilogue, extras, x: x_view, y };
         let template = Template::RmsNorm(norm_and_add);
         let zeros = bytes_of(&vec![0.0; rows * heads * dim]);
         let args = vec![bytes_of(&x), weight.bytes.clone(), bytes_of(&residual), zeros];
@@ -247,7 +248,8 @@ proptest! {
                 let residual = &residual[at * dim..];
                 let start = at / heads * x_view.stride + offset + at % heads * dim;
                 let x: Vec<f64> = x[start..start + dim].iter().map(|x| f64::from(*x)).collect();
-                let sums = normalized(&x, &weight.values, &norm).into_iter().zip(residual);
+                let own = if grouped { at % heads * dim } else { 0 };
+                let sums = normalized(&x, &weight.values[own..own + dim], &norm).into_iter().zip(residual);
                 for (got, expected) in got.iter().zip(sums.map(|(normal, residual)| normal + f64::from(*residual))) {
                     close(*got, expected, 1e-6 * (1.0 + expected.abs()), &format!("{isa:?} group {at}"));
                 }

@@ -1,4 +1,4 @@
-//! Micro-kernels of `short_conv` and `delta` against recurrences in f64, in one step and in several.
+//! Micro-kernels of `short_conv`, `delta` and `ssm` against recurrences in f64, in one step and in several.
 
 mod common;
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use swiftlm_ir::map::{Map, MapStep};
 use swiftlm_ir::plan::StepSizes;
 use swiftlm_ir::quant::Format;
-use swiftlm_ir::template::{Delta, ShortConv, Template, View};
+use swiftlm_ir::template::{Delta, Extra, ShortConv, Ssm, Template, View};
 
 const UNITS: usize = 4;
 
@@ -76,10 +76,17 @@ proptest! {
         let random = &mut Random::new(seed);
         let weight = Weight::random(random, format, channels, taps);
         let view = View { offset: 2, stride: channels + 3 };
+        // A factor on some channels, and a bias.
+        let bias = Weight::random(random, Format::BF16, 1, channels);
+        let (start, factor) = (random.below(channels), -0.75);
+        let len = 1 + random.below(channels - start);
         let mut epilogue = Map::default();
-        let sum = epilogue.push(MapStep::Input(0));
+        let [sum, of_part, added] = [0, 1, 2].map(|input| epilogue.push(MapStep::Input(input)));
+        let sum = epilogue.push(MapStep::Mul(sum, of_part));
+        let sum = epilogue.push(MapStep::Add(sum, added));
         epilogue.push(MapStep::Silu(sum));
-        let t = ShortConv { channels, taps, weight: format, epilogue, x: view, y: View::dense(channels) };
+        let extras = vec![Extra::Part { start, len, factor }, Extra::Column(Format::BF16)];
+        let t = ShortConv { channels, taps, weight: format, epilogue, extras, x: view, y: View::dense(channels) };
         let template = Template::ShortConv(t);
         let x = random_rows(random, view.stride);
         // What a unit holds before its sequence begins must not matter.
@@ -88,17 +95,18 @@ proptest! {
             let [segments, units] = step.inputs();
             let args = vec![
                 rows_of(&x, view.stride, &step), weight.bytes.clone(), segments, units, bytes_of(&states),
-                vec![0; 4 * step.tokens() * channels],
+                bias.bytes.clone(), vec![0; 4 * step.tokens() * channels],
             ];
             launch_everywhere(&template, &args, step.sizes(), |isa, out| {
                 states = floats_of(&out[4]);
-                for (i, got) in floats_of(&out[5]).iter().enumerate() {
+                for (i, got) in floats_of(&out[6]).iter().enumerate() {
                     let ((s, p), c) = (step.place(i / channels), i % channels);
                     let terms = (0..taps).filter(|j| p + 1 + j >= taps).map(|j| {
                         let at = (p + 1 + j - taps) * view.stride + view.offset + c;
                         weight.row(c)[j] * f64::from(x[s][at])
                     });
-                    let expected = silu(terms.sum());
+                    let scaled = terms.sum::<f64>() * if (start..start + len).contains(&c) { factor.into() } else { 1.0 };
+                    let expected = silu(scaled + bias.row(0)[c]);
                     close(*got, expected, 2e-6 * (1.0 + expected.abs()), &format!("{isa:?} {s} {p} {c}"));
                 }
             });
@@ -172,6 +180,71 @@ proptest! {
             });
         }
     }
+
+    #[test]
+    fn ssm_agrees(
+        key in 1usize..70, value in 1usize..20, shape in proptest::sample::select(vec![(1, 1), (4, 2), (3, 1), (2, 2)]),
+        bounds in proptest::sample::select(vec![[0.0, f32::MAX], [0.4, 0.9]]), seed in any::<u64>(),
+    ) {
+        let random = &mut Random::new(seed);
+        let (heads, groups) = shape;
+        let (keys, values) = (groups * key, heads * value);
+        let row = View { offset: 1, stride: 1 + 2 * keys + values };
+        let at = |offset: usize| View { offset: row.offset + offset, ..row };
+        // The result is multiplied by a gate.
+        let gates = View { offset: 2, stride: values + 2 };
+        let mut epilogue = Map::default();
+        let [answer, factor] = [0, 1].map(|input| epilogue.push(MapStep::Input(input)));
+        epilogue.push(MapStep::Mul(answer, factor));
+        let t = Ssm {
+            heads, groups, key, value, bounds,
+            weights: [Format::BF16, Format::F32, Format::F16],
+            epilogue,
+            extras: vec![Extra::Element(gates)],
+            c: at(0), b: at(keys), x: at(2 * keys), dt: View::dense(heads),
+            y: View::dense(values),
+        };
+        let (cbx, dt) = (random_rows(random, row.stride), random_rows(random, heads));
+        let gate = random_rows(random, gates.stride);
+        let weights = t.weights.map(|format| Weight::random(random, format, 1, heads));
+        let mut states = vec![f32::NAN; UNITS * values * key];
+        let mut memories = vec![vec![0.0f64; values * key]; 2];
+        for step in steps(random) {
+            let [segments, units] = step.inputs();
+            let [a, b, d] = weights.each_ref().map(|w| w.bytes.clone());
+            let args = vec![
+                rows_of(&cbx, row.stride, &step), rows_of(&dt, heads, &step), a, b, d, segments, units,
+                bytes_of(&states), rows_of(&gate, gates.stride, &step), vec![0; 4 * step.tokens() * values],
+            ];
+            let mut expected = vec![0.0; step.tokens() * values];
+            for token in 0..step.tokens() {
+                let (s, p) = step.place(token);
+                for h in 0..heads {
+                    let part = |view: View, head: usize, dim: usize| -> Vec<f64> {
+                        cbx[s][p * row.stride + view.offset + head * dim..][..dim].iter().map(|x| f64::from(*x)).collect()
+                    };
+                    let shared = h / (heads / groups);
+                    let (c, b, x) = (part(t.c, shared, key), part(t.b, shared, key), part(t.x, h, value));
+                    let time = (f64::from(dt[s][p * heads + h]) + weights[1].row(0)[h]).exp().ln_1p();
+                    let time = time.clamp(bounds[0].into(), bounds[1].into());
+                    let decay = (-weights[0].row(0)[h].exp() * time).exp();
+                    for (j, x) in x.iter().enumerate() {
+                        let memory = &mut memories[s][(h * value + j) * key..][..key];
+                        memory.iter_mut().zip(&b).for_each(|(s, b)| *s = decay * *s + time * x * b);
+                        let answer = memory.iter().zip(&c).map(|(s, c)| s * c).sum::<f64>() + weights[2].row(0)[h] * x;
+                        let open = gate[s][p * gates.stride + gates.offset + h * value + j];
+                        expected[(token * heads + h) * value + j] = answer * f64::from(open);
+                    }
+                }
+            }
+            launch_everywhere(&Template::Ssm(t.clone()), &args, step.sizes(), |isa, out| {
+                states = floats_of(&out[7]);
+                for (i, (got, expected)) in floats_of(&out[9]).iter().zip(&expected).enumerate() {
+                    close(*got, *expected, 5e-6 * (1.0 + expected.abs()), &format!("{isa:?} {i}"));
+                }
+            });
+        }
+    }
 }
 
 /// What points outside of its target is an error that names it, never an access.
@@ -179,8 +252,9 @@ proptest! {
 fn units_and_segments_out_of_range_are_found() {
     let (channels, taps) = (8, 3);
     let dense = View::dense(channels);
-    let epilogue = Map::identity();
-    let t = Template::ShortConv(ShortConv { channels, taps, weight: Format::F32, epilogue, x: dense, y: dense });
+    let (epilogue, extras) = (Map::identity(), vec![]);
+    let t = ShortConv { channels, taps, weight: Format::F32, epilogue, extras, x: dense, y: dense };
+    let t = Template::ShortConv(t);
     let rows = || vec![0; 4 * 2 * channels];
     let args = |segment: [u32; 3], unit: u32| {
         let state = vec![0; 4 * UNITS * (taps - 1) * channels];

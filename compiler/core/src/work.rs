@@ -76,6 +76,7 @@ fn extras(extras: &[Extra], rows: usize, width: usize) -> usize {
     let bytes = |extra: &Extra| match extra {
         Extra::Column(format) => row(*format, width),
         Extra::Element(_) => 4 * rows * width,
+        Extra::Part { .. } => 0,
     };
     extras.iter().map(bytes).sum()
 }
@@ -98,7 +99,7 @@ pub fn work_of(template: &Template, step: &StepShape) -> Work {
         Template::RmsNorm(t) => {
             let n = rows * t.heads * t.dim;
             let columns = extras(&t.extras, rows, t.heads * t.dim);
-            work(4 * n + norm(Some(&t.norm), t.dim) + columns, 4 * n, 4 * n)
+            work(4 * n + norm(Some(&t.norm), t.weights()) + columns, 4 * n, 4 * n)
         }
         Template::Linear(t) => linear(t, rows),
         Template::Rope(t) => {
@@ -148,7 +149,7 @@ pub fn work_of(template: &Template, step: &StepShape) -> Work {
         Template::Attend(t) => attend(t, step),
         Template::ShortConv(t) => {
             let (n, state) = (rows * t.channels, 4 * t.channels * (t.taps - 1));
-            let weight = row(t.weight, t.channels * t.taps);
+            let weight = row(t.weight, t.channels * t.taps) + extras(&t.extras, rows, t.channels);
             work(4 * n + weight + if step.before > 0 { state } else { 0 }, 4 * n + state, 2 * n * t.taps)
         }
         Template::Delta(t) => {
@@ -158,6 +159,15 @@ pub fn work_of(template: &Template, step: &StepShape) -> Work {
             let read = 4 * inputs + decay + if step.before > 0 { state } else { 0 };
             // Decay, S k, the outer product and S q.
             work(read, 4 * rows * t.heads * t.value + state, 7 * rows * states)
+        }
+        Template::Ssm(t) => {
+            let (states, state) = (t.heads * t.key * t.value, 4 * t.heads * t.key * t.value);
+            let inputs = rows * (2 * t.groups * t.key + t.heads * (t.value + 1));
+            let weights = t.weights.map(|format| row(format, t.heads)).iter().sum::<usize>();
+            let read = 4 * inputs + weights + extras(&t.extras, rows, t.heads * t.value);
+            // Decay, the outer product and S C.
+            let read = read + if step.before > 0 { state } else { 0 };
+            work(read, 4 * rows * t.heads * t.value + state, 5 * rows * states)
         }
         Template::Route(t) => {
             let chosen = rows * t.top_k;

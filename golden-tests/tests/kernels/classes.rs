@@ -125,7 +125,8 @@ fn a_fused_norm_is_the_norm_and_then_the_product() {
             run(&Template::Linear(t), 1, args.collect(), sizes(1, 1, 1)).pop()
         };
         let (epilogue, extras, dense) = (Map::identity(), vec![], View::dense(cols));
-        let t = RmsNorm { rows: Sym::Tokens, heads: 1, dim: cols, norm, epilogue, extras, x: dense, y: dense };
+        let (rows, grouped) = (Sym::Tokens, false);
+        let t = RmsNorm { rows, heads: 1, dim: cols, norm, grouped, epilogue, extras, x: dense, y: dense };
         let args = vec![x.bytes(), gain.bytes.clone(), vec![0; 4 * cols]];
         let normed = run(&Template::RmsNorm(t), 1, args, sizes(1, 1, 1)).pop().expect("y is the last argument");
         assert_eq!(linear(Some(norm), &x.bytes()), linear(None, &normed), "{cols} columns");

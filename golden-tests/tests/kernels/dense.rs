@@ -64,10 +64,12 @@ fn embed_picks_rows_of_its_segment() {
 #[test]
 fn norm_divides_by_the_root_mean_square() {
     let mut random = Random(3);
-    for (heads, dim) in [(1, 64), (1, 37), (1, 600), (3, 8), (8, 20), (5, 64)] {
+    let plain = [(1, 64), (1, 37), (1, 600), (3, 8), (8, 20), (5, 64)].map(|(heads, dim)| (heads, dim, false));
+    for (heads, dim, grouped) in plain.into_iter().chain([(2, 64, true), (3, 7, true)]) {
         for (x_view, y_view) in views(heads * dim).into_iter().zip(views(heads * dim).into_iter().rev()) {
             let norm = Norm { eps: 1e-3, offset: 1.0, weight: Format::BF16 };
-            let weight = Weight::random(&mut random, norm.weight, 1, dim);
+            let weights = if grouped { heads * dim } else { dim };
+            let weight = Weight::random(&mut random, norm.weight, 1, weights);
             let x = Rows::random(&mut random, x_view, 4, heads * dim);
             let y = Rows::untouched(y_view, 4, heads * dim);
             // The norm, plus a residual row, times a bias of each column.
@@ -79,13 +81,13 @@ fn norm_divides_by_the_root_mean_square() {
             let sum = epilogue.push(MapStep::Add(normalised, added));
             epilogue.push(MapStep::Mul(sum, factor));
             let extras = vec![Extra::Element(x_view), Extra::Column(Format::F16)];
-            let t = RmsNorm { rows: Sym::Rows, heads, dim, norm, epilogue, extras, x: x_view, y: y_view };
+            let t = RmsNorm { rows: Sym::Rows, heads, dim, norm, grouped, epilogue, extras, x: x_view, y: y_view };
             let args = vec![x.bytes(), weight.bytes.clone(), residual.bytes(), bias.bytes.clone(), y.bytes()];
             let after = y.after(&run(&Template::RmsNorm(t), 4, args, sizes(4, 3, 1))[4]);
             after.expect(3, 1e-5, |row, col| {
                 let head = col / dim * dim;
                 let scale = inverse_rms(dim, 1e-3, |i| x.at(row, head + i));
-                let normalised = x.at(row, col) * scale * (weight.at(0, col % dim) + 1.0);
+                let normalised = x.at(row, col) * scale * (weight.at(0, col % weights) + 1.0);
                 (normalised + residual.at(row, col)) * bias.at(0, col)
             });
         }

@@ -1,9 +1,9 @@
-//! Kernels of recurrent states: convolutions and the delta rule over steps of several sequences, in one step or in many.
+//! Kernels of recurrent states: convolutions, the delta rule and state spaces over steps of several sequences, in one step or in many.
 
 use swiftlm_ir::map::{Map, MapStep};
 use swiftlm_ir::plan::StepSizes;
 use swiftlm_ir::quant::Format;
-use swiftlm_ir::template::{Delta, ShortConv, Template, View};
+use swiftlm_ir::template::{Delta, Extra, ShortConv, Ssm, Template, View};
 
 use crate::harness::{Random, Rows, Weight, bytes, dot, floats, run, sizes};
 
@@ -29,6 +29,12 @@ fn segments(step: (usize, usize), before: (usize, usize), bound: usize) -> ([Vec
     ([bytes(&words), bytes(&units)], sizes)
 }
 
+/// A further input that is an argument, behind the state.
+enum Extras<'a> {
+    Column(&'a Weight),
+    Element(&'a [Rows; 2]),
+}
+
 /// Runs a template over steps. `rows` are its activations by sequence and token, `fixed` the arguments behind them; gives
 /// the results of each sequence and the state.
 fn over_steps(
@@ -37,6 +43,7 @@ fn over_steps(
     used: usize,
     fixed: &[Vec<u8>],
     (state, y): (usize, View),
+    behind: &[Extras<'_>],
     steps: &Steps,
 ) -> ([Vec<f32>; 2], Vec<f32>) {
     let bound = steps.iter().map(|(a, b)| a + b).max().expect("there is a step");
@@ -57,10 +64,14 @@ fn over_steps(
         let (inputs, sizes) = segments(*step, done, bound);
         args.extend(inputs);
         args.push(bytes(&memory));
+        args.extend(behind.iter().map(|extra| match extra {
+            Extras::Column(weight) => weight.bytes.clone(),
+            Extras::Element(rows) => bytes(&part(rows)),
+        }));
         args.push(bytes(&vec![f32::NAN; bound * y.stride]));
         let after = run(template, bound, args, sizes);
         let n = after.len();
-        memory = floats(&after[n - 2]);
+        memory = floats(&after[n - 2 - behind.len()]);
         let out = floats(&after[n - 1]);
         for t in 0..step.0 + step.1 {
             let row = &out[t * y.stride + y.offset..][..width];
@@ -98,16 +109,23 @@ fn convolutions_look_back_across_steps() {
         let weight = Weight::random(&mut random, format, channels, taps);
         let view = View { offset: 3, stride: channels + 3 };
         let x = rows_of(&mut random, view);
+        // A bias, and another factor on some channels.
+        let bias = Weight::random(&mut random, Format::F16, 1, channels);
+        let part = Extra::Part { start: 1, len: 3, factor: -1.5 };
         let mut epilogue = Map::default();
-        let sum = epilogue.push(MapStep::Input(0));
+        let [sum, added, factor] = [0, 1, 2].map(|input| epilogue.push(MapStep::Input(input)));
+        let sum = epilogue.push(MapStep::Add(sum, added));
+        let sum = epilogue.push(MapStep::Mul(sum, factor));
         epilogue.push(MapStep::Silu(sum));
-        let t = ShortConv { channels, taps, weight: format, epilogue, x: view, y: View::dense(channels) };
+        let (extras, y) = (vec![Extra::Column(Format::F16), part], View::dense(channels));
+        let t = ShortConv { channels, taps, weight: format, epilogue, extras, x: view, y };
         let t = Template::ShortConv(t);
         let want: Vec<Vec<f64>> = (0..2)
             .map(|s| {
                 let of = |p: usize, c: usize| {
                     let seen = (0..taps).filter(|j| p + 1 + j >= taps);
                     let sum: f64 = seen.map(|j| weight.at(c, j) * x[s].at(p + 1 + j - taps, c)).sum();
+                    let sum = (sum + bias.at(0, c)) * if (1..4).contains(&c) { -1.5 } else { 1.0 };
                     sum / (1.0 + (-sum).exp())
                 };
                 (0..[9, 6][s]).flat_map(|p| (0..channels).map(move |c| (p, c))).map(|(p, c)| of(p, c)).collect()
@@ -122,6 +140,7 @@ fn convolutions_look_back_across_steps() {
                 1,
                 std::slice::from_ref(&weight.bytes),
                 (unit, View::dense(channels)),
+                &[Extras::Column(&bias)],
                 &steps,
             );
             for s in 0..2 {
@@ -204,7 +223,7 @@ fn the_delta_rule_is_its_equation_across_steps() {
         for steps in ways() {
             let template = Template::Delta(t.clone());
             let unit = values * key;
-            let out = over_steps(&template, [&qkv, &alpha, &beta], 3, &fixed, (unit, View::dense(values)), &steps);
+            let out = over_steps(&template, [&qkv, &alpha, &beta], 3, &fixed, (unit, View::dense(values)), &[], &steps);
             for (s, n) in [9, 6].into_iter().enumerate() {
                 let want = delta_by_matrices(&t, &qkv[s], &alpha[s], &beta[s], &weights, n);
                 close(&out.0[s], &want, 2e-6, "the delta rule");
@@ -213,6 +232,80 @@ fn the_delta_rule_is_its_equation_across_steps() {
                 let off = delta_by_matrices(&other, &qkv[s], &alpha[s], &beta[s], &weights, n);
                 let apart = want.iter().zip(&off).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
                 assert!(apart > 1e-5, "another scale moves results by {apart:e} only");
+            }
+            let bits: Vec<u32> = out.0.iter().flatten().chain(&out.1).map(|x| x.to_bits()).collect();
+            assert!(*first.get_or_insert(bits.clone()) == bits, "steps {steps:?} change bits");
+        }
+    }
+}
+
+/// What is left of each token, added up: `y[t] = Σ_s e^(−e^a Σ_(s<r≤t) Δ[r]) Δ[s] (B[s] · C[t]) x[s] + d x[t]`, times a gate.
+fn space_by_sums(t: &Ssm, cbx: &Rows, dt: &Rows, gate: &Rows, weights: &[Weight; 3], n: usize) -> Vec<f64> {
+    let [least, most] = t.bounds.map(f64::from);
+    let step = |p: usize, h: usize| (dt.at(p, h) + weights[1].at(0, h)).exp().ln_1p().clamp(least, most);
+    let at = |view: View, p: usize, i: usize| cbx.at(p, view.offset - cbx.view.offset + i);
+    let mut y = vec![];
+    for p in 0..n {
+        for (h, row) in (0..t.heads).flat_map(|h| (0..t.value).map(move |row| (h, row))) {
+            let shared = h / (t.heads / t.groups) * t.key;
+            let kept = |s: usize| {
+                let passed: f64 = (s + 1..=p).map(|r| step(r, h)).sum();
+                (-weights[0].at(0, h).exp() * passed).exp() * step(s, h) * at(t.x, s, h * t.value + row)
+            };
+            let overlap = |s: usize| dot(t.key, |i| at(t.b, s, shared + i), |i| at(t.c, p, shared + i));
+            let sum: f64 = (0..=p).map(|s| kept(s) * overlap(s)).sum();
+            let through = weights[2].at(0, h) * at(t.x, p, h * t.value + row);
+            y.push((sum + through) * gate.at(p, h * t.value + row));
+        }
+    }
+    y
+}
+
+#[test]
+fn a_state_space_is_a_sum_over_its_tokens_across_steps() {
+    let mut random = Random(53);
+    let free = [0.0, f32::MAX];
+    for (heads, groups, key, value, bounds) in
+        [(4, 2, 16, 16, free), (2, 2, 8, 11, [0.3, 1.1]), (3, 1, 12, 3, free), (1, 1, 3, 8, [0.5, f32::MAX])]
+    {
+        let (keys, values) = (groups * key, heads * value);
+        let row = View { offset: 2, stride: 2 + 2 * keys + values };
+        let at = |offset: usize| View { offset: row.offset + offset, ..row };
+        let (steps_view, gates) = (View { offset: 1, stride: heads + 1 }, View { offset: 3, stride: values + 3 });
+        let mut epilogue = Map::default();
+        let [answer, gate] = [0, 1].map(|input| epilogue.push(MapStep::Input(input)));
+        epilogue.push(MapStep::Mul(answer, gate));
+        let t = Ssm {
+            heads,
+            groups,
+            key,
+            value,
+            bounds,
+            weights: [Format::F32, Format::BF16, Format::F16],
+            epilogue,
+            extras: vec![Extra::Element(gates)],
+            c: at(0),
+            b: at(keys),
+            x: at(2 * keys),
+            dt: steps_view,
+            y: View::dense(values),
+        };
+        let [cbx, dt, gate] = [row, steps_view, gates].map(|view| rows_of(&mut random, view));
+        let weights = t.weights.map(|format| Weight::random(&mut random, format, 1, heads));
+        let fixed = weights.each_ref().map(|w| w.bytes.clone());
+        let mut first = None;
+        for steps in ways() {
+            let (unit, y, behind) = (values * key, View::dense(values), [Extras::Element(&gate)]);
+            let template = Template::Ssm(t.clone());
+            let out = over_steps(&template, [&cbx, &dt, &dt], 2, &fixed, (unit, y), &behind, &steps);
+            for (s, n) in [9, 6].into_iter().enumerate() {
+                let want = space_by_sums(&t, &cbx[s], &dt[s], &gate[s], &weights, n);
+                close(&out.0[s], &want, 3e-6, "a state space");
+                // The bar notices other bounds of time steps.
+                let other = Ssm { bounds: [0.0, 0.5], ..t.clone() };
+                let off = space_by_sums(&other, &cbx[s], &dt[s], &gate[s], &weights, n);
+                let apart = want.iter().zip(&off).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+                assert!(apart > 1e-3, "other bounds move results by {apart:e} only");
             }
             let bits: Vec<u32> = out.0.iter().flatten().chain(&out.1).map(|x| x.to_bits()).collect();
             assert!(*first.get_or_insert(bits.clone()) == bits, "steps {steps:?} change bits");

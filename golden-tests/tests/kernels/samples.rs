@@ -4,13 +4,13 @@ use swiftlm_compiler::kernels::{Built, build};
 use swiftlm_ir::dim::{ShapeClass, Sym};
 use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::kernel::{KType, Kernel, Length};
-use swiftlm_ir::map::{Map, MapStep};
+use swiftlm_ir::map::{Map, MapStep, Reg};
 use swiftlm_ir::ops::{RopeLayout, Routing};
 use swiftlm_ir::plan::StepSizes;
 use swiftlm_ir::quant::{Archive, Float, Format};
 use swiftlm_ir::template::{
     Append, Archiving, ArgMax, Attend, Combine, Delta, Elementwise, Embed, ExpertLinear, Extra, HeadLinear,
-    LatentAppend, Linear, Norm, RmsNorm, Rope, RopeAppend, Rotate, Route, Rows, ShortConv, Template, View,
+    LatentAppend, Linear, Norm, RmsNorm, Rope, RopeAppend, Rotate, Route, Rows, ShortConv, Ssm, Template, View,
 };
 
 use crate::harness::{Random, bytes, sizes};
@@ -99,10 +99,10 @@ fn templates() -> Vec<Template> {
         let (weight, y) = (weight(format, 9, 32), view(32));
         all.push(Template::Embed(Embed { rows: Sym::Tokens, weight, first_row: 2, scale: 1.0, y }));
     }
-    for (heads, dim) in [(1, 9), (3, 16)] {
+    for (heads, dim, grouped) in [(1, 9, false), (3, 16, false), (3, 5, true)] {
         let (x, y) = (view(heads * dim), View::dense(heads * dim));
         let (epilogue, extras) = (Map::identity(), vec![]);
-        all.push(Template::RmsNorm(RmsNorm { rows: Sym::Rows, heads, dim, norm, epilogue, extras, x, y }));
+        all.push(Template::RmsNorm(RmsNorm { rows: Sym::Rows, heads, dim, norm, grouped, epilogue, extras, x, y }));
     }
     for class in ShapeClass::ALL {
         all.push(linear(class, weight("affine5_g32_bf16", 6, 96), true));
@@ -178,8 +178,10 @@ fn templates() -> Vec<Template> {
     }
     all.push(Template::Attend(attend(4, 8, 0)));
     all.push(Template::Attend(attend(2, 6, 5)));
-    let (epilogue, x) = (Map::identity(), view(70));
-    all.push(Template::ShortConv(ShortConv { channels: 70, taps: 4, weight: Format::BF16, epilogue, x, y: view(70) }));
+    for extras in [vec![], vec![Extra::Column(Format::F16), Extra::Part { start: 5, len: 9, factor: 0.5 }]] {
+        let (epilogue, x, y, weight) = (with(&extras), view(70), view(70), Format::BF16);
+        all.push(Template::ShortConv(ShortConv { channels: 70, taps: 4, weight, epilogue, extras, x, y }));
+    }
     for (key, norm) in [(16, Some(1e-6)), (5, None)] {
         let row = View { offset: 0, stride: 4 * key + 2 * 9 };
         let (k, v) = (View { offset: 2 * key, ..row }, View { offset: 4 * key, ..row });
@@ -200,6 +202,14 @@ fn templates() -> Vec<Template> {
             y: view(18),
         };
         all.push(Template::Delta(sizes));
+    }
+    for (key, bounds) in [(16, [0.0, f32::MAX]), (5, [0.25, 1.5])] {
+        let c = View { offset: 0, stride: 2 * key + 4 * 9 };
+        let (b, x) = (View { offset: key, ..c }, View { offset: 2 * key, ..c });
+        let (weights, extras) = ([Format::F32, Format::BF16, Format::F16], vec![Extra::Element(view(36))]);
+        let (heads, groups, value, epilogue, dt, y) = (4, 1, 9, with(&extras), view(4), view(36));
+        let sizes = Ssm { heads, groups, key, value, bounds, weights, epilogue, extras, c, b, x, dt, y };
+        all.push(Template::Ssm(sizes));
     }
     let routing = Routing::Softmax;
     all.push(Template::Route(Route {
@@ -224,6 +234,17 @@ fn templates() -> Vec<Template> {
     let (map, extras) = (Map::identity(), vec![Extra::Element(view(300))]);
     all.push(Template::Map(Elementwise { rows: Sym::Tokens, dim: 300, map, extras, y: View::dense(300) }));
     all
+}
+
+/// A program that multiplies its result by all extras.
+fn with(extras: &[Extra]) -> Map {
+    let mut map = Map::identity();
+    let mut product = Reg(0);
+    for i in 1..=extras.len() {
+        let extra = map.push(MapStep::Input(i as u16));
+        product = map.push(MapStep::Mul(product, extra));
+    }
+    map
 }
 
 /// The kernels of all samples.

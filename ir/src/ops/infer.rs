@@ -113,7 +113,14 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
             let w = weight(op, args, 1)?;
             Ok(Type::Tensor(TensorType::new(DType::F32, [ids.shape[0], Dim::Const(w.cols)])))
         }
-        Op::RmsNorm { .. } | Op::Bias => {
+        Op::RmsNorm { .. } => {
+            let x = float(0)?;
+            let (n, all) = (width(op, x)?, x.row_elements().unwrap_or(0));
+            let own = matches!(args.get(1), Some(ArgType::Weight(w)) if x.shape.len() == 3 && w.cols == all);
+            vector(1, if own { all } else { n })?;
+            Ok(Type::Tensor(x.clone()))
+        }
+        Op::Bias => {
             let x = float(0)?;
             vector(1, width(op, x)?)?;
             Ok(Type::Tensor(x.clone()))
@@ -145,6 +152,13 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
             let end = start.saturating_add(*len);
             want(op, "range", format!("at most {n}"), end, *len > 0 && end <= n)?;
             Ok(with_last(x, *len))
+        }
+        Op::ScalePart { start, len, .. } => {
+            let x = float(0)?;
+            let n = width(op, x)?;
+            let end = start.saturating_add(*len);
+            want(op, "range", format!("at most {n}"), end, *len > 0 && end <= n)?;
+            Ok(Type::Tensor(x.clone()))
         }
         Op::SplitHeads { heads } => {
             let x = float(0)?;
@@ -289,6 +303,31 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
             vector(1, width(op, x)?)?;
             vector(2, width(op, x)?)?;
             Ok(Type::Tensor(x.clone()))
+        }
+        Op::TimeStep { least, most } => {
+            let x = float(0)?;
+            vector(1, width(op, x)?)?;
+            want(op, "bounds", "the lesser first", format!("{least} and {most}"), least <= most)?;
+            Ok(Type::Tensor(x.clone()))
+        }
+        Op::SsmAppend => {
+            let r = recurrent(op, args)?;
+            keys(op, r, float(1)?)?;
+            let (x, dt) = (rows_of(&[r.heads, r.value]), rows_of(&[r.heads]));
+            for (i, what, expected) in [(2, "x", x), (3, "time steps", dt)] {
+                let t = float(i)?;
+                want(op, what, &expected, t, *t == expected)?;
+            }
+            vector(4, r.heads)?;
+            Ok(Type::State(StateType::Recurrent(*r)))
+        }
+        Op::SsmRead => {
+            let r = recurrent(op, args)?;
+            keys(op, r, float(1)?)?;
+            let (x, expected) = (float(2)?, rows_of(&[r.heads, r.value]));
+            want(op, "x", &expected, x, *x == expected)?;
+            vector(3, r.heads)?;
+            Ok(Type::Tensor(expected))
         }
         Op::Rows => {
             let x = float(0)?;

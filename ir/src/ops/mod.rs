@@ -184,7 +184,8 @@ ops! {
         /// Factor on the row.
         scale: f64,
     };
-    /// `x / sqrt(mean(x²) + eps) · (w + offset)` over the last extent (Zhang & Sennrich 2019). Weight `[D]`.
+    /// `x / sqrt(mean(x²) + eps) · (w + offset)` over the last extent (Zhang & Sennrich 2019). Weight `[D]` or, where each
+    /// head of `f32[T, H, D]` has one of its own, `[H·D]`.
     RmsNorm = "rms_norm" ("x, w") {
         /// Added to the mean square.
         eps: f64,
@@ -201,6 +202,15 @@ ops! {
     Mul = "mul" ("a, b");
     /// `x · factor`.
     Scale = "scale" ("x") {
+        /// The factor.
+        factor: f64,
+    };
+    /// `x · factor` of elements `start .. start + len` of the last extent; the others are kept.
+    ScalePart = "scale_part" ("x") {
+        /// First element.
+        start: usize,
+        /// How many.
+        len: usize,
         /// The factor.
         factor: f64,
     };
@@ -314,6 +324,21 @@ ops! {
     /// What is left of a memory after a token, `exp(−e^a · ln(1 + e^(x + b)))` (Gu & Dao 2023, "Mamba", with the step of
     /// its eq. 4 a softplus): `x: f32[T, H]`, weights a and b `[H]`.
     Decay = "decay" ("x, a, b");
+    /// Time steps `ln(1 + e^(x + b))` between two bounds (Dao & Gu 2024, "Transformers are SSMs", §7.1): `x: f32[T, H]`,
+    /// weight `[H]`.
+    TimeStep = "time_step" ("x, b") {
+        /// What steps are at least.
+        least: f64,
+        /// What steps are at most.
+        most: f64,
+    };
+    /// Takes tokens into the memory of a selective state space (Dao & Gu 2024, "Transformers are SSMs", eq. 1 with §7.1:
+    /// A a number for each head), one after another: `S ← e^(−e^a · Δ) S + Δ x Bᵀ`. B `f32[T, G, K]`, of which head `h` of
+    /// `H` has number `h / (H / G)`, x `f32[T, H, V]`, time steps Δ `f32[T, H]`, weight a `[H]`; gives the next version of
+    /// the state.
+    SsmAppend = "ssm.append!" ("state, b, x, dt, a");
+    /// `S C + d x` by the memory after each token: C `f32[T, G, K]`, x `f32[T, H, V]`, weight d `[H]` → `f32[T, H, V]`.
+    SsmRead = "ssm.read" ("state, c, x, d");
     /// Rows of `x: f32[T, D]` that want logits: → `f32[R, D]`.
     Rows = "rows" ("x");
     /// Index of the largest element of the last extent, ties to the lowest: `f32[R, V]` → `u32[R]`.

@@ -91,6 +91,19 @@ pub fn arg_max(x: &[f32], width: usize) -> Vec<u32> {
     x.chunks_exact(width).map(best).collect()
 }
 
+/// Op `time_step`: `ln(1 + e^{x_h + b_h})` between two bounds, of rows as long as `b`.
+pub fn time_step(x: &[f32], b: &[f32], (least, most): (f64, f64)) -> Vec<f32> {
+    let of = |(x, b): (&f32, &f32)| softplus(f64::from(*x) + f64::from(*b)).max(least).min(most) as f32;
+    x.iter().zip(b.iter().cycle()).map(of).collect()
+}
+
+/// Op `scale_part`: `factor` times elements `start .. start + len` of rows of `width`.
+pub fn scale_part(x: &[f32], width: usize, (start, len): (usize, usize), factor: f64) -> Vec<f32> {
+    let inside = |i: usize| (start..start + len).contains(&(i % width));
+    let of = |(i, x): (usize, &f32)| if inside(i) { (f64::from(*x) * factor) as f32 } else { *x };
+    x.iter().enumerate().map(of).collect()
+}
+
 /// Op `decay`: `exp(−e^{a_h} · ln(1 + e^{x_h + b_h}))` of rows as long as `a`.
 pub fn decay(x: &[f32], a: &[f32], b: &[f32]) -> Vec<f32> {
     let weights = a.iter().zip(b).cycle();

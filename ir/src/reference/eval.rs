@@ -38,7 +38,9 @@ pub fn eval_graph(
         let value = match &info.def {
             Def::Param(i) => params[*i].take().ok_or_else(|| format!("parameter {i} is bound twice"))?,
             Def::Node { op: Op::KvAppend, args } => append(args, &mut values, step)?,
-            Def::Node { op: op @ (Op::ConvAppend | Op::DeltaAppend), args } => recur(op, args, &mut values, step)?,
+            Def::Node { op: op @ (Op::ConvAppend | Op::DeltaAppend | Op::SsmAppend), args } => {
+                recur(op, args, &mut values, weights, step)?
+            }
             Def::Node { op: Op::KvArchive, args } => archive(args, &mut values)?,
             Def::Node { op, args } => {
                 Operation { op, ty: &info.ty, args, values: &values, graph, weights, step }.result()?
@@ -86,17 +88,25 @@ fn append(args: &[Arg], values: &mut [Option<HostValue>], step: &Step<'_>) -> Re
 }
 
 /// A recurrent state takes the step's tokens in.
-fn recur(op: &Op, args: &[Arg], values: &mut [Option<HostValue>], step: &Step<'_>) -> Result<HostValue, String> {
+fn recur(
+    op: &Op,
+    args: &[Arg],
+    values: &mut [Option<HostValue>],
+    weights: &[Matrix],
+    step: &Step<'_>,
+) -> Result<HostValue, String> {
     let name = op.name();
     let mut state = consumed(name, args, values)?;
     let rows = |i: usize| match args.get(i) {
         Some(Arg::Value(v)) => values[v.0 as usize].as_ref().and_then(|v| v.tensor()?.floats()),
-        _ => None,
+        Some(Arg::Weight(w)) => weights.get(w.0 as usize).map(|w| &w[..]),
+        None => None,
     };
     let rows = |i: usize| rows(i).ok_or_else(|| format!("`{name}`: argument {i} has no rows"));
     let next = Rc::make_mut(&mut state);
     match op {
         Op::ConvAppend => next.push_inputs(rows(1)?, step)?,
+        Op::SsmAppend => next.absorb([rows(1)?, rows(2)?, rows(3)?], rows(4)?, step)?,
         _ => next.take_in([rows(1)?, rows(2)?, rows(3)?, rows(4)?], step)?,
     }
     Ok(HostValue::State(state))
@@ -232,14 +242,16 @@ impl<'a> Operation<'a> {
                 return self.with_ids(moe::route_ids(self.floats(0)?, self.width(0)?, *top_k, (*groups, *kept)));
             }
             Op::ExpertFetch { .. } => return self.with_ids(self.ids(0)?.to_vec()),
-            Op::KvAppend | Op::KvArchive | Op::ConvAppend | Op::DeltaAppend => {
+            Op::KvAppend | Op::KvArchive | Op::ConvAppend | Op::DeltaAppend | Op::SsmAppend => {
                 return Err(format!("`{}` is an effect", self.op.name()));
             }
             Op::Embed { scale } => {
                 let (w, cols) = self.weight(1)?;
                 dense::embed(self.ids(0)?, w, cols, *scale)?
             }
-            Op::RmsNorm { eps, offset } => norm::rms_norm(self.floats(0)?, self.weight(1)?.0, *eps, *offset),
+            Op::RmsNorm { eps, offset } => {
+                norm::rms_norm(self.floats(0)?, self.width(0)?, self.weight(1)?.0, *eps, *offset)
+            }
             Op::Linear => {
                 let (w, inputs) = self.weight(1)?;
                 dense::linear(self.floats(0)?, w, inputs)
@@ -248,6 +260,9 @@ impl<'a> Operation<'a> {
             Op::Add => dense::zip(self.floats(0)?, self.floats(1)?, |a, b| a + b),
             Op::Mul => dense::zip(self.floats(0)?, self.floats(1)?, |a, b| a * b),
             Op::Scale { factor } => dense::map(self.floats(0)?, |x| x * factor),
+            Op::ScalePart { start, len, factor } => {
+                dense::scale_part(self.floats(0)?, self.width(0)?, (*start, *len), *factor)
+            }
             Op::Silu => dense::map(self.floats(0)?, dense::silu),
             Op::GeluTanh => dense::map(self.floats(0)?, dense::gelu_tanh),
             Op::Sigmoid => dense::map(self.floats(0)?, dense::sigmoid),
@@ -266,6 +281,8 @@ impl<'a> Operation<'a> {
             Op::DeltaRead { scale } => self.state()?.recall(self.floats(1)?, *scale, self.step)?,
             Op::L2Norm { eps } => norm::l2_norm(self.floats(0)?, self.width(0)?, *eps),
             Op::Decay => dense::decay(self.floats(0)?, self.weight(1)?.0, self.weight(2)?.0),
+            Op::TimeStep { least, most } => dense::time_step(self.floats(0)?, self.weight(1)?.0, (*least, *most)),
+            Op::SsmRead => self.state()?.emit(self.floats(1)?, self.floats(2)?, self.weight(3)?.0, self.step)?,
             Op::Rows => dense::rows(self.floats(0)?, self.width(0)?, self.step.rows),
             Op::RouteWeights { routing, normalize } => {
                 let sizes = (self.width(0)?, self.width(1)?);

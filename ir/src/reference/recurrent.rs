@@ -1,4 +1,4 @@
-//! Recurrent states: short convolutions and the gated delta rule, token after token.
+//! Recurrent states: short convolutions, the gated delta rule and selective state spaces, token after token.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,6 +34,19 @@ pub(super) struct Taken<'a> {
     pub(super) decay: &'a [f32],
     /// β: `[T, heads]`.
     pub(super) beta: &'a [f32],
+}
+
+/// What a selective state space takes in, a row per token.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Absorbed<'a> {
+    /// B: `[T, groups, key]`.
+    pub(super) b: &'a [f32],
+    /// `[T, heads, value]`.
+    pub(super) x: &'a [f32],
+    /// Time steps: `[T, heads]`.
+    pub(super) dt: &'a [f32],
+    /// Logarithms of what decays by: `[heads]`.
+    pub(super) a: &'a [f32],
 }
 
 impl Recurrences {
@@ -86,15 +99,29 @@ impl Recurrences {
         Ok(y)
     }
 
+    /// Changes the memory of each token's sequence by `update`, token after token.
+    fn advance(&mut self, op: &str, step: &Step<'_>, mut update: impl FnMut(usize, &mut [f64])) -> Result<(), String> {
+        let Recurrent { heads, key, value, .. } = self.ty;
+        let mut seen = BTreeSet::new();
+        for (t, token) in step.tokens.iter().enumerate() {
+            let trail = self.trails.entry(token.sequence).or_default();
+            follows(op, token.sequence, token.position, trail.taken)?;
+            let mut memory = trail.memories.last().cloned().unwrap_or_else(|| vec![0.0; heads * key * value]);
+            update(t, &mut memory);
+            if seen.insert(token.sequence) {
+                trail.memories.clear();
+            }
+            trail.taken += 1;
+            trail.memories.push(memory);
+        }
+        Ok(())
+    }
+
     /// Op `delta.append!`: `S ← α S (I − β k kᵀ) + β v kᵀ` of every head, token after token.
     pub(super) fn take_in(&mut self, taken: &Taken<'_>, step: &Step<'_>) -> Result<(), String> {
         let Recurrent { heads, key, value, .. } = self.ty;
         let key_heads = taken.keys.len() / step.tokens.len().max(1) / key;
-        let mut seen = BTreeSet::new();
-        for (t, token) in step.tokens.iter().enumerate() {
-            let trail = self.trails.entry(token.sequence).or_default();
-            follows("delta.append!", token.sequence, token.position, trail.taken)?;
-            let mut memory = trail.memories.last().cloned().unwrap_or_else(|| vec![0.0; heads * key * value]);
+        self.advance("delta.append!", step, |t, memory| {
             for (h, rows) in memory.chunks_exact_mut(key * value).enumerate() {
                 let k = &taken.keys[(t * key_heads + h / (heads / key_heads)) * key..][..key];
                 let (alpha, beta) = (f64::from(taken.decay[t * heads + h]), f64::from(taken.beta[t * heads + h]));
@@ -105,17 +132,27 @@ impl Recurrences {
                     row.iter_mut().zip(k).for_each(|(s, k)| *s += error * f64::from(*k));
                 }
             }
-            if seen.insert(token.sequence) {
-                trail.memories.clear();
-            }
-            trail.taken += 1;
-            trail.memories.push(memory);
-        }
-        Ok(())
+        })
     }
 
-    /// Op `delta.read`: `o = scale · S q` of every head, by the memory after each token.
-    pub(super) fn recall(&self, q: &[f32], scale: f64, step: &Step<'_>) -> Result<Vec<f32>, String> {
+    /// Op `ssm.append!`: `S ← e^(−e^a · Δ) S + Δ x Bᵀ` of every head, token after token.
+    pub(super) fn absorb(&mut self, from: &Absorbed<'_>, step: &Step<'_>) -> Result<(), String> {
+        let Recurrent { heads, key, value, .. } = self.ty;
+        let groups = from.b.len() / step.tokens.len().max(1) / key;
+        self.advance("ssm.append!", step, |t, memory| {
+            for (h, rows) in memory.chunks_exact_mut(key * value).enumerate() {
+                let b = &from.b[(t * groups + h / (heads / groups)) * key..][..key];
+                let dt = f64::from(from.dt[t * heads + h]);
+                let decay = (-f64::from(from.a[h]).exp() * dt).exp();
+                for (row, x) in rows.chunks_exact_mut(key).zip(&from.x[(t * heads + h) * value..]) {
+                    row.iter_mut().zip(b).for_each(|(s, b)| *s = decay * *s + dt * f64::from(*x) * f64::from(*b));
+                }
+            }
+        })
+    }
+
+    /// `scale · S q` of every head, by the memory after each token.
+    fn answers(&self, op: &str, q: &[f32], scale: f64, step: &Step<'_>) -> Result<Vec<f64>, String> {
         let Recurrent { heads, key, value, .. } = self.ty;
         let key_heads = q.len() / step.tokens.len().max(1) / key;
         let mut o = Vec::with_capacity(step.tokens.len() * heads * value);
@@ -124,14 +161,27 @@ impl Recurrences {
                 let back = trail.taken.checked_sub(token.position as usize)?;
                 trail.memories.get(trail.memories.len().checked_sub(back)?)
             });
-            let missing = || format!("`delta.read`: sequence {}: position {}", token.sequence, token.position);
+            let missing = || format!("`{op}`: sequence {}: position {}", token.sequence, token.position);
             for (h, rows) in memory.ok_or_else(missing)?.chunks_exact(key * value).enumerate() {
                 let q = &queries[h / (heads / key_heads) * key..][..key];
                 let dot = |row: &[f64]| row.iter().zip(q).map(|(s, q)| s * f64::from(*q)).sum::<f64>();
-                o.extend(rows.chunks_exact(key).map(|row| (scale * dot(row)) as f32));
+                o.extend(rows.chunks_exact(key).map(|row| scale * dot(row)));
             }
         }
         Ok(o)
+    }
+
+    /// Op `delta.read`: `o = scale · S q` of every head, by the memory after each token.
+    pub(super) fn recall(&self, q: &[f32], scale: f64, step: &Step<'_>) -> Result<Vec<f32>, String> {
+        Ok(self.answers("delta.read", q, scale, step)?.into_iter().map(|o| o as f32).collect())
+    }
+
+    /// Op `ssm.read`: `y = S C + d x` of every head, by the memory after each token.
+    pub(super) fn emit(&self, c: &[f32], x: &[f32], d: &[f32], step: &Step<'_>) -> Result<Vec<f32>, String> {
+        let Recurrent { heads, value, .. } = self.ty;
+        let answers = self.answers("ssm.read", c, 1.0, step)?.into_iter().enumerate();
+        let of = |(i, o): (usize, f64)| (o + f64::from(d[i / value % heads]) * f64::from(x[i])) as f32;
+        Ok(answers.map(of).collect())
     }
 }
 

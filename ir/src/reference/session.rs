@@ -80,10 +80,11 @@ impl<'a> Session<'a> {
             let flow = results.drain(..).next();
             let params = self.params(call, flow, &step)?;
             results = eval_graph(&self.module.funcs[call.func], params, weights, &step)?;
-            if let (Some(i), Some(HostValue::State(_))) = (call.state, results.last())
-                && let Some(HostValue::State(state)) = results.pop()
-            {
-                self.states[i] = state;
+            let tensors = results.len().saturating_sub(call.states.len());
+            for (i, result) in call.states.iter().zip(results.drain(tensors..)) {
+                if let HostValue::State(state) = result {
+                    self.states[*i] = state;
+                }
             }
         }
         self.lengths = lengths;
@@ -122,8 +123,9 @@ impl<'a> Session<'a> {
                     HostTensor::u32(&[ids.len()], ids).into()
                 }
                 ParamKind::RopeTable(i) => rope::table(&self.module.rope_tables[*i], step).into(),
-                ParamKind::State => {
-                    let i = call.state.ok_or_else(|| format!("@{}: the call gives no state", func.name))?;
+                ParamKind::State(i) => {
+                    let missing = || format!("@{}: the call gives no state {i}", func.name);
+                    let i = *call.states.get(*i).ok_or_else(missing)?;
                     // The step's result takes its place: a second reference would make the append copy it.
                     let placeholder = Rc::new(HostState::new(&self.module.states[i]));
                     HostValue::State(std::mem::replace(&mut self.states[i], placeholder))

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::recurrent::{Recurrences, Taken};
+use super::recurrent::{Absorbed, Recurrences, Taken};
 use super::tensor::Step;
 use crate::quant::archive::MEAN_FROM;
 use crate::quant::{HeadRow, Turbo};
@@ -202,5 +202,21 @@ impl HostState {
     /// A token that is none of the last taken in, or a state of another kind.
     pub fn recall(&self, q: &[f32], scale: f64, step: &Step<'_>) -> Result<Vec<f32>, String> {
         self.recurrences("delta.read")?.recall(q, scale, step)
+    }
+
+    /// Op `ssm.append!` of B, x and time steps with the weight a.
+    ///
+    /// # Errors
+    /// A position that does not follow on its sequence's last, or a state of another kind.
+    pub fn absorb(&mut self, [b, x, dt]: [&[f32]; 3], a: &[f32], step: &Step<'_>) -> Result<(), String> {
+        self.recurrences_mut("ssm.append!")?.absorb(&Absorbed { b, x, dt, a }, step)
+    }
+
+    /// Op `ssm.read` of C and x with the weight d.
+    ///
+    /// # Errors
+    /// A token that is none of the last taken in, or a state of another kind.
+    pub fn emit(&self, c: &[f32], x: &[f32], d: &[f32], step: &Step<'_>) -> Result<Vec<f32>, String> {
+        self.recurrences("ssm.read")?.emit(c, x, d, step)
     }
 }

@@ -34,7 +34,8 @@ fn base_name(graph: &Graph, info: &ValueInfo) -> String {
             Some((ParamKind::Flow, _)) => "x".to_owned(),
             Some((ParamKind::Ids, _)) => "ids".to_owned(),
             Some((ParamKind::RopeTable(table), _)) => format!("rope{table}"),
-            Some((ParamKind::State, _)) => "state".to_owned(),
+            Some((ParamKind::State(0), _)) => "state".to_owned(),
+            Some((ParamKind::State(i), _)) => format!("state{i}"),
             None => "param".to_owned(),
         },
         Def::Node { op, args } => {

@@ -18,7 +18,8 @@ const MOST: usize = 65_536;
 struct NamedCall<'s> {
     func: Token<'s>,
     scopes: Vec<String>,
-    states: Option<(usize, usize)>,
+    /// The first of each state of the calls.
+    states: Vec<usize>,
 }
 
 /// The module that a text describes.
@@ -144,7 +145,7 @@ fn states(c: &mut Cursor<'_>, module: &mut Module) -> Parsed<()> {
     Ok(())
 }
 
-/// `main { call @func "scope" state 0 … }`.
+/// `main { call @func "scope" state 0, 1 … }`.
 fn main<'s>(c: &mut Cursor<'s>, calls: &mut Vec<NamedCall<'s>>) -> Parsed<()> {
     c.next();
     c.mark("{")?;
@@ -166,15 +167,17 @@ fn call<'s>(c: &mut Cursor<'s>, calls: &mut Vec<NamedCall<'s>>) -> Parsed<()> {
     let func = c.token(Kind::At, "the function's name, `@name`")?;
     let token = c.token(Kind::String, "the scope in quotes")?;
     let scopes = c.names(&token)?;
-    let mut states = None;
+    let mut states = vec![];
     if c.is(Kind::Word, "state") {
         c.next();
-        let at = c.peek();
-        let (first, count) = span(c, "a state's index")?;
-        if count != scopes.len() {
-            return c.wrong(&at, format!("expected a state for each of {} calls, got {count}", scopes.len()));
+        while states.is_empty() || c.accept(",") {
+            let at = c.peek();
+            let (first, count) = span(c, "a state's index")?;
+            if count != scopes.len() {
+                return c.wrong(&at, format!("expected a state for each of {} calls, got {count}", scopes.len()));
+            }
+            states.push(first);
         }
-        states = Some((first, count));
     }
     calls.push(NamedCall { func, scopes, states });
     Ok(())
@@ -186,11 +189,10 @@ fn resolve<'s>(c: &mut Cursor<'s>, module: &mut Module, call: &NamedCall<'s>) ->
     let Some(func) = module.funcs.iter().position(|f| f.name == name) else {
         return c.wrong(&call.func, format!("there is no function `@{name}`"));
     };
-    let state = |i: usize| call.states.map(|(first, _)| first + i);
     module.main.extend(call.scopes.iter().enumerate().map(|(i, scope)| Call {
         func,
         scope: scope.clone(),
-        state: state(i),
+        states: call.states.iter().map(|first| first + i).collect(),
     }));
     Ok(())
 }

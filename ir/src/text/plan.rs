@@ -8,7 +8,6 @@ use crate::graph::Graph;
 use crate::map::{Map, MapStep};
 use crate::plan::{Dispatch, Fetch, FuncPlan, Groups, Input, Operand, Program, Reach, Stage};
 use crate::template::Template;
-use crate::ty::{StateType, Type};
 
 /// Characters of an elementwise program's text.
 const LONGEST: usize = 160;
@@ -100,11 +99,17 @@ fn operand(graph: Option<&Graph>, o: &Operand) -> String {
             Some(decl) => format!("w\"{}\"[{first}..{}]", join(&decl.names), first.saturating_add(*count)),
             None => format!("w{slot}?"),
         },
-        Operand::State { part } if graph.is_some_and(is_recurrent) => ["inputs", "memory"][*part % 2].to_owned(),
-        Operand::State { part: 0 } => "keys".to_owned(),
-        Operand::State { part: 1 } => "values".to_owned(),
-        Operand::State { part: 2 } => "archived_keys".to_owned(),
-        Operand::State { .. } => "archived_values".to_owned(),
+        Operand::State { state, part } => {
+            let recurrent = graph.and_then(|g| g.state(*state)?.recurrent()).is_some();
+            match (recurrent, part) {
+                (true, _) => ["inputs", "memory"][*part % 2],
+                (false, 0) => "keys",
+                (false, 1) => "values",
+                (false, 2) => "archived_keys",
+                (false, _) => "archived_values",
+            }
+            .to_owned()
+        }
         Operand::Input(input) => match input {
             Input::Ids => "ids".to_owned(),
             Input::Positions => "positions".to_owned(),
@@ -118,10 +123,6 @@ fn operand(graph: Option<&Graph>, o: &Operand) -> String {
             Input::Slots => "slots".to_owned(),
         },
     }
-}
-
-fn is_recurrent(graph: &Graph) -> bool {
-    graph.values.iter().any(|info| matches!(&info.ty, Type::State(StateType::Recurrent(_))))
 }
 
 /// `grid(24, T)`: axes of one group at the end are left out.
@@ -158,6 +159,7 @@ fn computes(template: &Template) -> Vec<String> {
         Template::Combine(c) => (None, false, &c.epilogue),
         Template::RmsNorm(n) => (None, false, &n.epilogue),
         Template::Map(m) => (None, false, &m.map),
+        Template::Ssm(t) => (None, false, &t.epilogue),
         _ => return vec![],
     };
     let mut words: Vec<String> = round.iter().map(|to| format!("round x to {to}")).collect();

@@ -103,8 +103,9 @@ fn calls(out: &mut String, module: &Module) {
         let count = layers(rest);
         let scopes: Vec<String> = rest[..count].iter().map(|c| c.scope.clone()).collect();
         let name = module.funcs.get(first.func).map_or_else(|| format!("{}?", first.func), |f| f.name.clone());
-        let state = first.state.map_or_else(String::new, |s| format!(" state {}", span(s, count)));
-        line(out, format_args!("  call {} \"{}\"{state}", at(&name), join(&scopes)));
+        let states: Vec<String> = first.states.iter().map(|s| span(*s, count)).collect();
+        let states = if states.is_empty() { String::new() } else { format!(" state {}", states.join(", ")) };
+        line(out, format_args!("  call {} \"{}\"{states}", at(&name), join(&scopes)));
         rest = &rest[count..];
     }
 }
@@ -113,7 +114,10 @@ fn calls(out: &mut String, module: &Module) {
 fn layers(calls: &[Call]) -> usize {
     let first = &calls[0];
     let alike = run(calls.len(), |i| {
-        calls[i].func == first.func && calls[i].state == first.state.and_then(|s| s.checked_add(i))
+        let counted_up = |(state, first): (&usize, &usize)| first.checked_add(i) == Some(*state);
+        calls[i].func == first.func
+            && calls[i].states.len() == first.states.len()
+            && calls[i].states.iter().zip(&first.states).all(counted_up)
     });
     let scopes: Vec<&str> = calls[..alike].iter().map(|c| c.scope.as_str()).collect();
     counted(&scopes)
@@ -162,7 +166,8 @@ fn param(graph: &Graph, names: &[String], kind: &ParamKind, v: Value) -> String 
         ParamKind::Flow => "flow".to_owned(),
         ParamKind::Ids => "ids".to_owned(),
         ParamKind::RopeTable(i) => format!("rope({i})"),
-        ParamKind::State => "state".to_owned(),
+        ParamKind::State(0) => "state".to_owned(),
+        ParamKind::State(i) => format!("state({i})"),
     };
     let (ty, loc) =
         graph.values.get(v.0 as usize).map_or_else(Default::default, |i| (i.ty.to_string(), location(&i.loc)));

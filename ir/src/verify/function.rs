@@ -97,6 +97,11 @@ fn parameters(f: &mut Function<'_>) {
         if graph.params[..i].iter().any(|(other, _)| other == kind) {
             f.at(*v, Defect::Parameter("a second parameter of the same kind".to_owned()));
         }
+        if let ParamKind::State(n) = kind
+            && graph.params.iter().filter(|(kind, _)| matches!(kind, ParamKind::State(_))).count() <= *n
+        {
+            f.at(*v, Defect::Parameter(format!("is state {n}, of fewer")));
+        }
         let (expected, fits) = expectation(kind, info);
         if !fits {
             f.at(*v, Defect::Parameter(format!("expected {expected}, got {}", info.ty)));
@@ -114,7 +119,7 @@ fn expectation(kind: &ParamKind, info: &ValueInfo) -> (&'static str, bool) {
         ParamKind::Flow => ("f32[T, width]", tensor(DType::F32, 2)),
         ParamKind::Ids => ("u32[T]", tensor(DType::U32, 1)),
         ParamKind::RopeTable(_) => ("f32[T, dim]", tensor(DType::F32, 2)),
-        ParamKind::State => ("a state", matches!(info.ty, Type::State(_))),
+        ParamKind::State(_) => ("a state", matches!(info.ty, Type::State(_))),
     }
 }
 
@@ -262,7 +267,24 @@ pub(super) fn recurrent(r: &Recurrent) -> Result<(), String> {
     }
 }
 
-/// Of every state that comes in or is made, the last version is a result, behind all tensors.
+/// Which state of the call a version is one of.
+fn origin(graph: &Graph, mut v: Value) -> Option<usize> {
+    // Arguments come before: the chain ends.
+    loop {
+        match &graph.values.get(v.0 as usize)?.def {
+            Def::Param(i) => match graph.params.get(*i)?.0 {
+                ParamKind::State(n) => return Some(n),
+                _ => return None,
+            },
+            Def::Node { args, .. } => match args.first()? {
+                Arg::Value(before) if *before < v => v = *before,
+                _ => return None,
+            },
+        }
+    }
+}
+
+/// Of every state that comes in or is made, the last version is a result, behind all tensors and in the states' order.
 pub(super) fn linear(graph: &Graph) -> Vec<VerifyError> {
     let mut f = Function::new(graph);
     let consumed: Vec<Value> = (graph.values.iter())
@@ -281,16 +303,21 @@ pub(super) fn linear(graph: &Graph) -> Vec<VerifyError> {
     let types: Vec<&Type> = graph.results.iter().filter_map(|v| Some(&graph.values.get(v.0 as usize)?.ty)).collect();
     let tensors = types.iter().take_while(|ty| matches!(ty, Type::Tensor(_))).count();
     let rest = &types[tensors..];
-    if tensors == 0 || rest.len() > 1 || !rest.iter().all(|ty| matches!(ty, Type::State(_))) {
-        let expected = "tensors, then the state if there is one".to_owned();
+    if tensors == 0 || !rest.iter().all(|ty| matches!(ty, Type::State(_))) {
+        let expected = "tensors, then the states".to_owned();
         let got = types.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         f.push(String::new(), "", Defect::Results { expected, got });
     }
-    if let [Type::State(_)] = rest
-        && let Some(v) = graph.results.last()
-        && consumed.contains(v)
-    {
-        let expected = "the last version of the state".to_owned();
+    let versions = graph
+        .results
+        .iter()
+        .filter(|v| graph.values.get(v.0 as usize).is_some_and(|info| matches!(info.ty, Type::State(_))));
+    for (i, v) in versions.enumerate() {
+        let expected = match origin(graph, *v) {
+            Some(n) if n != i => format!("state {i} in its place"),
+            _ if consumed.contains(v) => "the last version of the state".to_owned(),
+            _ => continue,
+        };
         let got = f.name(*v);
         f.push(String::new(), "", Defect::Results { expected, got });
     }

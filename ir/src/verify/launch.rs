@@ -3,10 +3,10 @@
 use super::program::{Bounds, kernel_of};
 use super::template::{Role, roles};
 use crate::dim::Sym;
-use crate::graph::{Graph, ParamKind, WeightType};
+use crate::graph::{Graph, WeightType};
 use crate::kernel::{Access, Binary, DataBound, Ex, Expr, Immediate, KArg, Kernel, Length};
 use crate::plan::{Dispatch, Groups, Input, Operand, Program, Reach, Stage};
-use crate::ty::{PAGE_TOKENS, StateType, Type};
+use crate::ty::{PAGE_TOKENS, StateType};
 
 /// What offsets in the arena are multiples of.
 const ALIGN: usize = 256;
@@ -19,9 +19,10 @@ pub(super) fn check(program: &Program, graph: &Graph, launch: &Dispatch, bounds:
         let kernels = launch.stages.len();
         return Err(format!("{given} arguments and {kernels} kernels: its template takes {expected}, and scratch"));
     }
+    let state = state(graph, &launch.args)?;
     for (i, operand) in launch.args.iter().enumerate() {
         let checked = match roles.get(i) {
-            Some(role) => plays(program, graph, operand, role, bounds),
+            Some(role) => plays(program, (graph, state), operand, role, bounds),
             None => arena(program, operand).map(|_| ()),
         };
         checked.map_err(|reason| format!("argument {i}: {reason}"))?;
@@ -62,7 +63,13 @@ fn stage(program: &Program, graph: &Graph, launch: &Dispatch, stage: &Stage, bou
 }
 
 /// Whether an operand is what the template takes at its place.
-fn plays(program: &Program, graph: &Graph, operand: &Operand, role: &Role, bounds: Bounds) -> Result<(), String> {
+fn plays(
+    program: &Program,
+    (graph, state): (&Graph, Option<&StateType>),
+    operand: &Operand,
+    role: &Role,
+    bounds: Bounds,
+) -> Result<(), String> {
     let wrong = || Err(format!("{operand:?} is not what its template takes there"));
     match (role, operand) {
         (Role::Rows { sym, times, view, width }, Operand::Arena { .. }) => {
@@ -77,15 +84,15 @@ fn plays(program: &Program, graph: &Graph, operand: &Operand, role: &Role, bound
             got if got == *ty => Ok(()),
             got => Err(format!("the weight {got}: its template takes {ty}")),
         },
-        (Role::State { part, .. } | Role::Archive { part, .. }, Operand::State { part: got }) => match state(graph) {
+        (Role::State { part, .. } | Role::Archive { part, .. }, Operand::State { part: got, .. }) => match state {
             Some(of) if part == got && role.fits(of) => Ok(()),
             _ => wrong(),
         },
-        (Role::Recurrent(recurrence), Operand::State { part }) => match state(graph) {
+        (Role::Recurrent(recurrence), Operand::State { part, .. }) => match state {
             Some(of) if recurrence.part() == *part && role.fits(of) => Ok(()),
             _ => wrong(),
         },
-        (Role::PageTable(part), Operand::Input(Input::PageTable(window))) => match state(graph) {
+        (Role::PageTable(part), Operand::Input(Input::PageTable(window))) => match state {
             Some(of) if of.window(*part) == Some(*window) => Ok(()),
             _ => wrong(),
         },
@@ -121,8 +128,8 @@ fn fits(program: &Program, graph: &Graph, operand: &Operand, arg: &KArg) -> Resu
     match operand {
         Operand::Arena { .. } if !reads => elements(arena(program, operand)?),
         Operand::Weight { .. } if reads => elements(segment(graph, operand)?.bytes()),
-        Operand::State { part } => {
-            let expected = state(graph).map(|of| of.unit_bytes(*part) as u64);
+        Operand::State { state, part } => {
+            let expected = graph.state(*state).map(|of| of.unit_bytes(*part) as u64);
             let got = match arg.len {
                 Length::Units(n) => n.checked_mul(arg.elem.bytes() as u64),
                 _ => None,
@@ -162,12 +169,16 @@ fn segment(graph: &Graph, operand: &Operand) -> Result<WeightType, String> {
     if inside { Ok(WeightType { rows: *count, ..ty }) } else { Err(missing()) }
 }
 
-/// The state that a function takes.
-fn state(graph: &Graph) -> Option<&StateType> {
-    let (_, v) = graph.params.iter().find(|(kind, _)| *kind == ParamKind::State)?;
-    match &graph.values.get(v.0 as usize)?.ty {
-        Type::State(state) => Some(state),
+/// The state that a launch works on: no more than one.
+fn state<'g>(graph: &'g Graph, args: &[Operand]) -> Result<Option<&'g StateType>, String> {
+    let mut states = args.iter().filter_map(|operand| match operand {
+        Operand::State { state, .. } => Some(*state),
         _ => None,
+    });
+    let Some(first) = states.next() else { return Ok(None) };
+    match states.find(|other| *other != first) {
+        Some(other) => Err(format!("it works on the states {first} and {other} of the call")),
+        None => Ok(graph.state(first)),
     }
 }
 
@@ -203,12 +214,14 @@ fn trusted(program: &Program, graph: &Graph, kernel: &Kernel, args: &[Operand]) 
             (Some(Operand::Input(Input::Sequences)), DataBound::BelowUnits(of)) => {
                 matches!(to(*of), Some(Operand::Input(Input::PageTable(_))))
             }
-            (Some(Operand::Input(Input::Units)), DataBound::BelowUnits(of)) => {
-                matches!(to(*of), Some(Operand::State { .. }))
-                    && state(graph).is_some_and(|of| of.recurrent().is_some())
-            }
+            (Some(Operand::Input(Input::Units)), DataBound::BelowUnits(of)) => match to(*of) {
+                Some(Operand::State { state, .. }) => graph.state(*state).is_some_and(|of| of.recurrent().is_some()),
+                _ => false,
+            },
             (Some(Operand::Input(Input::PageTable(window))), DataBound::BelowUnits(of)) => match to(*of) {
-                Some(Operand::State { part }) => state(graph).and_then(|of| of.window(*part)) == Some(*window),
+                Some(Operand::State { state, part }) => {
+                    graph.state(*state).and_then(|of| of.window(*part)) == Some(*window)
+                }
                 _ => false,
             },
             (Some(Operand::Input(Input::Positions)), DataBound::BelowImmediate(Immediate::TableStride)) => {

@@ -6,7 +6,7 @@ use super::{Defect, VerifyError};
 use crate::dim::{Dim, Sym};
 use crate::graph::{Arg, Call, Def, Graph, Module, ParamKind};
 use crate::ops::Op;
-use crate::ty::{DType, TensorType, Type};
+use crate::ty::{DType, StateType, TensorType, Type};
 
 /// Everything wrong with calls, states, rope tables and the vocabulary.
 pub(super) fn check(module: &Module) -> Vec<VerifyError> {
@@ -34,7 +34,7 @@ pub(super) fn check(module: &Module) -> Vec<VerifyError> {
             }
             Some(func) => {
                 let mut defects = vec![];
-                state(module, call, func, &mut defects);
+                states(module, call, func, &mut defects);
                 flow = flows(func, i == 0, flow.as_ref(), &mut defects);
                 if last {
                     outputs(module, func, &mut defects);
@@ -46,7 +46,7 @@ pub(super) fn check(module: &Module) -> Vec<VerifyError> {
         }
     }
     for index in 0..module.states.len() {
-        let count = module.main.iter().filter(|c| c.state == Some(index)).count();
+        let count = module.main.iter().flat_map(|c| &c.states).filter(|i| **i == index).count();
         if count != 1 {
             errors.push(main(Defect::StateUses { index, count }));
         }
@@ -77,25 +77,38 @@ fn list(func: &Graph) -> String {
     if types.is_empty() { "none".to_owned() } else { types.join(", ") }
 }
 
-fn state(module: &Module, call: &Call, func: &Graph, defects: &mut Vec<Defect>) {
-    let text = |ty: Option<&Type>| ty.map_or("none".to_owned(), ToString::to_string);
-    let given = match call.state {
-        None => None,
-        Some(index) => match module.states.get(index) {
-            Some(ty) => Some(Type::State(ty.clone())),
-            None => return defects.push(Defect::Missing { what: "state", index, count: module.states.len() }),
-        },
-    };
-    let expected = param(func, &ParamKind::State);
-    if expected != given.as_ref() {
-        defects.push(Defect::State { expected: text(expected), got: text(given.as_ref()) });
+/// The states of a call are what its function takes in order, and all of them come out: the runtime keeps those versions
+/// for the next step.
+fn states(module: &Module, call: &Call, func: &Graph, defects: &mut Vec<Defect>) {
+    let mut given: Vec<&StateType> = vec![];
+    for index in &call.states {
+        match module.states.get(*index) {
+            Some(ty) => given.push(ty),
+            None => {
+                let defect = Defect::Missing { what: "state", index: *index, count: module.states.len() };
+                return defects.push(defect);
+            }
+        }
     }
-    // A state that goes in comes out: the runtime keeps the version for the next step.
-    let out =
-        func.results.iter().filter_map(|v| func.values.get(v.0 as usize)).find(|i| matches!(i.ty, Type::State(_)));
-    if expected != out.map(|info| &info.ty) {
-        let got = text(out.map(|info| &info.ty));
-        defects.push(Defect::Results { expected: format!("the state {}", text(expected)), got });
+    let kinds = func.params.iter().filter(|(kind, _)| matches!(kind, ParamKind::State(_))).count();
+    let expected: Vec<&StateType> = (0..kinds).filter_map(|i| func.state(i)).collect();
+    let text = |states: &[&StateType]| match states {
+        [] => "none".to_owned(),
+        states => states.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    };
+    if expected != given {
+        defects.push(Defect::State { expected: text(&expected), got: text(&given) });
+    }
+    let results = func.results.iter().filter_map(|v| func.values.get(v.0 as usize));
+    let out: Vec<&StateType> = results
+        .filter_map(|info| match &info.ty {
+            Type::State(ty) => Some(ty),
+            _ => None,
+        })
+        .collect();
+    if expected != out {
+        let got = text(&out);
+        defects.push(Defect::Results { expected: format!("the state {}", text(&expected)), got });
     }
 }
 

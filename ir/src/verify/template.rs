@@ -10,7 +10,7 @@ use crate::quant::{Archive, Format, HeadRow, rotation};
 use crate::rounding::Rounding;
 use crate::template::{
     Append, Attend, Delta, ExpertLinear, Extra, HeadLinear, LatentAppend, Linear, Norm, Rope, RopeAppend, Route,
-    ShortConv, Template, View,
+    ShortConv, Ssm, Template, View,
 };
 use crate::ty::StateType;
 
@@ -75,7 +75,7 @@ pub(super) fn roles(template: &Template) -> Result<Vec<Role>, String> {
         Template::RmsNorm(t) => {
             let width = product("heads of a row", t.heads, t.dim)?;
             map(&t.epilogue, 1, t.extras.len())?;
-            let mut roles = vec![rows(t.rows, 1, t.x, width)?, vector(t.norm.weight, t.dim)?];
+            let mut roles = vec![rows(t.rows, 1, t.x, width)?, vector(t.norm.weight, t.weights())?];
             roles.extend(extras(&t.extras, t.rows, width)?);
             roles.push(rows(t.rows, 1, t.y, width)?);
             Ok(roles)
@@ -107,6 +107,7 @@ pub(super) fn roles(template: &Template) -> Result<Vec<Role>, String> {
         Template::Attend(t) => attend(t),
         Template::ShortConv(t) => short_conv(t),
         Template::Delta(t) => delta(t),
+        Template::Ssm(t) => ssm(t),
         Template::Route(t) => route(t),
         Template::ExpertLinear(t) => expert_linear(t),
         Template::Combine(t) => {
@@ -248,17 +249,15 @@ fn short_conv(t: &ShortConv) -> Result<Vec<Role>, String> {
     product("elements of a convolution", t.channels, t.taps)?;
     let columns = t.taps - 1;
     product("elements of a state", t.channels, columns)?;
-    map(&t.epilogue, 1, 0)?;
+    map(&t.epilogue, 1, t.extras.len())?;
     let weight = WeightType { format: t.weight, rows: t.channels, cols: t.taps };
     self::weight(&weight)?;
-    Ok(vec![
-        rows(Sym::Tokens, 1, t.x, t.channels)?,
-        Role::Weight(weight),
-        Role::Input(Input::Segments),
-        Role::Input(Input::Units),
-        Role::Recurrent(Recurrence::Inputs([columns, t.channels])),
-        rows(Sym::Tokens, 1, t.y, t.channels)?,
-    ])
+    let mut roles = vec![rows(Sym::Tokens, 1, t.x, t.channels)?, Role::Weight(weight)];
+    roles.extend([Role::Input(Input::Segments), Role::Input(Input::Units)]);
+    roles.push(Role::Recurrent(Recurrence::Inputs([columns, t.channels])));
+    roles.extend(extras(&t.extras, Sym::Tokens, t.channels)?);
+    roles.push(rows(Sym::Tokens, 1, t.y, t.channels)?);
+    Ok(roles)
 }
 
 fn delta(t: &Delta) -> Result<Vec<Role>, String> {
@@ -276,6 +275,29 @@ fn delta(t: &Delta) -> Result<Vec<Role>, String> {
     roles.extend([vector(t.decay[0], t.heads)?, vector(t.decay[1], t.heads)?]);
     roles.extend([Role::Input(Input::Segments), Role::Input(Input::Units)]);
     roles.push(Role::Recurrent(Recurrence::Memory([t.heads, t.value, t.key])));
+    roles.push(rows(Sym::Tokens, 1, t.y, values)?);
+    Ok(roles)
+}
+
+fn ssm(t: &Ssm) -> Result<Vec<Role>, String> {
+    if t.groups == 0 || !t.heads.is_multiple_of(t.groups) {
+        return Err(format!("{} heads do not divide over {} groups", t.heads, t.groups));
+    }
+    let [least, most] = t.bounds;
+    if !(least.is_finite() && most.is_finite() && least <= most) {
+        return Err(format!("time steps between {least} and {most}"));
+    }
+    let (values, keys) = (product("elements of x", t.heads, t.value)?, product("elements of B", t.groups, t.key)?);
+    product("elements of a memory", values, t.key)?;
+    map(&t.epilogue, 1, t.extras.len())?;
+    let mut roles = vec![one_row(&[(t.c, keys), (t.b, keys), (t.x, values)], t.c.stride)?];
+    roles.push(rows(Sym::Tokens, 1, t.dt, t.heads)?);
+    for format in t.weights {
+        roles.push(vector(format, t.heads)?);
+    }
+    roles.extend([Role::Input(Input::Segments), Role::Input(Input::Units)]);
+    roles.push(Role::Recurrent(Recurrence::Memory([t.heads, t.value, t.key])));
+    roles.extend(extras(&t.extras, Sym::Tokens, values)?);
     roles.push(rows(Sym::Tokens, 1, t.y, values)?);
     Ok(roles)
 }
@@ -367,12 +389,17 @@ fn norm(norm: Option<Norm>, cols: usize) -> Result<Option<Role>, String> {
     norm.map(|n| vector(n.weight, cols)).transpose()
 }
 
+/// Roles of the extras that are arguments.
 fn extras(extras: &[Extra], sym: Sym, width: usize) -> Result<Vec<Role>, String> {
     let role = |extra: &Extra| match extra {
-        Extra::Column(format) => vector(*format, width),
-        Extra::Element(view) => rows(sym, 1, *view, width),
+        Extra::Column(format) => vector(*format, width).map(Some),
+        Extra::Element(view) => rows(sym, 1, *view, width).map(Some),
+        Extra::Part { start, len, factor } => match start.checked_add(*len) {
+            Some(end) if end <= width && factor.is_finite() => Ok(None),
+            _ => Err(format!("{factor} at {len} columns from {start} on of {width}")),
+        },
     };
-    extras.iter().map(role).collect()
+    extras.iter().filter_map(|extra| role(extra).transpose()).collect()
 }
 
 fn rotated(n: usize, dim: usize) -> Result<(), String> {

@@ -100,7 +100,7 @@ impl Maker {
         }
         let width = self.one(&[32, 64, 8]);
         module.funcs.push(self.embed(module.vocabulary, width));
-        module.main.push(Call { func: 0, scope: String::new(), state: None });
+        module.main.push(Call { func: 0, scope: String::new(), states: vec![] });
         for layer in 0..self.below(3) + 1 {
             let (heads, dim) = (self.one(&[1, 2]), self.one(&[8, 4, 16]));
             let (k, v) = (Format::Float(self.one(&FLOATS)), Format::Float(self.one(&FLOATS)));
@@ -108,21 +108,27 @@ impl Maker {
             let archive = (dim == 16 && self.below(2) == 0).then(|| self.archive());
             let latent = (heads == 1 && archive.is_none() && self.below(2) == 0).then_some(dim / 2);
             let v = if latent.is_some() { k } else { v };
-            let state = match self.below(4) {
-                0 => None,
-                1 => Some(self.recurrent(width, heads, dim)),
-                _ => Some(StateType::Paged { window, heads, dim, k, v, latent, archive }),
+            let paged = StateType::Paged { window, heads, dim, k, v, latent, archive };
+            let states = match self.below(5) {
+                0 => vec![],
+                1 => vec![self.recurrent(width, heads, dim)],
+                2 => vec![self.recurrent(width, heads, dim), paged],
+                _ => vec![paged],
             };
-            module.funcs.push(self.layer(&format!("layer{layer}"), width, state.as_ref()));
+            module.funcs.push(self.layer(&format!("layer{layer}"), width, &states));
             for i in 0..self.below(4) + 1 {
                 let scope = if self.below(4) == 0 { format!("odd.{layer}.{i}") } else { format!("model.{layer}.{i}") };
-                let index = state.as_ref().map(|_| module.states.len());
-                module.states.extend(state.clone());
-                module.main.push(Call { func: module.funcs.len() - 1, scope, state: index });
+                let first = module.states.len();
+                module.states.extend(states.clone());
+                module.main.push(Call {
+                    func: module.funcs.len() - 1,
+                    scope,
+                    states: (first..module.states.len()).collect(),
+                });
             }
         }
         module.funcs.push(self.head(module.vocabulary, width));
-        module.main.push(Call { func: module.funcs.len() - 1, scope: String::new(), state: None });
+        module.main.push(Call { func: module.funcs.len() - 1, scope: String::new(), states: vec![] });
         module
     }
 
@@ -138,7 +144,7 @@ impl Maker {
     fn recurrence(&mut self, p: &mut Pool, x: Value, r: Recurrent) -> Value {
         p.b.enter(self.one(&PLACES));
         let width = r.channels.max(1);
-        let mut s = p.b.param(ParamKind::State, Type::State(StateType::Recurrent(r)));
+        let mut s = p.b.param(ParamKind::State(0), Type::State(StateType::Recurrent(r)));
         if r.columns > 0 {
             s = p.b.op(Op::ConvAppend, [s.into(), x.into()]);
             let w = self.weight(&mut p.b, width, r.columns + 1);
@@ -155,9 +161,17 @@ impl Maker {
             let (k, v) = (rows(self, p, key_heads * r.key), rows(self, p, r.heads * r.value));
             let (alpha, beta) = (rows(self, p, r.heads), rows(self, p, r.heads));
             let k = p.b.op(Op::SplitHeads { heads: key_heads }, [k.into()]);
-            let k = p.b.op(Op::L2Norm { eps: self.number() }, [k.into()]);
             let v = p.b.op(Op::SplitHeads { heads: r.heads }, [v.into()]);
             let [a, b] = [(); 2].map(|()| self.weight(&mut p.b, 1, r.heads));
+            if self.below(2) == 0 {
+                let dt = p.b.op(Op::TimeStep { least: 0.0, most: 1.5 }, [alpha.into(), b.into()]);
+                s = p.b.op(Op::SsmAppend, [s.into(), k.into(), v.into(), dt.into(), a.into()]);
+                let y = p.b.op(Op::SsmRead, [s.into(), k.into(), v.into(), a.into()]);
+                p.values.push(y);
+                p.b.leave();
+                return s;
+            }
+            let k = p.b.op(Op::L2Norm { eps: self.number() }, [k.into()]);
             let alpha = p.b.op(Op::Decay, [alpha.into(), a.into(), b.into()]);
             s = p.b.op(Op::DeltaAppend, [s.into(), k.into(), v.into(), alpha.into(), beta.into()]);
             let y = p.b.op(Op::DeltaRead { scale: self.number() }, [s.into(), k.into()]);
@@ -186,19 +200,19 @@ impl Maker {
         b.finish(vec![logits, greedy]).expect("a head is well-typed")
     }
 
-    fn layer(&mut self, name: &str, width: usize, state: Option<&StateType>) -> Graph {
+    fn layer(&mut self, name: &str, width: usize, states: &[StateType]) -> Graph {
         let mut b = GraphBuilder::new(name);
         let x = b.flow(width);
         let mut p = Pool { b, values: vec![x], histories: vec![], rope: vec![] };
-        let mut last = None;
-        if let Some(StateType::Recurrent(r)) = state {
-            last = Some(self.recurrence(&mut p, x, *r));
+        let mut last = vec![];
+        if let Some(StateType::Recurrent(r)) = states.first() {
+            last.push(self.recurrence(&mut p, x, *r));
         }
-        if let Some(ty) = state
+        if let Some(ty) = states.last()
             && let StateType::Paged { heads, dim, latent, archive, .. } = *ty
         {
             p.b.enter(self.one(&PLACES));
-            let s = p.b.param(ParamKind::State, Type::State(ty.clone()));
+            let s = p.b.param(ParamKind::State(last.len()), Type::State(ty.clone()));
             let rows = |m: &mut Self, p: &mut Pool, dim: usize| {
                 let w = m.weight(&mut p.b, heads * dim, width);
                 let y = p.b.op(Op::Linear, [x.into(), w.into()]);
@@ -221,7 +235,7 @@ impl Maker {
             p.histories.push(histories);
             p.values.extend([k, v]);
             p.b.leave();
-            last = Some(s);
+            last.push(s);
         }
         for _ in 0..self.below(20) {
             p.b.enter(self.one(&PLACES));
@@ -264,7 +278,8 @@ impl Maker {
             4 => p.b.op(Op::Mul, [x.into(), x.into()]),
             5 => {
                 let factor = self.number();
-                p.b.op(Op::Scale { factor }, [x.into()])
+                let part = Op::ScalePart { start: self.below(cols), len: 1, factor };
+                p.b.op(self.one(&[Op::Scale { factor }, part]), [x.into()])
             }
             6 => {
                 let bound = self.number();

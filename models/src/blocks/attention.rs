@@ -1,9 +1,9 @@
 //! Causal self-attention with grouped heads over pages of keys and values.
 
-use swiftlm_ir::graph::{ParamKind, Value};
+use swiftlm_ir::graph::Value;
 use swiftlm_ir::ops::Op;
 use swiftlm_ir::quant::{Archive, rotation};
-use swiftlm_ir::ty::{StateType, Type};
+use swiftlm_ir::ty::StateType;
 
 use super::rope::Rope;
 use super::{Block, Norm, Pieces};
@@ -56,8 +56,7 @@ impl Block<'_> {
         let rotate = archive.is_some() || self.options.rotate && rotation::parts(dim).is_ok();
         let state_type =
             StateType::Paged { window: a.window, heads: a.kv_heads, dim, k: kv.0, v: kv.1, latent: None, archive };
-        let state = self.param(ParamKind::State, Type::State(state_type.clone()));
-        self.state = Some(state_type);
+        let state = self.state(state_type);
         let width = self.width(x);
         self.within(name, |b| {
             let half = |which| Pieces { first: which, step: if a.gate { 2 } else { 1 }, count: a.heads };

@@ -1,8 +1,8 @@
 //! Gated delta nets: linear attention whose memory of a head is a matrix that each token corrects and decays.
 
-use swiftlm_ir::graph::{ParamKind, Value};
+use swiftlm_ir::graph::Value;
 use swiftlm_ir::ops::Op;
-use swiftlm_ir::ty::{Recurrent, StateType, Type};
+use swiftlm_ir::ty::{Recurrent, StateType};
 
 use super::mlp::Activation;
 use super::{Block, Norm};
@@ -38,9 +38,7 @@ impl Block<'_> {
         let (keys, values) = (d.key_heads * d.key, d.heads * d.value);
         let channels = 2 * keys + values;
         let sizes = Recurrent { columns: d.taps - 1, channels, heads: d.heads, key: d.key, value: d.value };
-        let state_type = StateType::Recurrent(sizes);
-        let state = self.param(ParamKind::State, Type::State(state_type.clone()));
-        self.state = Some(state_type);
+        let state = self.state(StateType::Recurrent(sizes));
         let width = self.width(x);
         self.within(name, |b| {
             let qkv = b.linear("in_proj_qkv", x, channels, false);

@@ -1,9 +1,9 @@
 //! Multi-head latent attention (DeepSeek-AI 2024, DeepSeek-V2, §2.1): keys and values of all heads are made of one latent
 //! for each token, which is all that is kept, beside one key that positions rotate and all heads share.
 
-use swiftlm_ir::graph::{ParamKind, Value};
+use swiftlm_ir::graph::Value;
 use swiftlm_ir::ops::Op;
-use swiftlm_ir::ty::{StateType, Type};
+use swiftlm_ir::ty::StateType;
 
 use super::rope::Rope;
 use super::{Block, Norm};
@@ -41,8 +41,7 @@ impl Block<'_> {
         let dim = latent + a.rope.dim;
         let state_type =
             StateType::Paged { window: 0, heads: 1, dim, k: format, v: format, latent: Some(latent), archive: None };
-        let state = self.param(ParamKind::State, Type::State(state_type.clone()));
-        self.state = Some(state_type);
+        let state = self.state(state_type);
         let width = self.width(x);
         self.within(name, |b| {
             let q = b.latent_query(x, a);

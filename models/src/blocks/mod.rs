@@ -4,6 +4,7 @@ pub mod attention;
 pub mod delta_net;
 pub mod experts;
 pub mod latent;
+pub mod mamba2;
 pub mod mlp;
 pub mod moe;
 pub mod rope;
@@ -49,7 +50,7 @@ pub struct Block<'a> {
     options: &'a BuildOptions,
     scope: String,
     tables: Vec<(usize, Value)>,
-    state: Option<StateType>,
+    states: Vec<StateType>,
 }
 
 /// A finished function with what it needs beside weights.
@@ -57,21 +58,21 @@ pub struct Block<'a> {
 pub struct Built {
     /// The function.
     pub graph: swiftlm_ir::graph::Graph,
-    /// Type of its state, if it has one.
-    pub state: Option<StateType>,
+    /// Types of its states.
+    pub states: Vec<StateType>,
 }
 
 impl<'a> Block<'a> {
     /// A function whose weights are named below `scope` (`model.layers.3`; may be empty).
     pub fn new(name: &str, scope: &str, resolver: &'a Resolver<'a>, options: &'a BuildOptions) -> Self {
         let graph = GraphBuilder::new(name);
-        Self { graph, resolver, options, scope: scope.to_owned(), tables: vec![], state: None }
+        Self { graph, resolver, options, scope: scope.to_owned(), tables: vec![], states: vec![] }
     }
 
-    /// The finished function; the state's last version is its last result.
+    /// The finished function; the last versions of its states are its last results.
     pub fn finish(self, results: Vec<Value>) -> Option<Built> {
         match self.graph.finish(results) {
-            Ok(graph) => Some(Built { graph, state: self.state }),
+            Ok(graph) => Some(Built { graph, states: self.states }),
             Err(messages) => {
                 messages.into_iter().for_each(|m| self.resolver.error(m));
                 None
@@ -87,6 +88,13 @@ impl<'a> Block<'a> {
     /// A parameter.
     pub fn param(&mut self, kind: ParamKind, ty: Type) -> Value {
         self.graph.param(kind, ty)
+    }
+
+    /// One more state of the call, as it comes in.
+    pub fn state(&mut self, ty: StateType) -> Value {
+        let v = self.param(ParamKind::State(self.states.len()), Type::State(ty.clone()));
+        self.states.push(ty);
+        v
     }
 
     /// Whether the checkpoint holds a tensor of this name relative to the current place.
@@ -150,6 +158,11 @@ impl<'a> Block<'a> {
     /// The last extent of a tensor value.
     pub fn width(&self, x: Value) -> usize {
         self.graph.ty(x).tensor().and_then(|t| t.width()).unwrap_or(1)
+    }
+
+    /// Extents of a tensor value.
+    pub fn rank(&self, x: Value) -> usize {
+        self.graph.ty(x).tensor().map_or(0, |t| t.shape.len())
     }
 
     /// RMS norm with the weight `name`.

@@ -2,6 +2,7 @@
 
 pub mod deepseek_v2;
 pub mod deepseek_v3;
+pub mod falcon_h1;
 pub mod gemma2;
 pub mod gemma3;
 pub mod gpt_oss;
@@ -25,6 +26,7 @@ pub type Build = fn(&Config, &TensorIndex, &BuildOptions) -> Result<Model, Model
 pub const FAMILIES: &[(&str, Build)] = &[
     ("deepseek_v2", deepseek_v2::build),
     ("deepseek_v3", deepseek_v3::build),
+    ("falcon_h1", falcon_h1::build),
     ("gemma2", gemma2::build),
     ("gemma3", gemma3::build),
     ("gemma3_text", gemma3::build),

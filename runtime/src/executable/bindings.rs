@@ -123,8 +123,9 @@ impl Bindings {
             Operand::Weight { .. } => {
                 segment(program, call, operand).and_then(|segment| self.weights.get(&segment)).copied()
             }
-            Operand::State { part } => {
-                program.module.main[call].state.and_then(|state| self.states.get(state)?.get(*part)).copied()
+            Operand::State { state, part } => {
+                let state = program.module.main[call].states.get(*state);
+                state.and_then(|state| self.states.get(*state)?.get(*part)).copied()
             }
             Operand::Input(input) => self.inputs.get(input).copied(),
         };

@@ -67,7 +67,7 @@ pub fn program(shape: Shape) -> Program {
     let Shape { chunk, max_rows, window } = shape;
     let graph =
         |name: &str| Graph { name: name.into(), params: vec![], weights: vec![], values: vec![], results: vec![] };
-    let call = |func, scope: &str| Call { func, scope: scope.into(), state: Some(0) };
+    let call = |func, scope: &str| Call { func, scope: scope.into(), states: vec![0] };
     let module = Module {
         funcs: vec![graph("block"), graph("head")],
         main: vec![call(0, "layers.0"), call(1, "")],
@@ -87,7 +87,7 @@ pub fn program(shape: Shape) -> Program {
     let greedy = Operand::Arena { offset: logits_bytes.next_multiple_of(256), bytes: max_rows.max(65) * 4 };
     let logits = Operand::Arena { offset: 0, bytes: logits_bytes };
     let history = [Input::Positions, Input::Sequences, Input::PageTable(Window::last(window))].map(Operand::Input);
-    let keys = Operand::State { part: 0 };
+    let keys = Operand::State { state: 0, part: 0 };
     let weight = |slot, first, count| Operand::Weight { slot, first, count };
 
     let mut append = vec![Operand::Input(Input::Ids)];

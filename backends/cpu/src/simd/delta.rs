@@ -9,8 +9,9 @@ use swiftlm_ir::template::Delta;
 use super::Micro;
 use super::context::{Context, Needs, Rows};
 use super::isa::{Isa, LANES, Task, sums};
+use super::recurrence::{Prepare, softplus, take};
 use super::segments::{Segment, Segments};
-use super::weights::{Matrix, load_some, store_some};
+use super::weights::{load_some, store_some};
 
 /// Rows that are worked on side by side.
 const ROWS: usize = 4;
@@ -41,44 +42,6 @@ struct Head<'a> {
     segment: Segment,
     head: usize,
     scratch: *mut f32,
-}
-
-/// Decodes the decay's weights.
-struct Prepare {
-    weights: [Matrix; 2],
-    to: [*mut f32; 2],
-}
-
-impl Task for Prepare {
-    type Out = ();
-    #[inline(always)]
-    unsafe fn run<I: Isa>(self) {
-        for (weight, to) in self.weights.iter().zip(self.to) {
-            weight.decode::<I>(0, to);
-        }
-    }
-}
-
-/// `ln(1 + e^x)`.
-fn softplus(x: f32) -> f32 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
-}
-
-/// Copies a vector to where zeros follow up to a multiple of 16, normalised if it is to be.
-#[inline(always)]
-unsafe fn take<I: Isa>(from: *const f32, len: usize, norm: Option<f64>, to: *mut f32) {
-    let mut sum = I::splat(0.0);
-    for i in (0..len).step_by(LANES) {
-        let x = load_some::<I>(from.add(i), len - i);
-        sum = I::fma(x, x, sum);
-        I::store(to.add(i), x);
-    }
-    if let Some(eps) = norm {
-        let factor = I::splat(1.0 / (I::sum(sum) + eps as f32).sqrt());
-        for i in (0..len).step_by(LANES) {
-            I::store(to.add(i), I::mul(I::load(to.add(i)), factor));
-        }
-    }
 }
 
 impl Head<'_> {

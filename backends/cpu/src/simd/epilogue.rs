@@ -29,6 +29,8 @@ pub(crate) struct Program {
 enum Source {
     Column(Float, *const u8),
     Element(Rows),
+    /// The columns `.0 .. .1` have a factor, the others 1.
+    Part(usize, usize, f32),
 }
 
 /// A program with its further inputs resolved, for one launch.
@@ -47,7 +49,7 @@ impl Program {
     /// `None` where the program is too long, has too many inputs, or a column input is in groups of codes.
     pub(crate) fn new(map: &Map, extras: &[Extra], given: usize) -> Option<Self> {
         let fits = !map.steps.is_empty() && map.steps.len() <= MAX_STEPS && extras.len() <= MAX_EXTRAS;
-        let floats = extras.iter().all(|e| matches!(e, Extra::Element(_) | Extra::Column(Format::Float(_))));
+        let floats = extras.iter().all(|e| !matches!(e, Extra::Column(format) if !matches!(format, Format::Float(_))));
         let defined = map.steps.iter().enumerate().all(|(at, step)| {
             let before = |r: &Reg| (r.0 as usize) < at;
             match step {
@@ -68,7 +70,7 @@ impl Program {
 
     /// How many arguments of the launch are further inputs.
     pub(crate) fn extras(&self) -> usize {
-        self.extras.len()
+        self.extras.iter().filter(|extra| extra.is_argument()).count()
     }
 
     /// The program over this launch's arguments, of which `first` is the first further input.
@@ -81,17 +83,20 @@ impl Program {
     ) -> Result<Epilogue<'_>, String> {
         let nothing = Source::Element(Rows { base: std::ptr::null_mut(), stride: 0 });
         let mut sources = [nothing; MAX_EXTRAS];
-        for (i, (extra, source)) in self.extras.iter().zip(&mut sources).enumerate() {
+        let mut arg = first;
+        for (extra, source) in self.extras.iter().zip(&mut sources) {
             *source = match extra {
-                Extra::Element(view) => Source::Element(ctx.rows(first + i, "extra", *view, rows, cols)?),
+                Extra::Part { start, len, factor } => Source::Part(*start, start + len, *factor),
+                Extra::Element(view) => Source::Element(ctx.rows(arg, "extra", *view, rows, cols)?),
                 Extra::Column(format) => {
                     let ty = WeightType { format: *format, rows: 1, cols };
-                    let matrix = ctx.matrix(first + i, "extra", ty)?;
+                    let matrix = ctx.matrix(arg, "extra", ty)?;
                     let Format::Float(float) = format else { return Err(format!("{format} is no vector")) };
                     // SAFETY: row 0 exists.
                     Source::Column(*float, unsafe { matrix.row(0) })
                 }
             };
+            arg += usize::from(extra.is_argument());
         }
         Ok(Epilogue { steps: &self.map.steps, sources, given: self.given, identity: self.map.is_identity() })
     }
@@ -137,6 +142,11 @@ impl Epilogue<'_> {
                 MapStep::Input(i) => match self.sources[i as usize - self.given] {
                     Source::Element(rows) => load_some::<I>(rows.row(row).add(col), left),
                     Source::Column(float, base) => load_floats::<I>(float, base.add(col * float.bytes()), left),
+                    Source::Part(start, end, factor) if start <= col && col + LANES <= end => I::splat(factor),
+                    Source::Part(start, end, factor) => {
+                        let of = |i: usize| if (start..end).contains(&(col + i)) { factor } else { 1.0 };
+                        I::load(std::array::from_fn::<f32, LANES, _>(of).as_ptr())
+                    }
                 },
                 MapStep::Const(x) => I::splat(x),
                 MapStep::Add(a, b) => I::add(reg!(a), reg!(b)),

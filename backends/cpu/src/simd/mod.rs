@@ -32,12 +32,14 @@ mod pages;
 mod panel;
 mod product;
 mod quantize;
+mod recurrence;
 mod rope;
 mod route;
 mod scores;
 mod segments;
 mod share;
 mod short_conv;
+mod ssm;
 mod sums;
 mod tile;
 mod turn;
@@ -78,6 +80,7 @@ pub(crate) fn micro(template: &Template) -> Option<Box<dyn Micro>> {
         Template::Attend(t) => Box::new(t.clone()),
         Template::ShortConv(t) => Box::new(short_conv::ConvMicro::new(t)?),
         Template::Delta(t) => Box::new(t.clone()),
+        Template::Ssm(t) => Box::new(ssm::SsmMicro::new(t)?),
         Template::Rows(t) => Box::new(t.clone()),
         Template::Route(t) => Box::new(t.clone()),
         Template::ExpertLinear(t) => Box::new(experts::ExpertMicro::new(t)?),

@@ -20,6 +20,8 @@ pub(crate) struct Normalizer {
     weight: *const f32,
     dim: usize,
     eps: f32,
+    /// Elements from the weight of one head to that of the next: 0 where all have one.
+    step: usize,
 }
 
 // SAFETY: the weight is written before tasks start, and only read by them.
@@ -66,7 +68,24 @@ impl Normalizer {
         let task = Prepare { matrix, offset: norm.offset as f32, to: scratch };
         // SAFETY: the scratch has the floats that `needs` asked for.
         unsafe { ctx.isa.run(task) };
-        Ok(Self { weight: scratch, dim, eps: norm.eps as f32 })
+        Ok(Self { weight: scratch, dim, eps: norm.eps as f32, step: 0 })
+    }
+
+    /// The normalisation of each of `heads` heads by a weight of its own, which lie one behind the other.
+    fn grouped(
+        ctx: &Context<'_>,
+        arg: usize,
+        norm: &Norm,
+        (heads, dim): (usize, usize),
+        scratch: *mut f32,
+    ) -> Result<Self, String> {
+        Ok(Self { dim, step: dim, ..Self::new(ctx, arg, norm, heads * dim, scratch)? })
+    }
+
+    /// The normalisation of head `head`.
+    #[inline(always)]
+    fn of_head(&self, head: usize) -> Self {
+        Self { weight: self.weight.wrapping_add(head * self.step), ..*self }
     }
 
     /// Normalises `x` to `y`, which may be the same. Squares are added in four interleaved vectors, then these in order.
@@ -112,8 +131,9 @@ impl NormMicro {
 
 impl Micro for NormMicro {
     fn needs(&self, _sizes: &StepSizes, _threads: usize) -> Needs {
-        let floats = Normalizer::needs(self.template.dim);
-        Needs { launch: floats, worker: floats }
+        // A head's weight is read to a multiple of 16 from its first element on.
+        let weights = Normalizer::needs(self.template.weights()) + LANES;
+        Needs { launch: weights, worker: Normalizer::needs(self.template.dim) }
     }
 
     fn run(&self, ctx: &Context<'_>, scratch: *mut f32) -> Result<(), String> {
@@ -122,7 +142,10 @@ impl Micro for NormMicro {
         let x = ctx.rows(0, "x", t.x, rows, width)?;
         let epilogue = &self.epilogue.bind(ctx, 2, rows, width)?;
         let y = ctx.rows(2 + self.epilogue.extras(), "y", t.y, rows, width)?;
-        let norm = Normalizer::new(ctx, 1, &t.norm, t.dim, scratch)?;
+        let norm = match t.grouped {
+            true => Normalizer::grouped(ctx, 1, &t.norm, (t.heads, t.dim), scratch)?,
+            false => Normalizer::new(ctx, 1, &t.norm, t.dim, scratch)?,
+        };
         let per = (16_384 / width.max(1)).max(1);
         ctx.parallel(rows.div_ceil(per), |task, scratch| Heads {
             x,
@@ -157,7 +180,7 @@ impl Task for Heads<'_> {
         for row in self.first..self.last {
             for head in 0..self.heads {
                 let at = head * self.norm.dim;
-                self.norm.apply::<I>(self.x.row(row).add(at), self.scratch);
+                self.norm.of_head(head).apply::<I>(self.x.row(row).add(at), self.scratch);
                 let inputs = [self.scratch.cast_const(); 2];
                 self.epilogue.store::<I>(row, at, self.norm.dim, inputs, self.y.row(row).add(at));
             }

@@ -23,7 +23,7 @@ pub(crate) struct ConvMicro {
 impl ConvMicro {
     /// `None` where the epilogue is beyond the vector machine.
     pub(crate) fn new(template: &ShortConv) -> Option<Self> {
-        let epilogue = Program::new(&template.epilogue, &[], 1)?;
+        let epilogue = Program::new(&template.epilogue, &template.extras, 1)?;
         Some(Self { template: template.clone(), epilogue })
     }
 }
@@ -109,8 +109,8 @@ impl Micro for ConvMicro {
         let x = ctx.rows(0, "x", t.x, tokens, channels)?;
         let weight = ctx.matrix(1, "weight", WeightType { format: t.weight, rows: channels, cols: t.taps })?;
         let segments = Segments::new(ctx, 2, (t.taps - 1) * channels)?;
-        let y = ctx.rows(5, "y", t.y, tokens, channels)?;
-        let epilogue = &self.epilogue.bind(ctx, 0, tokens, channels)?;
+        let epilogue = &self.epilogue.bind(ctx, 5, tokens, channels)?;
+        let y = ctx.rows(5 + self.epilogue.extras(), "y", t.y, tokens, channels)?;
         let blocks = channels.div_ceil(BLOCK);
         let all: Vec<Segment> = (0..segments.count()).filter_map(|i| segments.get(ctx, i)).collect();
         ctx.parallel(all.len() * blocks, |task, scratch| {

@@ -5,80 +5,18 @@
 //! becomes `α S + e kᵀ`, and answers `α S q + e (k · q)`: all sums of a token are over what is there when it comes.
 
 use swiftlm_ir::dim::Sym;
-use swiftlm_ir::kernel::builder::{E, Kb, V};
+use swiftlm_ir::kernel::builder::{E, Kb};
 use swiftlm_ir::plan::Groups;
 use swiftlm_ir::template::Delta;
 
-use super::operand::{RUN, Rows, sum_of_run, vector};
+use super::memory::{Row, VALUES, dot, softplus};
+use super::operand::{RUN, Rows, vector};
 use super::segment::{Segments, State};
 use super::{Bounds, Built, single};
-
-/// Rows of S of a workgroup, a run of lanes each.
-const VALUES: usize = 8;
-
-/// Elements of a row of S that one lane holds, with their columns; columns behind the last are no elements.
-struct Row<'k> {
-    kb: &'k Kb,
-    key: usize,
-    held: Vec<(E<'k>, V<'k>)>,
-}
-
-impl<'k> Row<'k> {
-    fn new(kb: &'k Kb, key: usize, load: impl Fn(E<'k>) -> E<'k>) -> Self {
-        let lane = kb.lane().modulo(RUN as usize);
-        let columns = (0..key.div_ceil(RUN as usize)).map(|i| lane.plus(i * RUN as usize));
-        let mut row = Self { kb, key, held: vec![] };
-        row.held = columns.map(|col| (col, kb.var(row.inside(col, &load)))).collect();
-        row
-    }
-
-    /// `value` of a column, 0 behind the last.
-    fn inside(&self, col: E<'k>, value: impl Fn(E<'k>) -> E<'k>) -> E<'k> {
-        if self.key.is_multiple_of(RUN as usize) {
-            return value(col);
-        }
-        let last = self.kb.dim(self.key - 1);
-        col.le(last).select(value(col.min(last)), self.kb.f32(0.0))
-    }
-
-    /// The elements of a vector that lie at this lane's columns.
-    fn part(&self, of: Rows<'k>, token: E<'k>, first: E<'k>) -> Vec<E<'k>> {
-        self.held.iter().map(|(col, _)| self.inside(*col, |col| of.load(token, first + col))).collect()
-    }
-
-    fn values(&self) -> Vec<E<'k>> {
-        self.held.iter().map(|(_, v)| v.get()).collect()
-    }
-
-    /// Writes the elements.
-    fn store(&self, state: State<'k>, place: impl Fn(E<'k>) -> E<'k>) {
-        for (col, value) in &self.held {
-            let value = value.get();
-            self.kb.when(col.lt(self.kb.dim(self.key)), || state.store(place(*col), value));
-        }
-    }
-}
-
-/// Dot product of two vectors that a run of lanes holds.
-fn dot<'k>(kb: &'k Kb, a: &[E<'k>], b: &[E<'k>]) -> E<'k> {
-    let sum = a.iter().zip(b).map(|(a, b)| *a * *b).reduce(|sum, term| sum + term).unwrap_or(kb.f32(0.0));
-    sum_of_run(kb, sum)
-}
 
 /// `1 / √(Σ x² + eps)` of a vector that a run of lanes holds, where it is to be normalised.
 fn inverse_norm<'k>(kb: &'k Kb, eps: Option<f64>, x: &[E<'k>]) -> Option<E<'k>> {
     eps.map(|eps| (dot(kb, x, x) + kb.f32(eps as f32)).rsqrt())
-}
-
-/// `ln(1 + e^x)`. Where `e^x` is small the logarithm's series takes the place of a sum that would swallow it.
-fn softplus<'k>(kb: &'k Kb, x: E<'k>) -> E<'k> {
-    let power = (-x.abs()).exp();
-    // ln(1 + p) = 2 artanh(p / (2 + p)), and p / (2 + p) is at most a third.
-    let ratio = power / (kb.f32(2.0) + power);
-    let square = ratio * ratio;
-    let series = [1.0 / 13.0, 1.0 / 11.0, 1.0 / 9.0, 1.0 / 7.0, 0.2, 1.0 / 3.0, 1.0];
-    let sum = series.into_iter().map(|c: f64| kb.f32(c as f32)).reduce(|sum, c| sum * square + c);
-    x.max(kb.f32(0.0)) + kb.f32(2.0) * ratio * sum.unwrap_or(kb.f32(1.0))
 }
 
 /// One workgroup per segment and [`VALUES`] rows of S of a head.

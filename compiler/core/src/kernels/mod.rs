@@ -25,6 +25,7 @@ mod history;
 mod latent;
 mod linear;
 mod map;
+mod memory;
 mod norm;
 mod operand;
 mod pages;
@@ -39,6 +40,7 @@ mod shape;
 mod share;
 mod short_conv;
 mod span;
+mod ssm;
 mod sums;
 mod tile;
 
@@ -88,6 +90,7 @@ pub fn build(template: &Template, chunk: usize, max_rows: usize) -> Vec<Built> {
         Template::Attend(t) => return attend::build(t, name, bounds.of_class(Sym::Tokens, t.class)),
         Template::ShortConv(t) => short_conv::build(t, name, bounds),
         Template::Delta(t) => delta::build(t, name, bounds),
+        Template::Ssm(t) => ssm::build(t, name, bounds),
         Template::Route(t) => route::build(t, name, bounds),
         Template::ExpertLinear(t) => expert::build(t, name, bounds.of_class(Sym::Tokens, t.class)),
         Template::Combine(t) => combine::build(t, name, bounds),

@@ -19,7 +19,7 @@ pub(super) fn build(t: &RmsNorm, name: &str, bounds: Bounds) -> Built {
     };
     let kb = bounds.kernel(name, run * runs as u32);
     let x = Packs::declare_heads(&kb, "x", t.x, rows, t.heads, t.dim);
-    let weight = NormWeight::declare(&kb, "norm", t.norm, t.dim);
+    let weight = NormWeight::declare(&kb, "norm", t.norm, t.weights());
     let extras = Extras::declare(&kb, &t.extras, rows, t.heads * t.dim);
     let y = Rows::declare(&kb, "y", t.y, rows, t.heads * t.dim);
 
@@ -31,11 +31,13 @@ pub(super) fn build(t: &RmsNorm, name: &str, bounds: Bounds) -> Built {
         let scale = inverse_rms(&kb, run, t.dim, weight.eps(), |pack| x.head_pack(row, own, pack));
         kb.when(head.lt(kb.dim(t.heads)), || {
             kb.range(kb.lane().modulo(run as usize), kb.dim(x.count()), run, |pack| {
-                let values = weight.apply(&[x.head_pack(row, own, pack)], &[scale], pack).concat();
+                let values = x.head_pack(row, own, pack);
+                let values = if t.grouped { values } else { weight.apply(&[values], &[scale], pack).concat() };
                 let first = own.times(t.dim) + pack.times(pack_width(t.dim));
                 let scalars = values.iter().flat_map(|v| (0..v.ty().width).map(|i| v.extract(i)));
                 for (i, value) in scalars.enumerate() {
                     let col = first.plus(i);
+                    let value = if t.grouped { value * scale * weight.load(col) } else { value };
                     y.store(row, col, extras.map(&t.epilogue, &[value], row, col));
                 }
             });

@@ -256,14 +256,16 @@ pub(super) struct Extras<'k> {
 enum Input<'k> {
     Column(Box<Encoded<'k>>),
     Element(Rows<'k>),
+    Part(usize, usize, f32),
 }
 
 impl<'k> Extras<'k> {
-    /// Declares the next arguments as `extras`, indexed like an output of `rows` rows of `width` columns.
+    /// Declares the next arguments as those `extras` that are arguments, indexed like an output of `rows` rows of `width` columns.
     pub(super) fn declare(kb: &'k Kb, extras: &[Extra], rows: usize, width: usize) -> Self {
         let declare = |(i, extra): (usize, &Extra)| match extra {
             Extra::Column(format) => Input::Column(Box::new(vector(kb, &format!("extra{i}"), *format, width))),
             Extra::Element(view) => Input::Element(Rows::declare(kb, &format!("extra{i}"), *view, rows, width)),
+            Extra::Part { start, len, factor } => Input::Part(*start, *len, *factor),
         };
         Self { kb, inputs: extras.iter().enumerate().map(declare).collect() }
     }
@@ -275,6 +277,11 @@ impl<'k> Extras<'k> {
             None => match &self.inputs[i as usize - values.len()] {
                 Input::Column(weight) => weight.load(self.kb.u32(0), col),
                 Input::Element(rows) => rows.load(row, col),
+                Input::Part(start, len, factor) => {
+                    let (kb, one) = (self.kb, self.kb.f32(1.0));
+                    let below = col.lt(kb.dim(start + len)).select(kb.f32(*factor), one);
+                    if *start == 0 { below } else { col.lt(kb.dim(*start)).select(one, below) }
+                }
             },
         })
     }

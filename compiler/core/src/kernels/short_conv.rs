@@ -6,7 +6,7 @@ use swiftlm_ir::plan::Groups;
 use swiftlm_ir::quant::decode::Encoded;
 use swiftlm_ir::template::ShortConv;
 
-use super::operand::Rows;
+use super::operand::{Extras, Rows};
 use super::segment::{Segments, State};
 use super::{Bounds, Built, single};
 
@@ -22,6 +22,7 @@ pub(super) fn build(t: &ShortConv, name: &str, bounds: Bounds) -> Built {
     let weight = Encoded::declare(&kb, "weight", WeightType { format: t.weight, rows: channels, cols: t.taps });
     let segments = Segments::declare(&kb, bounds);
     let state = State::declare(&kb, "inputs", columns * channels);
+    let extras = Extras::declare(&kb, &t.extras, tokens, channels);
     let y = Rows::declare(&kb, "y", t.y, tokens, channels);
 
     segments.when(kb.group(0), |segment| {
@@ -35,7 +36,7 @@ pub(super) fn build(t: &ShortConv, name: &str, bounds: Bounds) -> Built {
                 let own = x.load(token, channel);
                 let seen: Vec<_> = window.iter().map(|v| v.get()).chain([own]).collect();
                 let sum = taps.iter().zip(&seen).map(|(w, x)| *w * *x).reduce(|sum, term| sum + term).unwrap_or(own);
-                y.store(token, channel, kb.map(&t.epilogue, |_| sum));
+                y.store(token, channel, extras.map(&t.epilogue, &[sum], token, channel));
                 window.iter().zip(&seen[1..]).for_each(|(v, x)| v.set(*x));
             });
             window.iter().enumerate().for_each(|(i, v)| state.store(at(i), v.get()));

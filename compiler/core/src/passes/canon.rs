@@ -39,7 +39,7 @@ pub fn run(g: &Graph) -> Graph {
 
 fn is_identity(g: &Graph, op: &Op, args: &[Arg]) -> bool {
     match (op, args) {
-        (Op::Scale { factor }, _) => *factor == 1.0,
+        (Op::Scale { factor } | Op::ScalePart { factor, .. }, _) => *factor == 1.0,
         (Op::Slice { start: 0, len }, [Arg::Value(x)]) => g.value(*x).ty.tensor().and_then(|t| t.width()) == Some(*len),
         _ => false,
     }

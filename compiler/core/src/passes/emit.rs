@@ -55,6 +55,6 @@ fn operand(arg: &GroupArg, placement: &Placement) -> Operand {
         GroupArg::WriteFlow => placement.flow.clone().expect("only a function with a flow result gets a copy to it"),
         GroupArg::Weight(slot, first, count) => Operand::Weight { slot: *slot, first: *first, count: *count },
         GroupArg::Input(input) => Operand::Input(*input),
-        GroupArg::State(part) => Operand::State { part: *part },
+        GroupArg::State(state, part) => Operand::State { state: *state, part: *part },
     }
 }

@@ -69,7 +69,7 @@ pub fn fetches(g: &Graph, groups: &[Group], placement: &Placement) -> Result<Vec
     };
     let flow = |arg: &GroupArg| match arg {
         GroupArg::Write(v) => placement.operands.get(v) == placement.flow.as_ref(),
-        GroupArg::WriteFlow | GroupArg::State(_) => true,
+        GroupArg::WriteFlow | GroupArg::State(..) => true,
         _ => false,
     };
     if let Some(group) = groups[launches.clone()].iter().find(|group| group.args.iter().any(flow)) {

@@ -2,7 +2,8 @@
 //!
 //! This is a pass of its own and no rewrite rule: a merged product pays off only for all siblings together, which neither
 //! tree nor greedy extraction ever sees. The two sides of a gate merge with one another only, so that one launch can
-//! multiply them. Biases on all siblings merge as well; experts interleave, so that each expert's rows stay together.
+//! multiply them. Biases on all siblings merge as well, and a factor on one becomes a factor on its part; experts
+//! interleave, so that each expert's rows stay together.
 
 use swiftlm_ir::graph::{Arg, Graph, Value, WeightDecl, WeightSlot};
 use swiftlm_ir::ops::Op;
@@ -12,10 +13,11 @@ use crate::rewrite::{Rewriter, uses};
 /// Elements that the verifier allows a weight: of many large experts even two matrices together have more.
 const LARGEST_WEIGHT: usize = u32::MAX as usize;
 
-/// Siblings in program order, and their biases if all have one.
+/// Siblings in program order, their biases if all have one, and the factors behind each.
 struct Family {
     members: Vec<Value>,
     biases: Option<Vec<Value>>,
+    factors: Vec<Vec<Value>>,
 }
 
 /// Runs the pass.
@@ -25,8 +27,10 @@ pub fn run(g: &Graph) -> Graph {
     for i in 0..g.values.len() {
         let v = Value(i as u32);
         let of = families.iter().find(|f| f.members.contains(&v));
-        let bias_of = families.iter().find(|f| f.biases.as_ref().is_some_and(|b| b.contains(&v)));
-        match (of, bias_of) {
+        let behind = families
+            .iter()
+            .find(|f| f.biases.as_ref().is_some_and(|b| b.contains(&v)) || f.factors.iter().any(|of| of.contains(&v)));
+        match (of, behind) {
             (Some(f), _) if f.members[0] == v => merge(g, &mut r, f),
             // Replaced when the first member was merged.
             (Some(_), _) | (_, Some(_)) => {}
@@ -78,12 +82,16 @@ fn families(g: &Graph) -> Vec<Family> {
         let small = |f: &Family| f.members.iter().copied().chain([v]).map(elements).sum::<usize>() <= LARGEST_WEIGHT;
         match families.iter_mut().find(|f| joins(f) && small(f)) {
             Some(f) => f.members.push(v),
-            None => families.push(Family { members: vec![v], biases: None }),
+            None => families.push(Family { members: vec![v], biases: None, factors: vec![] }),
         }
     }
     families.retain(|f| f.members.len() > 1);
     for f in &mut families {
         f.biases = biases(g, &uses, &f.members);
+        let ends = f.biases.as_ref().unwrap_or(&f.members);
+        // Those of a gate are computed where its sides meet.
+        let flat = f.members.iter().all(|v| matches!(g.node(*v), Some((Op::Linear, _))) && side(*v).is_none());
+        f.factors = ends.iter().map(|v| if flat { factors(g, &uses, *v) } else { vec![] }).collect();
     }
     families
 }
@@ -97,6 +105,18 @@ fn gated(g: &Graph, uses: &[Vec<Option<Value>>], v: Value) -> Option<Value> {
         Op::Silu | Op::GeluTanh | Op::Sigmoid | Op::Tanh => gated(g, uses, user),
         _ => None,
     }
+}
+
+/// The constant factors behind `v`, one behind the other, as long as nothing else sees what they multiply.
+fn factors(g: &Graph, uses: &[Vec<Option<Value>>], mut v: Value) -> Vec<Value> {
+    let mut found = vec![];
+    while let [Some(user)] = uses[v.0 as usize][..]
+        && matches!(g.node(user), Some((Op::Scale { .. } | Op::ScalePart { .. }, _)))
+    {
+        found.push(user);
+        v = user;
+    }
+    found
 }
 
 /// The bias on each member, if each is used by one bias and nothing else, all in one format.
@@ -145,12 +165,23 @@ fn merge(g: &Graph, r: &mut Rewriter<'_>, f: &Family) {
         new_args.push(slot.into());
         merged = r.emit(op.clone(), new_args, loc);
     }
-    let mut start = 0;
-    for (old, matrix) in f.biases.as_ref().unwrap_or(&f.members).iter().zip(&matrices) {
-        let len = matrix.ty.rows / experts;
+    let lens: Vec<usize> = matrices.iter().map(|matrix| matrix.ty.rows / experts).collect();
+    let starts: Vec<usize> = lens.iter().scan(0, |end, len| Some(std::mem::replace(end, *end + len))).collect();
+    for ((factors, own), whole) in f.factors.iter().zip(&starts).zip(&lens) {
+        for v in factors {
+            let (start, len, factor) = match g.node(*v) {
+                Some((Op::Scale { factor }, _)) => (*own, *whole, *factor),
+                Some((Op::ScalePart { start, len, factor }, _)) => (own + start, *len, *factor),
+                _ => continue,
+            };
+            merged = r.emit(Op::ScalePart { start, len, factor }, vec![merged.into()], loc);
+        }
+    }
+    for (i, end) in f.biases.as_ref().unwrap_or(&f.members).iter().enumerate() {
+        let old = f.factors[i].last().unwrap_or(end);
+        let (start, len) = (starts[i], lens[i]);
         let part = r.emit(Op::Slice { start, len }, vec![merged.into()], &g.value(*old).loc);
         r.replace(*old, part);
-        start += len;
     }
 }
 

@@ -61,7 +61,7 @@ const CHANGES: &[(&str, Change)] = &[
     ("and 0 kernels", |p| launch(p, linear).stages.clear()),
     ("does not lie in the arena", |p| {
         let scratch = launch(p, |t| matches!(t, Template::Attend(_))).args.last_mut().expect("it has scratch");
-        *scratch = Operand::State { part: 0 };
+        *scratch = Operand::State { state: 0, part: 0 };
     }),
     ("its kernel declares", |p| {
         let scratch = launch(p, |t| matches!(t, Template::Attend(_))).args.last_mut().expect("it has scratch");
@@ -76,7 +76,7 @@ const CHANGES: &[(&str, Change)] = &[
         launch(p, linear).args[0] = Operand::Arena { offset: 256, bytes: usize::MAX - 3 };
     }),
     ("its template reaches", |p| launch(p, linear).args[0] = Operand::Arena { offset: 0, bytes: 4 }),
-    ("is not what its template takes", |p| launch(p, linear).args[0] = Operand::State { part: 0 }),
+    ("is not what its template takes", |p| launch(p, linear).args[0] = Operand::State { state: 0, part: 0 }),
     ("does not exist", |p| {
         let Operand::Weight { count, .. } = weight(launch(p, linear)) else { return };
         *count += 1;

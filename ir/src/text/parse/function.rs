@@ -75,22 +75,28 @@ pub(super) fn is_top_level(token: &Token<'_>) -> bool {
 fn param<'s>(c: &mut Cursor<'s>) -> Parsed<Param<'s>> {
     let name = c.token(Kind::Value, "a parameter, `%name: kind type`")?;
     c.mark(":")?;
-    let what = "a kind of parameter: `flow`, `ids`, `rope(i)` or `state`";
+    let what = "a kind of parameter: `flow`, `ids`, `rope(i)`, `state` or `state(i)`";
     let kind = match (c.peek().kind, c.peek().text) {
         (Kind::Word, "flow") => ParamKind::Flow,
         (Kind::Word, "ids") => ParamKind::Ids,
-        (Kind::Word, "state") => ParamKind::State,
+        (Kind::Word, "state") => ParamKind::State(0),
         (Kind::Word, "rope") => ParamKind::RopeTable(0),
         _ => return c.expected(what),
     };
     c.next();
-    let kind = if let ParamKind::RopeTable(_) = kind {
-        c.mark("(")?;
-        let i = c.size("the index of a rope table")?;
-        c.mark(")")?;
-        ParamKind::RopeTable(i)
-    } else {
-        kind
+    let kind = match kind {
+        ParamKind::RopeTable(_) => {
+            c.mark("(")?;
+            let i = c.size("the index of a rope table")?;
+            c.mark(")")?;
+            ParamKind::RopeTable(i)
+        }
+        ParamKind::State(_) if c.accept("(") => {
+            let i = c.size("the number of a state of the call")?;
+            c.mark(")")?;
+            ParamKind::State(i)
+        }
+        kind => kind,
     };
     Ok(Param { name, kind, ty: value_type(c)?, loc: c.location()? })
 }

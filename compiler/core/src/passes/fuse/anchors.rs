@@ -50,9 +50,10 @@ impl Fuser<'_> {
             (Op::HeadLinear { .. }, [Arg::Value(x), w]) => self.head_linear(v, op, *x, *w),
             (Op::KvAppend, _) => self.append(v, args),
             (Op::KvArchive, [Arg::Value(state)]) => self.archive(v, *state),
-            (Op::ConvAppend | Op::DeltaAppend, _) => self.recurs(v, op),
+            (Op::ConvAppend | Op::DeltaAppend | Op::SsmAppend, _) => self.recurs(v, op),
             (Op::ConvCausal, [Arg::Value(state), w]) => self.short_conv(v, *state, *w),
             (Op::DeltaRead { scale }, [Arg::Value(state), _]) => self.delta(v, *state, *scale),
+            (Op::SsmRead, _) => self.ssm(v),
             (Op::Attend { .. }, [Arg::Value(q), Arg::Value(k), Arg::Value(_), sinks @ ..]) => {
                 self.attend(v, op, (*q, *k), sinks.first().copied())
             }
@@ -138,13 +139,14 @@ impl Fuser<'_> {
             heads,
             dim,
             norm,
-            epilogue: region.map,
-            extras: region.extras.iter().map(|e| e.0).collect(),
+            grouped: self.grouped(v, w),
+            extras: region.inputs(),
+            epilogue: region.map.clone(),
             x: placed.view,
             y,
         };
         let mut args = vec![self.read(placed.base), self.whole_weight(w)?];
-        args.extend(region.extras.iter().map(|e| e.1.clone()));
+        args.extend(region.args());
         args.push(GroupArg::Write(region.output));
         self.push(Template::RmsNorm(template), args, v);
         Ok(())
@@ -216,14 +218,14 @@ impl Fuser<'_> {
                 round: p.round,
                 pair,
                 epilogue: region.map.clone(),
-                extras: region.extras.iter().map(|e| e.0).collect(),
+                extras: region.inputs(),
                 x: p.x.view,
                 y: View { offset: first, stride },
             };
             let mut args = vec![self.read(p.x.base)];
             args.extend(p.norm.iter().map(|n| n.1.clone()));
             args.push(GroupArg::Weight(slot, first, count));
-            args.extend(region.extras.iter().map(|e| e.1.clone()));
+            args.extend(region.args());
             args.push(GroupArg::Write(region.output));
             self.push(Template::Linear(template), args, v);
         }
@@ -320,15 +322,10 @@ impl Fuser<'_> {
         if placed.view != View::dense(top_k * dim) || factors.view != View::dense(top_k) {
             return Err("the ranks of a sum and their weights must lie one after another".to_owned());
         }
-        let template = Combine {
-            dim,
-            top_k,
-            epilogue: region.map,
-            extras: region.extras.iter().map(|e| e.0).collect(),
-            out: View::dense(dim),
-        };
+        let template =
+            Combine { dim, top_k, extras: region.inputs(), epilogue: region.map.clone(), out: View::dense(dim) };
         let mut args = vec![self.read(placed.base), self.read(factors.base)];
-        args.extend(region.extras.iter().map(|e| e.1.clone()));
+        args.extend(region.args());
         args.push(GroupArg::Write(region.output));
         self.push(Template::Combine(template), args, v);
         Ok(())
@@ -344,11 +341,11 @@ impl Fuser<'_> {
         let template = Elementwise {
             rows: self.row_symbol(v)?,
             dim,
-            map: region.map,
-            extras: region.extras.iter().map(|e| e.0).collect(),
+            map: region.map.clone(),
+            extras: region.inputs(),
             y: View::dense(dim),
         };
-        let mut args: Vec<GroupArg> = region.extras.iter().map(|e| e.1.clone()).collect();
+        let mut args: Vec<GroupArg> = region.args().collect();
         args.push(GroupArg::Write(v));
         self.push(Template::Map(template), args, v);
         Ok(())

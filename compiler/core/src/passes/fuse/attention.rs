@@ -1,6 +1,6 @@
 //! Rotation and append in one launch: recognises `append(state, rope(norm(k)), v)` with the query rotated beside it.
 
-use swiftlm_ir::graph::{Arg, Value};
+use swiftlm_ir::graph::{Arg, Value, WeightSlot};
 use swiftlm_ir::ops::{Op, RopeLayout};
 use swiftlm_ir::plan::Input;
 use swiftlm_ir::quant::Format;
@@ -105,12 +105,22 @@ impl Fuser<'_> {
         let rope = Some((*dim, *layout, *table));
         if let (Some((op @ Op::RmsNorm { .. }, [Arg::Value(inner), w])), Some(_)) =
             (self.g.node(*x), self.only_user(*x))
+            && !self.grouped(*x, *w)
         {
             let placed = self.place(*inner).ok()?;
             let norm = Some((self.norm(op, *w)?, self.whole_weight(*w).ok()?));
             return Some(Chain { placed, norm, rope, rotate: false, inside: vec![*x] });
         }
         Some(Chain { placed: self.place(*x).ok()?, norm: None, rope, rotate: false, inside: vec![] })
+    }
+
+    /// Whether a norm of heads has a weight for each of them.
+    pub(super) fn grouped(&self, norm: Value, w: Arg) -> bool {
+        let cols = |w: WeightSlot| self.g.weights[w.0 as usize].ty.cols;
+        match (self.heads(norm), w) {
+            (Ok((heads, dim)), Arg::Weight(w)) => heads > 1 && cols(w) == heads * dim,
+            _ => false,
+        }
     }
 
     /// The parameters of a norm op.
@@ -149,7 +159,7 @@ impl Fuser<'_> {
 
     /// Page table, keys and values of a state's archive.
     pub(super) fn archive_args(&self, state: Value) -> [GroupArg; 3] {
-        [GroupArg::Input(self.page_table(state, 2)), GroupArg::State(2), GroupArg::State(3)]
+        [GroupArg::Input(self.page_table(state, 2)), self.part(state, 2), self.part(state, 3)]
     }
 
     /// Full pages to the archive.
@@ -161,7 +171,7 @@ impl Fuser<'_> {
         };
         let template = Archiving { heads: *heads, dim: *dim, k_format: *k, v_format: *values, archive: *archive };
         let mut args = self.page_inputs(state).to_vec();
-        args.extend([GroupArg::State(0), GroupArg::State(1)]);
+        args.extend([self.part(state, 0), self.part(state, 1)]);
         args.extend(self.archive_args(state));
         self.available.insert(v);
         self.push(Template::Archive(template), args, v);
@@ -173,7 +183,7 @@ impl Fuser<'_> {
         args.extend(m.norms.iter().cloned());
         args.push(self.read(m.table));
         args.extend(self.page_inputs(m.append));
-        args.extend([GroupArg::Write(m.query), GroupArg::State(0), GroupArg::State(1)]);
+        args.extend([GroupArg::Write(m.query), self.part(m.append, 0), self.part(m.append, 1)]);
         self.absorbed.remove(&m.query);
         self.available.insert(m.append);
         self.push(Template::RopeAppend(m.template.clone()), args, m.append);
@@ -191,7 +201,7 @@ impl Fuser<'_> {
         let template = self.append_template(*state, k, values).ok_or("append needs a paged state")?;
         let mut args = vec![self.read(k.base), self.read(values.base)];
         args.extend(self.page_inputs(v));
-        args.extend([GroupArg::State(0), GroupArg::State(1)]);
+        args.extend([self.part(v, 0), self.part(v, 1)]);
         self.available.insert(v);
         self.push(Template::Append(template), args, v);
         Ok(())
@@ -219,7 +229,7 @@ impl Fuser<'_> {
         args.push(self.read(r.base));
         args.extend(rotation.map(|(_, table)| self.read(table)));
         args.extend(self.page_inputs(v));
-        args.push(GroupArg::State(0));
+        args.push(self.part(v, 0));
         let (norm, rotation) = (norm.map(|n| n.0), rotation.map(|(layout, _)| layout));
         let template = LatentAppend { latent, rest, format, norm, rotation, x: x.view, r: r.view };
         self.available.insert(v);
@@ -328,9 +338,9 @@ impl Fuser<'_> {
         };
         let mut args = vec![self.read(placed.base)];
         args.extend(self.page_inputs(*state));
-        args.push(GroupArg::State(0));
+        args.push(self.part(*state, 0));
         if latent.is_none() {
-            args.push(GroupArg::State(1));
+            args.push(self.part(*state, 1));
         }
         if archive.is_some() {
             args.extend(self.archive_args(*state));

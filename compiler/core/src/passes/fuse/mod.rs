@@ -38,8 +38,8 @@ pub enum GroupArg {
     Weight(usize, usize, usize),
     /// An input of the step.
     Input(Input),
-    /// A part of the state, as [`Operand::State`](swiftlm_ir::plan::Operand::State) numbers them.
-    State(usize),
+    /// A state of the call and a part of it, as [`Operand::State`](swiftlm_ir::plan::Operand::State) numbers them.
+    State(usize, usize),
 }
 
 /// One launch, before memory is assigned.
@@ -116,7 +116,7 @@ pub fn run(g: &Graph, class: ShapeClass, options: &CompileOptions) -> Result<Vec
         groups: vec![],
     };
     let merged = f.plan_rope_appends();
-    f.absorb_delta_inputs();
+    f.absorb_recurrent_inputs();
     f.plan_latent_appends();
     f.plan_routes();
     f.absorb_rounding();
@@ -165,11 +165,25 @@ impl<'g> Fuser<'g> {
             Def::Param(p) => match &self.g.params[*p].0 {
                 ParamKind::Ids => GroupArg::Input(Input::Ids),
                 ParamKind::RopeTable(i) => GroupArg::Input(Input::RopeTable(*i)),
-                ParamKind::Flow | ParamKind::State => GroupArg::Read(base),
+                ParamKind::Flow | ParamKind::State(_) => GroupArg::Read(base),
             },
             Def::Node { op: Op::ExpertFetch { .. }, .. } => GroupArg::Input(Input::Slots),
             Def::Node { .. } => GroupArg::Read(base),
         }
+    }
+
+    /// A part of the state that `version` is a version of.
+    fn part(&self, mut version: Value, part: usize) -> GroupArg {
+        let mut state = 0;
+        while let Some((_, [Arg::Value(before), ..])) = self.g.node(version) {
+            version = *before;
+        }
+        if let Def::Param(p) = self.g.value(version).def
+            && let (ParamKind::State(i), _) = self.g.params[p]
+        {
+            state = i;
+        }
+        GroupArg::State(state, part)
     }
 
     fn whole_weight(&self, a: Arg) -> Result<GroupArg, String> {

@@ -14,8 +14,8 @@ use super::{Fuser, GroupArg};
 pub(super) struct Region {
     /// What is computed per element; accumulators come first, extras after them.
     pub(super) map: Map,
-    /// Further inputs with their arguments, in input order.
-    pub(super) extras: Vec<(Extra, GroupArg)>,
+    /// Further inputs with their arguments, if they have one, in input order.
+    pub(super) extras: Vec<(Extra, Option<GroupArg>)>,
     /// The one value that leaves.
     pub(super) output: Value,
     /// Everything computed inside, the output included.
@@ -25,7 +25,7 @@ pub(super) struct Region {
 /// What a region may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extras {
-    /// Weights along the columns and activations.
+    /// Weights and factors along the columns, and activations.
     Any,
     /// Activations.
     Elements,
@@ -37,7 +37,7 @@ pub(super) enum Extras {
 struct Growing {
     map: Map,
     regs: Vec<(Value, Reg)>,
-    extras: Vec<(Extra, GroupArg)>,
+    extras: Vec<(Extra, Option<GroupArg>)>,
     accumulators: u16,
 }
 
@@ -46,12 +46,24 @@ impl Growing {
         self.regs.iter().find(|(value, _)| *value == v).map(|(_, reg)| *reg)
     }
 
-    fn extra(&mut self, extra: Extra, arg: GroupArg) -> Reg {
+    fn extra(&mut self, extra: Extra, arg: Option<GroupArg>) -> Reg {
         let at = self.extras.iter().position(|e| *e == (extra, arg.clone())).unwrap_or_else(|| {
             self.extras.push((extra, arg));
             self.extras.len() - 1
         });
         self.map.push(MapStep::Input(self.accumulators + at as u16))
+    }
+}
+
+impl Region {
+    /// The extras as a template has them.
+    pub(super) fn inputs(&self) -> Vec<Extra> {
+        self.extras.iter().map(|e| e.0).collect()
+    }
+
+    /// The arguments of the extras that have one.
+    pub(super) fn args(&self) -> impl Iterator<Item = GroupArg> {
+        self.extras.iter().filter_map(|e| e.1.clone())
     }
 }
 
@@ -156,6 +168,13 @@ impl Fuser<'_> {
         for a in args {
             regs.push(self.operand(&mut grown, *a, extras)?);
         }
+        if let Op::ScalePart { start, len, factor } = op {
+            // Columns are those of a row.
+            if extras != Extras::Any {
+                return None;
+            }
+            regs.push(grown.extra(Extra::Part { start: *start, len: *len, factor: *factor as f32 }, None));
+        }
         *growing = grown;
         Some(emit(&mut growing.map, op, &regs))
     }
@@ -168,7 +187,7 @@ impl Fuser<'_> {
             return Some(reg);
         }
         if let Some((extra, arg)) = self.source(a) {
-            return Some(growing.extra(extra, arg));
+            return Some(growing.extra(extra, Some(arg)));
         }
         let Arg::Value(x) = a else { return None };
         if self.absorbed.contains(&x) || self.available.contains(&x) {
@@ -203,7 +222,9 @@ impl Fuser<'_> {
 
 fn elementwise(op: &Op) -> bool {
     match op {
-        Op::Bias | Op::Add | Op::Mul | Op::Scale { .. } | Op::Min { .. } | Op::Max { .. } => true,
+        Op::Bias | Op::Add | Op::Mul | Op::Scale { .. } | Op::ScalePart { .. } | Op::Min { .. } | Op::Max { .. } => {
+            true
+        }
         Op::Silu | Op::GeluTanh | Op::Sigmoid | Op::Tanh => true,
         // Rounding by groups looks at neighbours: only the prologue of a product does it.
         Op::Round { to } => *to == Rounding::F16,
@@ -214,7 +235,7 @@ fn elementwise(op: &Op) -> bool {
 fn emit(map: &mut Map, op: &Op, regs: &[Reg]) -> Reg {
     let step = match (op, regs) {
         (Op::Bias | Op::Add, [a, b]) => MapStep::Add(*a, *b),
-        (Op::Mul, [a, b]) => MapStep::Mul(*a, *b),
+        (Op::Mul | Op::ScalePart { .. }, [a, b]) => MapStep::Mul(*a, *b),
         (Op::Scale { factor }, [a]) => {
             let factor = map.push(MapStep::Const(*factor as f32));
             MapStep::Mul(*a, factor)

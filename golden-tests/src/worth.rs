@@ -23,7 +23,10 @@ pub type Worth = BTreeMap<String, Vec<Prices>>;
 pub fn of_models(models: &[Published]) -> Worth {
     let mut families = Worth::new();
     let archive = Archive::of_bits(4, 4).expect("4 bits are an archive");
-    let archived = BuildOptions { archive: Some(ArchivePolicy { archive, boundary: 0 }), ..BuildOptions::default() };
+    let archived = BuildOptions {
+        archive: Some(ArchivePolicy { archive, boundary: 0, careful: false }),
+        ..BuildOptions::default()
+    };
     for model in models {
         let built = |options: &BuildOptions| {
             swiftlm_models::build(&model.config, &model.index, options)

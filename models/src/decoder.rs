@@ -10,7 +10,7 @@ use crate::blocks::mlp::Activation;
 use crate::blocks::rope::{self, Rope};
 use crate::blocks::{Block, Built, Norm};
 use crate::tensors::Resolver;
-use crate::{ArchivePolicy, BuildOptions, Config, Model, ModelError, TensorIndex};
+use crate::{BuildOptions, Config, Model, ModelError, TensorIndex};
 
 /// Sizes and switches of a plain decoder, under their usual names in `config.json`.
 #[derive(Clone, Debug)]
@@ -178,9 +178,7 @@ impl Decoder {
         push(&mut module, &mut states, embed, "");
         let without = BuildOptions { archive: None, ..options.clone() };
         let boundary = options.archive.map_or(0, |policy| policy.boundary);
-        let (archive, note) = options.archive.map_or((None, None), |policy| policy.of(&self.attention));
-        let policy = options.archive.zip(archive).map(|(policy, archive)| ArchivePolicy { archive, ..policy });
-        let options = &BuildOptions { archive: policy, ..options.clone() };
+        let mut note = None;
         for i in 0..self.layers {
             let scope = format!("{}.layers.{i}", self.base);
             let inside = i >= boundary && i + boundary < self.layers;
@@ -189,7 +187,9 @@ impl Decoder {
             let x = b.flow(self.width);
             let (y, versions) = layer(&mut b, x, i);
             let results = [y].into_iter().chain(versions.into().0).collect();
-            push(&mut module, &mut states, b.finish(results), &scope);
+            let built = b.finish(results);
+            note = note.or_else(|| built.as_ref()?.note.clone());
+            push(&mut module, &mut states, built, &scope);
         }
         let head = self.head(&resolver, options);
         push(&mut module, &mut states, head, "");
@@ -231,7 +231,7 @@ impl Decoder {
 
 /// Appends a call; a function that equals an earlier one but for its name is shared.
 fn push(module: &mut Module, states: &mut Vec<Vec<StateType>>, built: Option<Built>, scope: &str) {
-    let Some(Built { graph, states: own }) = built else { return };
+    let Some(Built { graph, states: own, .. }) = built else { return };
     let same = |g: &Graph| g.params == graph.params && g.weights == graph.weights && g.values == graph.values;
     let func = module.funcs.iter().position(same).unwrap_or_else(|| {
         module.funcs.push(graph);

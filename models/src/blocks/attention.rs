@@ -52,7 +52,9 @@ impl Block<'_> {
     /// call; the new version is returned beside the result. A state keeps no more than the window.
     pub fn attention(&mut self, name: &str, x: Value, a: &Attention) -> (Value, Value) {
         let (kv, dim) = (self.options.kv, a.head_dim);
-        let archive = self.options.archive.map(|policy| policy.archive).filter(|archive| a.archives(archive));
+        let asked = self.options.archive.filter(|policy| a.archives(&policy.archive));
+        let (archive, note) = asked.map_or((None, None), |policy| policy.of(a));
+        self.note = self.note.take().or(note);
         let rotate = archive.is_some() || self.options.rotate && rotation::parts(dim).is_ok();
         let state_type =
             StateType::Paged { window: a.window, heads: a.kv_heads, dim, k: kv.0, v: kv.1, latent: None, archive };

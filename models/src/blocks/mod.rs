@@ -51,6 +51,8 @@ pub struct Block<'a> {
     scope: String,
     tables: Vec<(usize, Value)>,
     states: Vec<StateType>,
+    /// What is otherwise than the options asked for, if anything.
+    note: Option<String>,
 }
 
 /// A finished function with what it needs beside weights.
@@ -60,19 +62,21 @@ pub struct Built {
     pub graph: swiftlm_ir::graph::Graph,
     /// Types of its states.
     pub states: Vec<StateType>,
+    /// What is otherwise than the options asked for, because the model does not stand that: a sentence.
+    pub note: Option<String>,
 }
 
 impl<'a> Block<'a> {
     /// A function whose weights are named below `scope` (`model.layers.3`; may be empty).
     pub fn new(name: &str, scope: &str, resolver: &'a Resolver<'a>, options: &'a BuildOptions) -> Self {
         let graph = GraphBuilder::new(name);
-        Self { graph, resolver, options, scope: scope.to_owned(), tables: vec![], states: vec![] }
+        Self { graph, resolver, options, scope: scope.to_owned(), tables: vec![], states: vec![], note: None }
     }
 
     /// The finished function; the last versions of its states are its last results.
     pub fn finish(self, results: Vec<Value>) -> Option<Built> {
         match self.graph.finish(results) {
-            Ok(graph) => Some(Built { graph, states: self.states }),
+            Ok(graph) => Some(Built { graph, states: self.states, note: self.note }),
             Err(messages) => {
                 messages.into_iter().for_each(|m| self.resolver.error(m));
                 None

@@ -134,7 +134,7 @@ fn check(name: &str, build: &BuildOptions, on: On) {
 /// States that keep every token, as floats, codes and latents; windows; attention sinks; recurrent states.
 #[test]
 fn what_is_taken_is_what_would_be_computed() {
-    for name in ["llama-mlx4", "deepseek_v3", "gemma3_text", "gpt_oss-mxfp4", "qwen3_5"] {
+    for name in ["llama-mlx4", "deepseek_v3", "gemma3_text", "gpt_oss-mxfp4", "qwen3_5", "falcon_h1"] {
         check(name, &exact(), On::Cpu);
     }
     for name in ["gemma3_text", "qwen3_5"] {

@@ -26,7 +26,7 @@ pub(super) const FILE: &str = "manifest.json";
 /// What says that a manifest is one.
 pub(super) const FORMAT: &str = "swiftlm-package";
 /// Of the form of manifests and programs.
-pub(super) const VERSION: u32 = 4;
+pub(super) const VERSION: u32 = 5;
 /// Most bytes of a manifest.
 const LIMIT: u64 = 64 << 20;
 

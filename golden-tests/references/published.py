@@ -135,8 +135,10 @@ def granite(*dims, **more):
 
 
 def falcon_h1(*dims, mixer, **more):
-    """Sizes are the table's of transformers' page on the family, groups and norms the report's; the width of feed-forward
-    layers makes up the number of parameters that the report gives. `mixer` is heads, their size and that of states."""
+    """Sizes are the table's of transformers' page on the family; which have groups and norms, and vocabularies, are from
+    secondary sources, and the width of feed-forward layers makes up the number of parameters in a model's name: nobody here
+    has seen the published files. Multipliers are the reference's defaults but for 0.5b. `mixer` is heads, their size and
+    that of states."""
     heads, head, state = mixer
     flags = {
         "head_dim": 128,

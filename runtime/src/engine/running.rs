@@ -91,11 +91,12 @@ impl RunningSet {
         let Self { running, pool, prefixes, saved, .. } = self;
         let Some(saved) = saved else { return };
         // Not under the queue's lock, for others shall not wait for a disk.
-        let Some((prompt, lookup)) = queue.front(|task| (task.tokens().to_vec(), task.lookup().without_prompt()))
-        else {
-            return;
-        };
-        let lookup = Lookup { prompt: &prompt, ..lookup };
+        let asked = queue.front(|task| {
+            let Lookup { prompt, most, tokens } = task.lookup();
+            (prompt.to_vec(), most, tokens)
+        });
+        let Some((prompt, most, tokens)) = asked else { return };
+        let lookup = Lookup { prompt: &prompt, most, tokens };
         saved.bring(executable, pool, prefixes, &lookup, running.iter().map(|r| &r.sequence));
     }
 

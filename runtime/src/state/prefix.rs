@@ -31,13 +31,6 @@ pub struct Lookup<'a> {
     pub tokens: usize,
 }
 
-impl Lookup<'_> {
-    /// The same for a prompt that is not there yet.
-    pub fn without_prompt(&self) -> Lookup<'static> {
-        Lookup { prompt: &[], ..*self }
-    }
-}
-
 /// One lookup and what it found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {

@@ -39,6 +39,8 @@ fn reason(found: &Found, report: &PrefixReport) -> &'static str {
         "the cache is off (--prompt-cache-entries 0)"
     } else if found.most == 0 {
         "the request wants its whole prompt computed"
+    } else if pages(found.most) == 0 {
+        "the prompt is no longer than a page, and its last token is always computed"
     } else if found.taken >= pages(found.most) {
         "all whole pages but the last token were there"
     } else if pages(found.common) == 0 {
@@ -64,6 +66,7 @@ mod tests {
         why(found(99, 70, 64), "differently");
         why(found(99, 70, 32), "recurrent");
         why(found(0, 70, 0), "whole prompt");
+        why(found(31, 31, 0), "no longer than a page");
         assert!(reason(&found(99, 0, 0), &PrefixReport::default()).contains("off"));
     }
 }

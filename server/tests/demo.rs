@@ -3,6 +3,8 @@
 #[path = "common/binary.rs"]
 mod binary;
 
+use std::time::Duration;
+
 use binary::{Server, content};
 use serde_json::{Value, json};
 
@@ -78,7 +80,11 @@ fn conversations_are_not_computed_again() {
         let usage = &reply["usage"];
         assert_eq!(reply["timings"]["prompt_n"], json!(usage["prompt_tokens"].as_u64().unwrap_or(0) - cached(&reply)));
     }
-    let report = (0..500).map(|_| server.get("/cache")).find(|report| report["files"] == 1).expect("it is written");
+    let wait = |_| {
+        std::thread::sleep(Duration::from_millis(20));
+        server.get("/cache")
+    };
+    let report = (0..500).map(wait).find(|report| report["files"] == 1).expect("it is written");
     assert_eq!((&report["lookups"], &report["hits"]), (&json!(4), &json!(1)), "{report}");
     assert_eq!(report["recent"][0]["reason"], "the request wants its whole prompt computed");
     assert!(report["recent"][1]["reason"].as_str().is_some_and(|why| why.contains("all whole pages")), "{report}");

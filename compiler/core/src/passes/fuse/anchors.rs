@@ -232,6 +232,15 @@ impl Fuser<'_> {
         Ok(())
     }
 
+    /// Of a weight that cannot be cut.
+    fn too_large(&self, what: &str, bytes: usize) -> String {
+        let limit = self.options.max_binding;
+        let mib = bytes.div_ceil(1 << 20);
+        format!(
+            "{what}: {bytes} bytes, and an argument may span {limit}; a device must bind {mib} MiB (swiftlmc --max-binding {mib})"
+        )
+    }
+
     fn head_linear(&mut self, v: Value, op: &Op, x: Value, w: Arg) -> Result<(), String> {
         let (Op::HeadLinear { first, len, transposed, .. }, Arg::Weight(slot)) = (op, w) else {
             return Err("malformed product of heads".into());
@@ -239,8 +248,7 @@ impl Fuser<'_> {
         let (placed, (heads, dim)) = (self.place(x)?, self.heads(x)?);
         let weight = self.g.weights[slot.0 as usize].ty;
         if weight.bytes() > self.options.max_binding {
-            let limit = self.options.max_binding;
-            return Err(format!("the weight {weight} exceeds the {limit} bytes that an argument may span"));
+            return Err(self.too_large(&format!("the weight {weight}"), weight.bytes()));
         }
         let y = View::dense(self.row_elements(v)?);
         let (first, len, transposed) = (*first, *len, *transposed);
@@ -261,10 +269,7 @@ impl Fuser<'_> {
         };
         weight.rows = experts * columns;
         if weight.bytes() > self.options.max_binding {
-            return Err(format!(
-                "{experts} experts of one layer exceed the {} bytes that an argument may span",
-                self.options.max_binding
-            ));
+            return Err(self.too_large(&format!("{experts} experts of one layer"), weight.bytes()));
         }
         let top_k = self.row_elements(ids)?;
         // Never left out: no other launch adds them.

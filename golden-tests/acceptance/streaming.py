@@ -4,7 +4,8 @@
     golden-tests/acceptance/streaming.py --swiftlm target/release/swiftlm --dir SCRATCH
 
 Needs root (or a control group it may make children of), Python, and a disk that holds the checkpoint, which the script
-makes: Qwen3-30B-A3B's dimensions with fewer layers and random 4-bit weights. It measures the same checkpoint with all
+makes unless there is one: Qwen3-30B-A3B's dimensions with fewer layers and random 4-bit weights. A model without experts is
+served layer by layer. It measures the same checkpoint with all
 experts in memory and the disk itself, then serves it in a control group with a third of its size, and compares: by each
 method of reading, from the checkpoint and, with `--swiftlmc PATH`, from a package with records. `--before PATH` measures
 another build of swiftlm beside it. With `--llama-server PATH --gguf FILE` it puts llama.cpp's server, reading by mmap, into
@@ -218,7 +219,9 @@ def main():
     def speeds(command):
         with server(command, url) as process:
             ask(url, 8, 0)
-            read = lambda: (get(f"{url}/health").get("experts") or {}).get("read_mb", 0) * MB
+            health = lambda: get(f"{url}/health")
+            streamed = lambda: health().get("experts") or health().get("layers")
+            read = lambda: (streamed() or {}).get("read_mb", 0) * MB
             marks, replies = [read()], []
             # The same requests with one token and with all: what the prompts read is in both.
             for tokens in (1, a.tokens):
@@ -227,10 +230,10 @@ def main():
             rates = sorted(r["timings"]["predicted_per_second"] for r in replies[1])
             more = sum(r["usage"]["completion_tokens"] for r in replies[1]) - a.requests
             missed = ((marks[2] - marks[1]) - (marks[1] - marks[0])) / max(more, 1)
-            return rates[len(rates) // 2], missed, get(f"{url}/health").get("experts"), resident(process.pid)
+            return rates[len(rates) // 2], missed, streamed(), resident(process.pid)
 
     whole, _, _, whole_peak = speeds(list(map(str, serve(a.swiftlm, a.dir))))
-    print(f"all experts in memory {whole:.1f} tok/s, {whole_peak // MB} MB")
+    print(f"all in memory {whole:.1f} tok/s, {whole_peak // MB} MB")
     rows = [("before", serve(a.before, a.dir))] if a.before else []
     models = [("checkpoint", a.dir), ("records", package)] if a.swiftlmc else [("checkpoint", a.dir)]
     for name, model in models:
@@ -247,7 +250,7 @@ def main():
             bandwidth = max(before, disk())
             bound = min(whole, bandwidth / max(missed, 1))
             serial = 1 / (1 / whole + missed / bandwidth)
-            print(f"{name}: {rate:.2f} tok/s with {experts['in_memory']} of {experts['of']} experts in memory, "
+            print(f"{name}: {rate:.2f} tok/s with {experts['in_memory']} of {experts['of']} experts or layers in memory, "
                   f"{missed / 1e6:.1f} MB read for a token, hit rate {experts['hit_rate']}, disk {bandwidth / 1e9:.2f} GB/s")
             print(f"  {rate / bound:.2f} of min(in memory, disk / missed bytes), {rate / serial:.2f} of one after the other; "
                   f"by {experts.get('read_by', 'threads')}")

@@ -81,10 +81,22 @@ impl Loaded {
         sequences: usize,
         experts: Option<Arc<dyn ExpertSource>>,
     ) -> Self {
+        Self::with_layers(row, program, device, sequences, (None, experts))
+    }
+
+    /// Loads onto a device with so many layers that stay in memory.
+    pub fn with_layers(
+        row: &Row,
+        program: Program,
+        device: Box<dyn Device>,
+        sequences: usize,
+        (layers, experts): (Option<usize>, Option<Arc<dyn ExpertSource>>),
+    ) -> Self {
         let options = ExecutableOptions {
             kv_pages: sequences * PAGES,
             max_sequences: sequences,
             table_stride: PAGES,
+            layers,
             experts,
             progress: &mut |_| {},
         };

@@ -204,6 +204,7 @@ impl File {
                 kv_pages: pages,
                 max_sequences: 1,
                 table_stride: pages,
+                layers: None,
                 experts: None,
                 progress: &mut |_| {},
             };

@@ -56,8 +56,14 @@ impl PrefixStore for Files {
 }
 
 fn engine(row: &Row, build: &BuildOptions, on: On, files: &Files) -> Engine {
-    let options =
-        ExecutableOptions { kv_pages: 512, max_sequences: 16, table_stride: 32, experts: None, progress: &mut |_| {} };
+    let options = ExecutableOptions {
+        kv_pages: 512,
+        max_sequences: 16,
+        table_stride: 32,
+        layers: None,
+        experts: None,
+        progress: &mut |_| {},
+    };
     let program = compile(row, build, CHUNK);
     let executable =
         Executable::load(on.open(2), program, row, options).unwrap_or_else(|e| panic!("{}: {e}", row.name));

@@ -64,8 +64,14 @@ fn program(model: &Published) -> Program {
 /// The launches of a decode step, as the runtime submits them.
 fn decode(name: &str, program: Program) -> Vec<ProfiledLaunch> {
     let device = Box::new(NullDevice::new(target()));
-    let options =
-        ExecutableOptions { kv_pages: 1, max_sequences: 1, table_stride: 1, experts: None, progress: &mut |_| {} };
+    let options = ExecutableOptions {
+        kv_pages: 1,
+        max_sequences: 1,
+        table_stride: 1,
+        layers: None,
+        experts: None,
+        progress: &mut |_| {},
+    };
     let mut executable =
         Executable::load(device, program, &NoWeights, options).unwrap_or_else(|e| panic!("{name}: {e}"));
     let batch = executable.first_token();

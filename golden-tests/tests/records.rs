@@ -225,7 +225,7 @@ impl ExpertSource for Noted {
 fn the_plan_counts_experts_on_their_way() {
     let made = Made::new("qwen3_moe-mlx4", Activations::int(16));
     let device = On::Cpu.open(1);
-    let request = MemoryRequest { limit: u64::MAX, context: ContextWish::UpTo(64), sequences: Some(1) };
+    let request = MemoryRequest { limit: u64::MAX, context: ContextWish::UpTo(64), sequences: Some(1), layers: None };
     let plan = |program| MemoryPlan::new(program, device.target(), request).expect("it fits");
     let (whole, streamed) = (plan(&made.whole), plan(&made.streamed));
     assert_eq!(whole.readers, 0, "nothing is read");
@@ -290,7 +290,7 @@ fn faults_of_records() {
             }
             loaded.rewind(0, start);
             let error = loaded.try_step(&tokens).expect_err(what);
-            assert!(matches!(error, StepError::Expert(_)), "{what} by {by:?}: {error}");
+            assert!(matches!(error, StepError::Weights(_)), "{what} by {by:?}: {error}");
             let text = error.to_string();
             assert!(text.contains("experts.bin: ") && text.contains(word), "{what} by {by:?}: {text}");
             assert!(text.contains("byte"), "{what} by {by:?}: {text}");

@@ -54,8 +54,14 @@ fn batch(executable: &Executable, tokens: &[(u32, u32)]) -> Batch {
 #[test]
 fn steps_that_do_not_follow_are_refused_and_change_nothing() {
     let row = Row::open("qwen3_5");
-    let options =
-        ExecutableOptions { kv_pages: 4, max_sequences: 2, table_stride: 4, experts: None, progress: &mut |_| {} };
+    let options = ExecutableOptions {
+        kv_pages: 4,
+        max_sequences: 2,
+        table_stride: 4,
+        layers: None,
+        experts: None,
+        progress: &mut |_| {},
+    };
     let program = compile(&row, &exact(), 16);
     let mut executable = Executable::load(On::Cpu.open(1), program, &row, options).expect("a row loads");
     let mut step = |tokens: &[(u32, u32)], transfers: &[(u32, u32)]| {

@@ -207,7 +207,7 @@ fn faults_are_errors_and_leave_nothing_wrong_behind() {
             faulty.set(Some(fault));
             loaded.rewind(0, start);
             let error = loaded.try_step(&tokens).expect_err("experts cannot be read");
-            assert!(matches!(error, StepError::Expert(_)), "{error}");
+            assert!(matches!(error, StepError::Weights(_)), "{error}");
             assert!(error.to_string().contains(words), "{error}");
             faulty.set(None);
             assert!(again(&mut loaded) == well, "after {fault:?}");

@@ -9,7 +9,9 @@ use swiftlm_ir::kernel::{Immediate, Length};
 use swiftlm_ir::plan::Program;
 use swiftlm_ir::ty::{PAGE_TOKENS, Recurrent, StateType, Window};
 
-use crate::experts::reader_bytes;
+#[cfg(doc)]
+use crate::experts::layers;
+use crate::experts::{passing_bytes, reader_bytes, saved_bytes, streamed};
 use crate::state::{page_sets, recurrent_units};
 
 /// Left for the process itself, kernels and staging: with the tokenizer and the server within the 200 MiB that the
@@ -43,6 +45,8 @@ pub struct MemoryRequest {
     pub context: ContextWish,
     /// Sequences alive at a time; `None` for as many as are useful.
     pub sequences: Option<usize>,
+    /// Of the [layers] that can take turns in memory, those that stay; `None` for all.
+    pub layers: Option<usize>,
 }
 
 /// What a loaded model takes, in bytes.
@@ -52,7 +56,7 @@ pub struct MemoryPlan {
     pub device: String,
     /// Bound of the whole.
     pub limit: u64,
-    /// All weights.
+    /// Weights that are in memory at a time.
     pub weights: u64,
     /// Activations of a step.
     pub arena: u64,
@@ -60,8 +64,10 @@ pub struct MemoryPlan {
     pub inputs: u64,
     /// The process itself, kernels, staging.
     pub process: u64,
-    /// Experts on their way from disk, where not all are in memory.
+    /// Experts or layers on their way from disk, where not all are in memory.
     pub readers: u64,
+    /// Of the [layers] that can take turns in memory, those that stay; `None` for all.
+    pub layers: Option<usize>,
     /// One page of all states that keep every token.
     pub page_bytes: u64,
     /// Pages of the pool.
@@ -110,14 +116,17 @@ impl MemoryPlan {
             ContextWish::UpTo(tokens) => (pages(tokens), pages(tokens.min(LEAST_CONTEXT))),
             ContextWish::Exactly(tokens) => (pages(tokens), pages(tokens)),
         };
+        let streamed = request.layers.map_or(vec![], |stay| streamed(program, stay));
+        let outside = program.streamed_bytes() as u64 + saved_bytes(program, &streamed);
         let mut plan = Self {
             device: target.name.clone(),
             limit: target.memory.map_or(request.limit, |memory| memory.min(request.limit)),
-            weights: (program.weight_bytes() - program.streamed_bytes().min(program.weight_bytes())) as u64,
+            weights: (program.weight_bytes() as u64).saturating_sub(outside),
             arena: program.arena_bytes as u64,
             inputs: input_bytes(program, wished.saturating_mul(max_sequences)),
             process: PROCESS_BYTES,
-            readers: reader_bytes(program),
+            readers: reader_bytes(program) + passing_bytes(program, &streamed),
+            layers: request.layers,
             page_bytes: page_bytes(program, Window::ALL),
             kv_pages: least,
             rings: rings(program, least, max_sequences),
@@ -202,10 +211,11 @@ impl fmt::Display for MemoryPlan {
             };
             (name, ring.bytes())
         };
+        let reading = if self.layers.is_some() { "layers being read" } else { "experts being read" };
         let mut rows = vec![("weights".to_owned(), self.weights), (pool, self.pool())];
         rows.extend(self.rings.iter().map(ring));
         rows.extend((self.recurrent > 0).then(|| ("recurrent states".to_owned(), self.recurrent)));
-        rows.extend((self.readers > 0).then(|| ("experts being read".to_owned(), self.readers)));
+        rows.extend((self.readers > 0).then(|| (reading.to_owned(), self.readers)));
         rows.extend([
             ("activations".to_owned(), self.arena),
             ("step inputs".to_owned(), self.inputs),

@@ -174,6 +174,8 @@ pub struct EngineStats {
     pub mixed_steps: u64,
     /// What was read of experts, if they take turns in memory.
     pub experts: Option<ExpertStats>,
+    /// What was read of layers, if they take turns in memory.
+    pub layers: Option<ExpertStats>,
 }
 
 /// The engine as the server sees it; `Engine` implements it, tests may stand in for it.

@@ -20,7 +20,7 @@ fn target(max_binding: usize, memory: Option<u64>) -> Target {
 }
 
 fn plan(target: &Target, limit: u64, context: ContextWish, sequences: Option<usize>) -> Result<MemoryPlan, DoesNotFit> {
-    MemoryPlan::new(&program(Shape::default()), target, MemoryRequest { limit, context, sequences })
+    MemoryPlan::new(&program(Shape::default()), target, MemoryRequest { limit, context, sequences, layers: None })
 }
 
 #[test]
@@ -58,7 +58,8 @@ fn with_windows() -> Program {
 fn windows_take_what_they_need_and_no_more() {
     let (program, wide) = (with_windows(), target(1 << 30, None));
     let plan = |limit, context, sequences| {
-        MemoryPlan::new(&program, &wide, MemoryRequest { limit, context, sequences: Some(sequences) }).expect("fits")
+        MemoryPlan::new(&program, &wide, MemoryRequest { limit, context, sequences: Some(sequences), layers: None })
+            .expect("fits")
     };
     let long = plan(1000 * MIB, ContextWish::UpTo(32_768), 4);
     let ring = |window| RingPlan {
@@ -105,7 +106,7 @@ fn with_recurrences() -> Program {
 fn recurrent_states_are_counted_with_their_snapshots_and_bound_the_sequences() {
     let program = with_recurrences();
     let plan = |binding: usize, limit, sequences| {
-        let request = MemoryRequest { limit, context: ContextWish::UpTo(2048), sequences };
+        let request = MemoryRequest { limit, context: ContextWish::UpTo(2048), sequences, layers: None };
         MemoryPlan::new(&program, &target(binding, None), request).expect("fits")
     };
     assert_eq!(program.recurrent_bytes() as u64, 4 * MIB);
@@ -121,12 +122,14 @@ fn recurrent_states_are_counted_with_their_snapshots_and_bound_the_sequences() {
 
 fn allocates(program: &Program) {
     let facts = target(1 << 30, None);
-    let request = MemoryRequest { limit: 1000 * MIB, context: ContextWish::UpTo(2048), sequences: Some(3) };
+    let request =
+        MemoryRequest { limit: 1000 * MIB, context: ContextWish::UpTo(2048), sequences: Some(3), layers: None };
     let plan = MemoryPlan::new(program, &facts, request).expect("fits");
     let device = NullDevice::new(facts);
     let MemoryPlan { kv_pages, max_sequences, table_stride, .. } = plan;
     let counted = std::sync::Arc::new(std::sync::Mutex::new(device));
-    let options = ExecutableOptions { kv_pages, max_sequences, table_stride, experts: None, progress: &mut |_| {} };
+    let options =
+        ExecutableOptions { kv_pages, max_sequences, table_stride, layers: None, experts: None, progress: &mut |_| {} };
     let shared = common::SharedDevice::new(std::sync::Arc::clone(&counted));
     Executable::load(Box::new(shared), program.clone(), &WeightBytes, options).expect("loads");
     let allocated = |usage| counted.lock().unwrap().allocated(usage) as u64;

@@ -43,7 +43,8 @@ fn progress_ends_at_the_total() {
     let (device, _) = common::MockDevice::new(1 << 20);
     let mut seen = vec![];
     let progress = &mut |p| seen.push(p);
-    let options = ExecutableOptions { kv_pages: 8, max_sequences: 2, table_stride: 4, experts: None, progress };
+    let options =
+        ExecutableOptions { kv_pages: 8, max_sequences: 2, table_stride: 4, layers: None, experts: None, progress };
     Executable::load(Box::new(device), program(Shape::default()), &WeightBytes, options).expect("loads");
     assert!(seen.contains(&Progress::Weights { done: 250, total: 250 }), "{seen:?}");
     let last = seen.last().copied();
@@ -124,8 +125,14 @@ fn programs_and_options_that_do_not_fit_are_refused() {
         let (device, _) = common::MockDevice::new(max_binding);
         let mut program = program(Shape::default());
         spoil(&mut program);
-        let options =
-            ExecutableOptions { kv_pages, max_sequences: 2, table_stride: 4, experts: None, progress: &mut |_| {} };
+        let options = ExecutableOptions {
+            kv_pages,
+            max_sequences: 2,
+            table_stride: 4,
+            layers: None,
+            experts: None,
+            progress: &mut |_| {},
+        };
         Executable::load(Box::new(device), program, &WeightBytes, options).map(drop)
     };
     assert_eq!(load(1 << 20, 8, |_| {}), Ok(()));

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use swiftlm_runtime::executable::{Batch, Executable, Row, Want};
+use swiftlm_runtime::experts::ExpertStats;
 
 use crate::commands::{BenchFlags, FillState};
 use crate::flags::Kv;
@@ -21,7 +22,7 @@ struct Measured {
     prefill: f64,
     decode: f64,
     attention_ms: f64,
-    /// Share of chosen experts that were in memory while decoding, and bytes read for a token.
+    /// Share of chosen experts, or of layers that take turns, that were in memory while decoding, and bytes read for a token.
     experts: Option<(f64, f64)>,
 }
 
@@ -158,7 +159,7 @@ impl Runner {
             self.run(depth, prefill, Some(Want::Greedy))?;
             prefills.push(prefill as f64 / start.elapsed().as_secs_f64());
         }
-        let before = self.executable.expert_stats().unwrap_or_default();
+        let before = self.read().unwrap_or_default();
         if self.traced {
             self.executable.record_experts();
         }
@@ -168,7 +169,7 @@ impl Runner {
             self.run(depth + i, 1, Some(Want::Greedy))?;
             decodes.push(1.0 / start.elapsed().as_secs_f64());
         }
-        let experts = self.executable.expert_stats().map(|after| {
+        let experts = self.read().map(|after| {
             let (hits, misses) = ((after.hits - before.hits) as f64, (after.misses - before.misses) as f64);
             (hits / (hits + misses).max(1.0), (after.bytes - before.bytes) as f64 / generate.max(1) as f64)
         });
@@ -178,6 +179,11 @@ impl Runner {
             attend.map(|l| l.nanoseconds as f64).sum::<f64>() / 1e6
         });
         Ok(Measured { depth, prefill: median(prefills), decode: median(decodes), attention_ms, experts })
+    }
+
+    /// What was read of experts or layers, if any take turns.
+    fn read(&self) -> Option<ExpertStats> {
+        self.executable.expert_stats().or_else(|| self.executable.layer_stats())
     }
 
     /// Runs tokens `start..start + count` of one sequence in chunks.

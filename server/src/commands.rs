@@ -51,7 +51,7 @@ pub struct BenchFlags {
     /// Where the model runs
     #[arg(long, value_enum, default_value_t)]
     pub backend: crate::flags::Backend,
-    /// Memory for experts, in MB; all of them if absent, or as many as fit
+    /// Memory for experts, in MB; all of them if absent, or as many as fit. Of a model without experts, for layers
     #[arg(long)]
     pub expert_budget: Option<u64>,
     /// Memory to use at most, in MB; 85 % of the system's if absent

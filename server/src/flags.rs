@@ -159,7 +159,7 @@ pub struct ServeFlags {
     #[arg(long, env = "SWIFTLM_MEM_LIMIT")]
     pub mem_limit: Option<u64>,
     /// Memory for experts, in MB: the others are read from disk as they are needed. All of them if absent, or as many as
-    /// fit
+    /// fit. Of a model without experts, memory for layers
     #[arg(long, env = "SWIFTLM_EXPERT_BUDGET")]
     pub expert_budget: Option<u64>,
     /// How experts are read from disk

@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use swiftlm_runtime::experts::ExpertStats;
 
 use crate::memory::Memory;
 use crate::state::AppState;
@@ -15,11 +16,10 @@ pub async fn health(State(state): State<AppState>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, Json(state.progress().body())).into_response();
     };
     let (info, metrics, memory) = (&model.info, state.metrics(), Memory::now());
-    let mb = |bytes: u64| bytes / (1 << 20);
     let gb = |bytes: u64| (bytes as f64 / 1e9 * 1e3).round() / 1e3;
     let required = info.weights_bytes + info.kv_bytes;
     let overcommit = if memory.total == 0 { 0.0 } else { required as f64 / memory.total as f64 };
-    let experts = model.engine.stats().experts;
+    let stats = model.engine.stats();
     let status = if state.draining() { "draining" } else { "ok" };
     let body = json!({
         "status": status,
@@ -56,20 +56,30 @@ pub async fn health(State(state): State<AppState>) -> Response {
             "cpu_layers": info.layers - info.gpu_layers.min(info.layers),
             "total_layers": info.layers,
             "estimated_tok_s": (metrics.tokens_per_second() * 100.0).round() / 100.0,
-            "ssd_stream": experts.is_some(),
+            "ssd_stream": stats.experts.or(stats.layers).is_some(),
         },
-        "experts": experts.map(|e| json!({
-            "in_memory": e.slots,
-            "of": e.experts,
-            "hit_rate": (1e4 * e.hits as f64 / (e.hits + e.misses).max(1) as f64).round() / 1e4,
-            "read_by": e.read_by,
-            "reads": e.misses,
-            "read_mb": mb(e.bytes),
-            "stalled_s": (e.stalled.as_secs_f64() * 1e3).round() / 1e3,
-        })),
+        "experts": stats.experts.map(streamed),
+        "layers": stats.layers.map(streamed),
     });
     let code = if state.draining() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (code, Json(body)).into_response()
+}
+
+fn mb(bytes: u64) -> u64 {
+    bytes / (1 << 20)
+}
+
+/// What takes turns in memory, and what was read of it.
+fn streamed(e: ExpertStats) -> serde_json::Value {
+    json!({
+        "in_memory": e.slots,
+        "of": e.experts,
+        "hit_rate": (1e4 * e.hits as f64 / (e.hits + e.misses).max(1) as f64).round() / 1e4,
+        "read_by": e.read_by,
+        "reads": e.misses,
+        "read_mb": mb(e.bytes),
+        "stalled_s": (e.stalled.as_secs_f64() * 1e3).round() / 1e3,
+    })
 }
 
 /// Counters in Prometheus' text.

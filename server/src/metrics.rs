@@ -97,11 +97,15 @@ impl Metrics {
         r.register("prompt_cache_hits", "Prompts of which the prefix cache had some", g.prompt_hits.clone());
         r.register("prompt_cache_tokens", "Prompt tokens taken from the prefix cache", g.prompt_tokens.clone());
         r.register("prompt_cache_entries", "Sequences that the prefix cache keeps", g.prompts_kept.clone());
-        r.register("expert_cache_hits", "Experts chosen that were in memory", g.expert_hits.clone());
-        r.register("ssd_chunks", "Experts chosen that were read from disk", g.expert_misses.clone());
-        r.register("ssd_bytes_read", "Bytes of experts read from disk", g.ssd_bytes.clone());
+        r.register(
+            "expert_cache_hits",
+            "Experts chosen that were in memory, or layers that take turns",
+            g.expert_hits.clone(),
+        );
+        r.register("ssd_chunks", "Experts chosen that were read from disk, or layers", g.expert_misses.clone());
+        r.register("ssd_bytes_read", "Bytes of experts or layers read from disk", g.ssd_bytes.clone());
         r.register("ssd_throughput_mbps", "Mean MB/s of one read; reads overlap", g.ssd_rate.clone());
-        r.register("ssd_chunk_latency_ms", "Mean time to read an expert", g.ssd_latency.clone());
+        r.register("ssd_chunk_latency_ms", "Mean time to read an expert or a layer", g.ssd_latency.clone());
         r.register("ssd_stalled_seconds", "Time that steps waited for reads", g.ssd_stalled.clone());
     }
 
@@ -165,7 +169,7 @@ impl Metrics {
             g.kv_total.set(stats.kv_tokens_total as i64);
             g.steps.inc_by(stats.steps.saturating_sub(g.steps.get()));
             g.mixed_steps.inc_by(stats.mixed_steps.saturating_sub(g.mixed_steps.get()));
-            if let Some(experts) = stats.experts {
+            if let Some(experts) = stats.experts.or(stats.layers) {
                 g.expert_hits.inc_by(experts.hits.saturating_sub(g.expert_hits.get()));
                 g.expert_misses.inc_by(experts.misses.saturating_sub(g.expert_misses.get()));
                 g.ssd_bytes.inc_by(experts.bytes.saturating_sub(g.ssd_bytes.get()));

@@ -13,7 +13,7 @@ use swiftlm_runtime::MemoryPlan;
 use crate::flags::{Kv, Precision};
 use crate::load::LoadError;
 use crate::prepare::{Found, Model, Wishes};
-use crate::residency;
+use crate::residency::{self, Held};
 
 /// Opens a package; nothing is compiled.
 ///
@@ -53,8 +53,8 @@ pub(crate) fn open(found: &Found, wishes: &Wishes, device: &dyn Device) -> Resul
             compile::compile(&checkpoint, &options).map_err(|e| e.to_string())
         }
     };
-    let plan = |compiled: &Compiled, slots: Option<usize>| {
-        MemoryPlan::new(&compiled.program, device.target(), wishes.memory(context, slots.is_some()))
+    let plan = |compiled: &Compiled, held: Held| {
+        MemoryPlan::new(&compiled.program, device.target(), wishes.memory(context, held))
     };
     let fitted = residency::fit(wishes.experts, compile, plan).map_err(|e| found.wrong(e))?;
     let (compiled, plan) = fitted.map_err(|e| LoadError::Memory(e.to_string()))?;

@@ -25,15 +25,17 @@ use crate::load::{LoadError, ModelInfo};
 use crate::memory::Memory;
 use crate::prefix_files::{self, PrefixFiles};
 use crate::progress::Progress;
-use crate::residency::{self, ExpertWish};
+use crate::residency::{self, ExpertWish, Held};
 use crate::{demo, hub, package};
 
 /// Rows that want logits in a step, unless more sequences are asked for: a scored prompt takes so many at a time.
 const LEAST_ROWS: usize = 32;
 
 /// Context and sequences of a model whose experts do not all fit, unless asked for.
-const STREAMED_CONTEXT: usize = 8192;
-const STREAMED_SEQUENCES: usize = 4;
+const EXPERTS_AWAY: (usize, usize) = (8192, 4);
+
+/// The same where layers take turns: every byte of a history is one more that is read for every token.
+const LAYERS_AWAY: (usize, usize) = (4096, 2);
 
 /// A model's files.
 pub struct Found {
@@ -128,14 +130,20 @@ impl Wishes {
         }
     }
 
-    /// What the plan is made for. Where experts wait on disk, histories do not take the memory from them unless asked to.
-    pub(crate) fn memory(&self, context: usize, streamed: bool) -> MemoryRequest {
+    /// What the plan is made for. Where weights wait on disk, histories do not take the memory from them unless asked to.
+    pub(crate) fn memory(&self, context: usize, held: Held) -> MemoryRequest {
+        let bounds = match held {
+            Held::All => None,
+            Held::Experts(_) => Some(EXPERTS_AWAY),
+            Held::Layers(_) => Some(LAYERS_AWAY),
+        };
         let limit = if self.limit == 0 { Memory::now().total / 100 * 85 } else { self.limit };
-        let longest = if streamed { context.min(STREAMED_CONTEXT) } else { context };
+        let longest = bounds.map_or(context, |(longest, _)| context.min(longest));
         MemoryRequest {
             limit: if limit == 0 { u64::MAX } else { limit },
             context: self.context.map_or(ContextWish::UpTo(longest), ContextWish::Exactly),
-            sequences: self.sequences.or(streamed.then_some(STREAMED_SEQUENCES)),
+            sequences: self.sequences.or(bounds.map(|(_, sequences)| sequences)),
+            layers: if let Held::Layers(stay) = held { Some(stay) } else { None },
         }
     }
 
@@ -213,8 +221,8 @@ fn compiled(found: &Found, wishes: &Wishes, device: &dyn Device) -> Result<Model
         options.compile.slots = slots;
         compile(&checkpoint, &options).map_err(|e| e.to_string())
     };
-    let plan = |compiled: &Compiled, slots: Option<usize>| {
-        MemoryPlan::new(&compiled.program, device.target(), wishes.memory(compiled.context, slots.is_some()))
+    let plan = |compiled: &Compiled, held: Held| {
+        MemoryPlan::new(&compiled.program, device.target(), wishes.memory(compiled.context, held))
     };
     let fitted = residency::fit(wishes.experts, compile, plan).map_err(|e| found.wrong(e))?;
     let (compiled, plan) = fitted.map_err(|e| LoadError::Memory(e.to_string()))?;
@@ -337,13 +345,15 @@ impl Prepared {
         let start = Instant::now();
         let fraction = |done: usize, total: usize| done as f64 / total.max(1) as f64;
         // What is read again and again shall not lie in the page cache, too.
-        let streamed = program.plans.iter().flatten().any(|plan| !plan.fetches.is_empty());
+        let fetched = program.plans.iter().flatten().any(|plan| !plan.fetches.is_empty());
+        let streamed = fetched || plan.layers.is_some();
         let open = || Uncached::open(Arc::clone(&checkpoint), &weights, found.directory(), io.into());
         let uncached = streamed.then(|| Arc::new(open()));
         let options = ExecutableOptions {
             kv_pages: plan.kv_pages,
             max_sequences: plan.max_sequences,
             table_stride: plan.table_stride,
+            layers: plan.layers,
             experts: uncached.clone().map(|source| source as Arc<dyn ExpertSource>),
             progress: &mut |step| match step {
                 LoadProgress::Weights { done, total } => progress.report("load", fraction(done, total)),

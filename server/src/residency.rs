@@ -1,9 +1,11 @@
-//! How many experts of each layer are in memory at a time: all, as many as asked for, or as many as fit.
+//! How much of a model is in memory at a time: all, as much as was asked for, or as much as fits. Of a mixture experts take
+//! turns, of other models layers.
 
 use swiftlm_driver::compile::Compiled;
+use swiftlm_runtime::experts::{layer_bytes, layers};
 use swiftlm_runtime::{DoesNotFit, MemoryPlan};
 
-/// What was asked of experts.
+/// What was asked of experts, or of layers where a model has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ExpertWish {
     /// All in memory, or as many as fit.
@@ -13,29 +15,38 @@ pub enum ExpertWish {
     Budget(u64),
 }
 
+/// What is in memory at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Everything.
+    All,
+    /// So many experts of each layer, and all else.
+    Experts(usize),
+    /// So many layers for good, the others in turns, and all else.
+    Layers(usize),
+}
+
+/// A program with its plan, or with the plan that would be needed.
+type Fitted = Result<(Compiled, MemoryPlan), DoesNotFit>;
+
 /// Compiles and plans a model; `compile` is given the experts of a layer that are in memory, if not all are.
 ///
 /// # Errors
-/// The model cannot be compiled, or does not fit even with as few experts as a token needs.
+/// The model cannot be compiled, or does not fit even with as few experts as a token needs, or layer by layer.
 pub fn fit(
     wish: ExpertWish,
     compile: impl Fn(Option<usize>) -> Result<Compiled, String>,
-    plan: impl Fn(&Compiled, Option<usize>) -> Result<MemoryPlan, DoesNotFit>,
-) -> Result<Result<(Compiled, MemoryPlan), DoesNotFit>, String> {
+    plan: impl Fn(&Compiled, Held) -> Result<MemoryPlan, DoesNotFit>,
+) -> Result<Fitted, String> {
     let whole = compile(None)?;
-    let planned = plan(&whole, None);
-    let Some(mixture) = whole.program.mixture() else {
-        return match wish {
-            ExpertWish::Budget(_) => Err("--expert-budget: the model has no experts".to_owned()),
-            ExpertWish::Fit => Ok(planned.map(|plan| (whole, plan))),
-        };
-    };
+    let planned = plan(&whole, Held::All);
+    let Some(mixture) = whole.program.mixture() else { return by_layers(wish, whole, planned, plan) };
     let slot_bytes = mixture.expert_bytes as u64;
     let slots = match (wish, &planned) {
         (ExpertWish::Fit, Ok(_)) => mixture.experts as u64,
         (ExpertWish::Fit, Err(_)) => {
             let least = compile(Some(mixture.top_k))?;
-            match plan(&least, Some(mixture.top_k)) {
+            match plan(&least, Held::Experts(mixture.top_k)) {
                 Err(e) => return Ok(Err(e)),
                 Ok(plan) => mixture.top_k as u64 + plan.limit.saturating_sub(plan.total()) / slot_bytes.max(1),
             }
@@ -53,11 +64,44 @@ pub fn fit(
         return Ok(planned.map(|plan| (whole, plan)));
     }
     let compiled = compile(Some(slots as usize))?;
-    let planned = plan(&compiled, Some(slots as usize));
+    let planned = plan(&compiled, Held::Experts(slots as usize));
     tracing::warn!(
         in_memory = slots,
         of = mixture.experts,
         "not all experts of a layer are in memory: the others are read from disk as they are needed"
     );
     Ok(planned.map(|plan| (compiled, plan)))
+}
+
+/// A model without experts: its layers are the same program wherever they lie.
+fn by_layers(
+    wish: ExpertWish,
+    whole: Compiled,
+    planned: Result<MemoryPlan, DoesNotFit>,
+    plan: impl Fn(&Compiled, Held) -> Result<MemoryPlan, DoesNotFit>,
+) -> Result<Fitted, String> {
+    let all = layers(&whole.program);
+    let bytes = all.iter().map(|call| layer_bytes(&whole.program, *call) as u64).max().unwrap_or(0);
+    let stay = match (wish, &planned) {
+        (ExpertWish::Budget(_), _) if all.is_empty() => {
+            return Err("--expert-budget: the model has neither experts nor layers that can take turns".to_owned());
+        }
+        (ExpertWish::Budget(budget), _) => budget / bytes.max(1),
+        (ExpertWish::Fit, Err(_)) if !all.is_empty() => match plan(&whole, Held::Layers(0)) {
+            // Not even so: what all would need says more.
+            Err(_) => return Ok(planned.map(|plan| (whole, plan))),
+            Ok(plan) => plan.limit.saturating_sub(plan.total()) / bytes.max(1),
+        },
+        (ExpertWish::Fit, _) => all.len() as u64,
+    };
+    if stay >= all.len() as u64 {
+        return Ok(planned.map(|plan| (whole, plan)));
+    }
+    let planned = plan(&whole, Held::Layers(stay as usize));
+    tracing::warn!(
+        in_memory = stay,
+        of = all.len(),
+        "not all layers are in memory: the others are read from disk for every step"
+    );
+    Ok(planned.map(|plan| (whole, plan)))
 }

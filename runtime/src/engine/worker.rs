@@ -84,7 +84,7 @@ impl Worker {
                 Err(error) => {
                     tracing::error!("a step failed: {error}");
                     // A disk that fails says nothing of the device.
-                    self.failures += u32::from(!matches!(error, StepError::Expert(_)));
+                    self.failures += u32::from(!matches!(error, StepError::Weights(_)));
                     self.running.fail_all(&error.to_string());
                 }
             }
@@ -118,6 +118,7 @@ impl Worker {
             steps: self.steps,
             mixed_steps: self.mixed_steps,
             experts: self.executable.expert_stats(),
+            layers: self.executable.layer_stats(),
         });
     }
 }

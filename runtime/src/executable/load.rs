@@ -15,7 +15,7 @@ use super::bindings::{Bindings, segment};
 use super::recordings::{Recorder, plan};
 use super::recurrent::Recurrences;
 use super::{Executable, PageTable, RopeRows, StepOutput};
-use crate::experts::{ExpertSource, Layer, Matrix, Store};
+use crate::experts::{self, ExpertSource, Layer, Matrix, PassingLayers, Store, StreamedCall, streamed};
 use crate::state::{PageSet, page_sets, recurrent_units};
 use crate::weights::{Segment, WeightSource, upload};
 
@@ -27,7 +27,9 @@ pub struct ExecutableOptions<'a> {
     pub max_sequences: usize,
     /// Pages that one sequence can hold.
     pub table_stride: usize,
-    /// Where experts are read from while the engine runs; needed where they take turns in memory.
+    /// Of the [layers](crate::experts::layers) that can take turns in memory, those that stay; `None` for all.
+    pub layers: Option<usize>,
+    /// Where experts and layers are read from while the engine runs; needed where they take turns in memory.
     pub experts: Option<Arc<dyn ExpertSource>>,
     /// Told how far loading is.
     pub progress: &'a mut dyn FnMut(Progress),
@@ -98,12 +100,21 @@ impl Executable {
         let token_classes = reachable(program.chunk);
         let row_classes = reachable(program.max_rows);
         let segments = segments(&program, &token_classes, &row_classes)?;
-        let weight_bytes = upload_all(device.as_mut(), &program, source, segments, &mut bindings, options.progress)?;
+        let streamed = options.layers.map_or(vec![], |stay| streamed(&program, stay));
+        let rooms = rooms(&program, &streamed)?;
+        let weight_bytes =
+            upload_all(device.as_mut(), &program, source, segments, &rooms, &mut bindings, options.progress)?;
         let experts = store(device.as_ref(), &program, &bindings, options.experts.as_ref())?;
+        let layers = passing(device.as_ref(), &program, &bindings, &streamed, options.experts.as_ref())?;
         let (mut bodies, mut heads) = (vec![], vec![]);
         let total_classes = token_classes.len() + row_classes.len();
-        let mut recorder =
-            Recorder { device: device.as_mut(), program: &program, bindings: &bindings, kernels: Default::default() };
+        let mut recorder = Recorder {
+            device: device.as_mut(),
+            program: &program,
+            bindings: &bindings,
+            streamed: &streamed,
+            kernels: Default::default(),
+        };
         for class in token_classes {
             bodies.push(recorder.body(class)?);
             (options.progress)(Progress::Kernels { done: bodies.len(), total: total_classes });
@@ -126,6 +137,7 @@ impl Executable {
             tables: sets.into_iter().map(|set| PageTable { set, held: vec![0; options.max_sequences] }).collect(),
             max_sequences: options.max_sequences,
             experts,
+            layers,
             chosen: vec![],
             slots: vec![],
             output: StepOutput::default(),
@@ -152,23 +164,86 @@ fn store(
             let matrix = |slot: &usize| {
                 let missing = || LoadError::Program(format!("call {call} has no weight {slot}"));
                 let index = *program.call_weights.get(call).and_then(|w| w.get(*slot)).ok_or_else(missing)?;
-                let weight = program.weights.get(index).ok_or_else(missing)?.clone();
-                let rows = weight.ty.rows / fetch.experts.max(1);
-                let segment = Segment { weight: index, first: 0, count: fetch.slots * rows };
-                let slab = *bindings.weights.get(&segment).ok_or_else(missing)?;
-                Ok(Matrix { weight, rows, slab, order: device.order(slab) })
+                let rows = program.weights.get(index).ok_or_else(missing)?.ty.rows / fetch.experts.max(1);
+                matrix(device, program, bindings, index, rows, fetch.slots)
             };
             let matrices = fetch.weights.iter().map(matrix).collect::<Result<_, LoadError>>()?;
-            layers.push(Layer::new(matrices, fetch.experts, fetch.slots));
+            layers.push(Layer::of_experts(matrices, fetch.experts, fetch.slots));
         }
     }
     if layers.is_empty() {
         return Ok(None);
     }
-    let missing = "experts take turns in memory, but nothing was given to read them from";
-    let source = source.ok_or_else(|| LoadError::Program(missing.to_owned()))?;
-    let started = Store::start(source, layers);
+    let started = Store::start(given(source)?, layers);
     started.map(Some).map_err(|e| LoadError::Options(format!("experts cannot be read: {e}")))
+}
+
+/// The store of layers that take turns; `None` where all are in memory.
+fn passing(
+    device: &dyn Device,
+    program: &Program,
+    bindings: &Bindings,
+    streamed: &[StreamedCall],
+    source: Option<&Arc<dyn ExpertSource>>,
+) -> Result<Option<PassingLayers>, LoadError> {
+    if streamed.is_empty() {
+        return Ok(None);
+    }
+    let all = experts::layers(program).len();
+    let mut rooms: Vec<usize> = vec![];
+    let (mut layers, mut room_of) = (vec![], vec![]);
+    for StreamedCall { call, room, slots } in streamed {
+        let matrix = |slot: &usize| {
+            let index = program.call_weights[*call][*slot];
+            matrix(device, program, bindings, index, program.weights[index].ty.rows, 1)
+        };
+        let matrices = slots.iter().map(matrix).collect::<Result<_, LoadError>>()?;
+        layers.push(Layer::whole(matrices, &program.module.main[*call].scope));
+        room_of.push(rooms.iter().position(|known| known == room).unwrap_or_else(|| {
+            rooms.push(*room);
+            rooms.len() - 1
+        }));
+    }
+    let in_memory = all - streamed.len() + rooms.len();
+    let started = PassingLayers::start(given(source)?, layers, room_of, (in_memory, all));
+    started.map(Some).map_err(|e| LoadError::Options(format!("layers cannot be read: {e}")))
+}
+
+fn given(source: Option<&Arc<dyn ExpertSource>>) -> Result<&Arc<dyn ExpertSource>, LoadError> {
+    let missing = "weights take turns in memory, but nothing was given to read them from";
+    source.ok_or_else(|| LoadError::Program(missing.to_owned()))
+}
+
+/// A weight that is brought in pieces of `rows` rows, to as many slots.
+fn matrix(
+    device: &dyn Device,
+    program: &Program,
+    bindings: &Bindings,
+    index: usize,
+    rows: usize,
+    slots: usize,
+) -> Result<Matrix, LoadError> {
+    let missing = || LoadError::Program(format!("weight {index} is brought, but not bound"));
+    let weight = program.weights.get(index).ok_or_else(missing)?.clone();
+    let segment = Segment { weight: index, first: 0, count: slots * rows };
+    let slab = *bindings.weights.get(&segment).ok_or_else(missing)?;
+    Ok(Matrix { weight, rows, slab, order: device.order(slab) })
+}
+
+/// Of every weight of a layer that takes turns, the one in whose buffer it comes.
+fn rooms(program: &Program, streamed: &[StreamedCall]) -> Result<IndexMap<usize, usize>, LoadError> {
+    let mut rooms = IndexMap::new();
+    for StreamedCall { call, room, slots } in streamed.iter().filter(|streamed| streamed.call != streamed.room) {
+        for slot in slots {
+            let (own, first) = (program.call_weights[*call][*slot], program.call_weights[*room][*slot]);
+            if program.weights[own].ty != program.weights[first].ty {
+                let what = format!("weights {slot} of calls {room} and {call} differ, and their function is the same");
+                return Err(LoadError::Program(what));
+            }
+            rooms.insert(own, first);
+        }
+    }
+    Ok(rooms)
 }
 
 /// Classes that steps of 1 to `most` rows can have.
@@ -204,10 +279,12 @@ fn upload_all(
     program: &Program,
     source: &dyn WeightSource,
     segments: Segments<'_>,
+    rooms: &IndexMap<usize, usize>,
     bindings: &mut Bindings,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<usize, LoadError> {
-    let total: usize = segments.keys().map(|segment| segment_bytes(program, segment)).sum();
+    let held = segments.keys().filter(|segment| !rooms.contains_key(&segment.weight));
+    let total: usize = held.map(|segment| segment_bytes(program, segment)).sum();
     if total > program.weight_bytes() {
         let once = program.weight_bytes();
         tracing::warn!(total, once, "weights are bound in overlapping segments and held more than once");
@@ -216,6 +293,11 @@ fn upload_all(
     for (segment, readers) in segments {
         let missing = || LoadError::Program(format!("weight {}: there are {}", segment.weight, program.weights.len()));
         let weight = program.weights.get(segment.weight).ok_or_else(missing)?;
+        if let Some(first) = rooms.get(&segment.weight) {
+            let slice = *bindings.weights.get(&Segment { weight: *first, ..segment }).ok_or_else(missing)?;
+            bindings.weights.insert(segment, slice);
+            continue;
+        }
         let slice = upload(device, source, weight, segment, &mut |piece| {
             done += piece;
             progress(Progress::Weights { done, total });

@@ -21,12 +21,11 @@ pub use batch::{Batch, Row, StepOutput, TableUpdate, Want};
 use bindings::Bindings;
 use inputs::RopeRows;
 pub use load::{ExecutableOptions, LoadError, Progress};
-use recordings::{Body, Head, Label, Part};
+use recordings::{Body, Head, Host, Label, Part};
 use recurrent::Recurrences;
 use saved::PagedPart;
-use turns::FetchSite;
 
-use crate::experts::{ExpertStats, Store, Trace};
+use crate::experts::{ExpertStats, PassingLayers, Store, Trace};
 use crate::state::{PageSet, StatePool, recurrent_units};
 
 /// What a step failed of.
@@ -35,9 +34,9 @@ pub enum StepError {
     /// The batch would let kernels leave their buffers; nothing was run.
     #[error("the batch is wrong: {0}")]
     Batch(String),
-    /// An expert could not be read; the device is well.
-    #[error("an expert could not be read: {0}")]
-    Expert(String),
+    /// An expert or a layer could not be read; the device is well.
+    #[error("weights could not be read: {0}")]
+    Weights(String),
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -81,6 +80,7 @@ pub struct Executable {
     recurrences: Option<Recurrences>,
     max_sequences: usize,
     experts: Option<Store>,
+    layers: Option<PassingLayers>,
     /// Experts that a layer chose, and the slots they are in.
     chosen: Vec<u32>,
     slots: Vec<u32>,
@@ -181,6 +181,11 @@ impl Executable {
         self.experts.as_ref().map(Store::stats)
     }
 
+    /// What was read of layers, if they take turns in memory: slots are those that are there at a time.
+    pub fn layer_stats(&self) -> Option<ExpertStats> {
+        self.layers.as_ref().map(PassingLayers::stats)
+    }
+
     /// Writes down the experts that steps choose from now on, if they take turns in memory.
     pub fn record_experts(&mut self) {
         if let Some(store) = &mut self.experts {
@@ -211,13 +216,20 @@ impl Executable {
         let sizes = self.prepare(batch)?;
         let mut recordings: SmallVec<[RecordingId; 2]> = SmallVec::new();
         for at in 0..self.body(batch)?.parts.len() {
-            let Part { recording, fetch, .. } = self.body(batch)?.parts[at];
-            if let Some(site) = fetch {
+            let Part { recording, host, .. } = self.body(batch)?.parts[at];
+            if host.is_some() {
                 self.device.submit(&recordings, sizes)?;
                 recordings.clear();
-                self.turns(site, recording, sizes, &mut |device, recording| device.submit(&[recording], sizes))?;
-            } else {
-                recordings.push(recording);
+            }
+            match host {
+                Some(Host::Fetch(site)) => {
+                    self.turns(site, recording, sizes, &mut |device, recording| device.submit(&[recording], sizes))?;
+                }
+                Some(Host::Bring(layer)) => {
+                    self.bring(layer)?;
+                    recordings.push(recording);
+                }
+                None => recordings.push(recording),
             }
         }
         if !batch.rows.is_empty() {
@@ -235,20 +247,24 @@ impl Executable {
     /// As [`Self::step`].
     pub fn profile_step(&mut self, batch: &Batch) -> Result<Vec<ProfiledLaunch>, StepError> {
         let sizes = self.prepare(batch)?;
-        let mut parts: Vec<(RecordingId, Option<FetchSite>)> =
-            self.body(batch)?.parts.iter().map(|part| (part.recording, part.fetch)).collect();
+        let mut parts: Vec<(RecordingId, Option<Host>)> =
+            self.body(batch)?.parts.iter().map(|part| (part.recording, part.host)).collect();
         if !batch.rows.is_empty() {
             parts.push((self.head(batch)?.recording, None));
         }
         let mut launches = vec![];
-        for (recording, fetch) in parts {
+        for (recording, host) in parts {
             let mut times = vec![];
             let mut run = |device: &mut dyn Device, recording| {
                 times.extend(device.profile(recording, sizes)?);
                 Ok(())
             };
-            match fetch {
-                Some(site) => self.turns(site, recording, sizes, &mut run)?,
+            match host {
+                Some(Host::Fetch(site)) => self.turns(site, recording, sizes, &mut run)?,
+                Some(Host::Bring(layer)) => {
+                    self.bring(layer)?;
+                    run(self.device.as_mut(), recording)?;
+                }
                 None => run(self.device.as_mut(), recording)?,
             }
             let labels = self.labels(recording);

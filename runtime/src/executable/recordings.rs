@@ -10,6 +10,7 @@ use swiftlm_ir::template::Template;
 
 use super::turns::FetchSite;
 use super::{Executable, LoadError, bindings::Bindings};
+use crate::experts::StreamedCall;
 
 /// Where a launch comes from, for people.
 #[derive(Clone, Debug)]
@@ -20,12 +21,21 @@ pub(super) struct Label {
     pub(super) place: (usize, usize),
 }
 
+/// The host's part of a body.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Host {
+    /// Experts are fetched, and the launches repeated for those that came.
+    Fetch(FetchSite),
+    /// This layer of those that take turns is brought first.
+    Bring(usize),
+}
+
 /// Launches that are submitted together.
 #[derive(Debug)]
 pub(super) struct Part {
     pub(super) recording: RecordingId,
-    /// What the host does instead of submitting them once.
-    pub(super) fetch: Option<FetchSite>,
+    /// What the host does before it submits them, or instead of that.
+    pub(super) host: Option<Host>,
     labels: Vec<Label>,
 }
 
@@ -53,6 +63,8 @@ pub(super) struct Recorder<'a> {
     pub(super) device: &'a mut dyn Device,
     pub(super) program: &'a Program,
     pub(super) bindings: &'a Bindings,
+    /// Calls that need their weights brought.
+    pub(super) streamed: &'a [StreamedCall],
     pub(super) kernels: IndexMap<usize, KernelId>,
 }
 
@@ -64,6 +76,11 @@ impl Recorder<'_> {
         for call in 0..self.program.module.main.len().saturating_sub(1) {
             let mut own = vec![];
             self.call(call, class, &mut templates, &mut own)?;
+            if let Some(layer) = self.streamed.iter().position(|streamed| streamed.call == call) {
+                parts.push(self.part(std::mem::take(&mut launches), None)?);
+                parts.push(self.part(own, Some(Host::Bring(layer)))?);
+                continue;
+            }
             let fetches = &plan(self.program, call, class)?.fetches;
             let mut own = own.into_iter();
             let mut done = 0;
@@ -74,7 +91,7 @@ impl Recorder<'_> {
                 let ids = self.bindings.resolve(self.program, call, &fetch.ids)?;
                 let site = FetchSite { layer, ids, top_k: fetch.top_k, experts: fetch.experts };
                 let turns = own.by_ref().take(fetch.launches.len()).collect();
-                parts.push(self.part(turns, Some(site))?);
+                parts.push(self.part(turns, Some(Host::Fetch(site)))?);
                 layer += 1;
             }
             launches.extend(own);
@@ -83,9 +100,9 @@ impl Recorder<'_> {
         Ok(Body { class, parts })
     }
 
-    fn part(&mut self, launches: Vec<(Launch, Label)>, fetch: Option<FetchSite>) -> Result<Part, LoadError> {
+    fn part(&mut self, launches: Vec<(Launch, Label)>, host: Option<Host>) -> Result<Part, LoadError> {
         let (launches, labels) = launches.into_iter().unzip();
-        Ok(Part { recording: self.device.record(launches)?, fetch, labels })
+        Ok(Part { recording: self.device.record(launches)?, host, labels })
     }
 
     /// The head for rows of `class`.

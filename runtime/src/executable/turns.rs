@@ -28,13 +28,21 @@ pub(super) struct FetchSite {
 impl From<StoreError> for StepError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Read(reason) => Self::Expert(reason),
+            StoreError::Read(reason) => Self::Weights(reason),
             StoreError::Device(error) => Self::Device(error),
         }
     }
 }
 
 impl Executable {
+    /// Brings the weights of a layer that takes turns.
+    pub(super) fn bring(&mut self, layer: usize) -> Result<(), StepError> {
+        let Some(layers) = &mut self.layers else {
+            return Err(StepError::Batch("layers are brought, but nothing was given to read them from".to_owned()));
+        };
+        Ok(layers.bring(layer, self.device.as_mut())?)
+    }
+
     /// Runs launches that read slots until every chosen expert had its turn: those in memory first, while the others are
     /// read.
     pub(super) fn turns(

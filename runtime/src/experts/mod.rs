@@ -1,8 +1,11 @@
-//! Experts that take turns in memory: where they come from, which of them are in which slot, and who goes next.
+//! Experts that take turns in memory: where they come from, which of them are in which slot, and who goes next. In models
+//! without experts whole [`layers`](layers()) take turns.
 //!
 //! The host of a plan's [`Fetch`](swiftlm_ir::plan::Fetch) asks a [`Store`] for the experts that a step chose. What is in
 //! a slot is computed with at once, while the others are read; what a row computes does not depend on when.
 
+mod layers;
+mod passing;
 mod reader;
 mod residency;
 mod source;
@@ -14,6 +17,9 @@ use std::time::Duration;
 use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::plan::Program;
 
+pub use layers::{StreamedCall, layer_bytes, layers, streamed};
+pub(crate) use layers::{passing_bytes, saved_bytes};
+pub(crate) use passing::PassingLayers;
 pub use residency::Residency;
 pub use source::{Done, ExpertSource, Extent, Located, Part, Piece, Place, Read, Reads, Restore, extent_bytes};
 pub(crate) use store::{Layer, Matrix, Store, StoreError};

@@ -52,6 +52,12 @@ pub(super) struct Record {
     pub(super) time: Duration,
 }
 
+impl std::fmt::Debug for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Record {{ {:?} }}", self.job)
+    }
+}
+
 /// What waits and what is on its way.
 pub(super) struct Reader {
     source: Arc<dyn ExpertSource>,
@@ -75,11 +81,17 @@ impl std::fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// Starts to read for these layers.
+    /// Starts to read for these layers, so many records at a time, in `reading` bytes of memory where the largest read needs
+    /// no more; records that are put together take memory beside it.
     ///
     /// # Errors
     /// The source does not have their experts, or cannot start.
-    pub(super) fn start(source: &Arc<dyn ExpertSource>, layers: &Arc<[Layer]>) -> Result<Self, String> {
+    pub(super) fn start(
+        source: &Arc<dyn ExpertSource>,
+        layers: &Arc<[Layer]>,
+        records: usize,
+        reading: usize,
+    ) -> Result<Self, String> {
         let mut whole = true;
         let (mut largest, mut room) = (0, 0);
         for layer in layers.iter() {
@@ -88,8 +100,8 @@ impl Reader {
             largest = largest.max(layer.expert_bytes());
             room = located.pieces.iter().map(|piece| extent_bytes(piece.extent.bytes)).fold(room, usize::max);
         }
-        let most = if whole { RECORDS } else { RECORDS / 2 };
-        let reads = source.start(room.max(most * extent_bytes(largest)))?;
+        let most = if whole { records } else { records / 2 };
+        let reads = source.start(room.max(reading.min(most * extent_bytes(largest))))?;
         let (sender, done) = mpsc::channel();
         let (source, layers) = (Arc::clone(source), Arc::clone(layers));
         Ok(Self { source, layers, waiting: VecDeque::new(), begun: 0, most, buffers: vec![], done, sender, reads })
@@ -224,7 +236,7 @@ impl Arrival {
     fn check(&self, located: &Located, first: Extent, bytes: &[u8]) -> Result<(), String> {
         let Job { layer, expert, .. } = self.job;
         let sound = self.layers[layer].check(expert, crc32fast::hash(bytes), located.checksum);
-        sound.map_err(|reason| format!("{}: expert {expert} {reason}", self.source.name(first)))
+        sound.map_err(|reason| format!("{}: {} {reason}", self.source.name(first), self.layers[layer].name_of(expert)))
     }
 
     fn end(&self, bytes: Bytes, orders: Arc<[Order]>, result: Result<(), String>) {

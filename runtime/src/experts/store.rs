@@ -8,11 +8,11 @@ use swiftlm_device::{Device, DeviceError, Order, Slice};
 use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::plan::WeightBuffer;
 
-use super::reader::{Job, Reader, Record};
+use super::reader::{Job, RECORDS, Reader, Record};
 use super::source::{ExpertSource, Located, Part};
 use super::{ExpertStats, Residency, Trace};
 
-/// One weight of a layer's experts: gate and up, or down.
+/// One weight of a layer's experts: gate and up, or down. Of a layer that is brought as a whole, any of its weights.
 #[derive(Clone, Debug)]
 pub(crate) struct Matrix {
     /// All experts of the layer, as the source has them.
@@ -25,7 +25,7 @@ pub(crate) struct Matrix {
     pub(crate) order: Order,
 }
 
-/// The experts of one call.
+/// The experts of one call, or all that it computes with as its only one.
 #[derive(Debug)]
 pub(crate) struct Layer {
     pub(crate) matrices: Vec<Matrix>,
@@ -35,6 +35,8 @@ pub(crate) struct Layer {
     sums: Vec<AtomicU64>,
     /// Where each expert that was asked for lies.
     located: Vec<OnceLock<Arc<Located>>>,
+    /// Of a layer that is brought as a whole.
+    scope: Option<String>,
 }
 
 impl Matrix {
@@ -45,9 +47,19 @@ impl Matrix {
 
 impl Layer {
     /// Experts of which so many are in memory, in slots of these matrices.
-    pub(crate) fn new(matrices: Vec<Matrix>, experts: usize, slots: usize) -> Self {
+    pub(crate) fn of_experts(matrices: Vec<Matrix>, experts: usize, slots: usize) -> Self {
         let sums = (0..experts).map(|_| AtomicU64::new(0)).collect();
-        Self { matrices, experts, slots, sums, located: vec![OnceLock::new(); experts] }
+        Self { matrices, experts, slots, sums, located: vec![OnceLock::new(); experts], scope: None }
+    }
+
+    /// A layer with all its weights, and the name of its scope.
+    pub(crate) fn whole(matrices: Vec<Matrix>, scope: &str) -> Self {
+        Self { scope: Some(scope.to_owned()), ..Self::of_experts(matrices, 1, 1) }
+    }
+
+    /// What one is called, for people.
+    pub(super) fn name_of(&self, expert: u32) -> String {
+        self.scope.clone().unwrap_or_else(|| format!("expert {expert}"))
     }
 
     /// Where an expert lies.
@@ -63,6 +75,22 @@ impl Layer {
         let parts: Vec<Part<'_>> = parts.collect();
         let located = source.locate(&parts, expert)?;
         Ok(Arc::clone(place.get_or_init(|| Arc::new(located))))
+    }
+
+    /// Writes a record to a slot.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(super) fn put(&self, slot: u32, record: &Record, device: &mut dyn Device) -> Result<(), StoreError> {
+        let mut rest = record.bytes.as_ref();
+        for (matrix, order) in self.matrices.iter().zip(record.orders.iter()) {
+            let (part, behind) = rest.split_at(matrix.expert_type().bytes());
+            rest = behind;
+            let first = slot as usize * matrix.rows;
+            let ty = WeightType { rows: self.slots * matrix.rows, ..matrix.weight.ty };
+            device.replace(matrix.slab, ty, first..first + matrix.rows, part, *order)?;
+        }
+        Ok(())
     }
 
     /// Bytes of an expert.
@@ -115,7 +143,8 @@ impl Store {
         let layers: Arc<[Layer]> = layers.into();
         let residency = layers.iter().map(|l| Residency::new(l.experts, l.slots)).collect();
         let most = |of: fn(&Layer) -> usize| layers.iter().map(of).max().unwrap_or(0);
-        let (reader, slots, experts) = (Reader::start(source, &layers)?, most(|l| l.slots), most(|l| l.experts));
+        let reader = Reader::start(source, &layers, RECORDS, usize::MAX)?;
+        let (slots, experts) = (most(|l| l.slots), most(|l| l.experts));
         let stats = ExpertStats { slots, experts, read_by: reader.method(), ..ExpertStats::default() };
         Ok(Self { reader, layers, residency, stats, step: 0, awaited: 0, trace: None })
     }
@@ -199,17 +228,9 @@ impl Store {
             return Ok(());
         }
         record.result.as_ref().map_err(|reason| StoreError::Read(reason.clone()))?;
-        let (of, mut rest) = (&self.layers[layer], record.bytes.as_ref());
-        self.stats.bytes += rest.len() as u64;
+        self.stats.bytes += record.bytes.as_ref().len() as u64;
         self.stats.reading += record.time;
-        for (matrix, order) in of.matrices.iter().zip(record.orders.iter()) {
-            let (part, behind) = rest.split_at(matrix.expert_type().bytes());
-            rest = behind;
-            let first = slot as usize * matrix.rows;
-            let ty = WeightType { rows: of.slots * matrix.rows, ..matrix.weight.ty };
-            device.replace(matrix.slab, ty, first..first + matrix.rows, part, *order)?;
-        }
-        Ok(())
+        self.layers[layer].put(slot, record, device)
     }
 }
 

@@ -72,6 +72,7 @@ impl StepFlags {
             kv_pages: pages,
             max_sequences: 1,
             table_stride: pages,
+            layers: None,
             experts: None,
             progress: &mut |_| {},
         };

@@ -244,6 +244,7 @@ fn logits(
         kv_pages: pages,
         max_sequences: 1,
         table_stride: pages,
+        layers: None,
         experts: None,
         progress: &mut |_| {},
     };

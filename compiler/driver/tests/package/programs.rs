@@ -219,8 +219,14 @@ fn spoil(bytes: &mut Vec<u8>, random: &mut Random) {
 /// Runs a first step, and says whether it could: what is refused is refused with words.
 fn runs(program: Program, checkpoint: &Checkpoint, tier: Tier) -> bool {
     let device = Box::new(CpuDevice::new(CpuOptions { threads: 1, tier }));
-    let options =
-        ExecutableOptions { kv_pages: 2, max_sequences: 1, table_stride: 2, experts: None, progress: &mut |_| {} };
+    let options = ExecutableOptions {
+        kv_pages: 2,
+        max_sequences: 1,
+        table_stride: 2,
+        layers: None,
+        experts: None,
+        progress: &mut |_| {},
+    };
     let loaded = Executable::load(device, program, checkpoint, options);
     match loaded.map_err(|e| e.to_string()).and_then(|mut e| e.warm_up().map_err(|e| e.to_string())) {
         Ok(()) => true,

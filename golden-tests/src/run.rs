@@ -10,7 +10,7 @@ use swiftlm_ir::plan::Program;
 use swiftlm_ir::quant::Format;
 use swiftlm_ir::ty::PAGE_TOKENS;
 use swiftlm_models::{Activations, BuildOptions};
-use swiftlm_runtime::executable::{Row as WantRow, Want};
+use swiftlm_runtime::executable::{Rest, Row as WantRow, Want};
 use swiftlm_runtime::experts::{ExpertSource, ExpertStats};
 use swiftlm_runtime::state::{Mark, Sequence, StatePool, TableRow, TableRows};
 use swiftlm_runtime::{Batch, Executable, ExecutableOptions, StepError};
@@ -57,6 +57,17 @@ pub fn compile_with(row: &Row, build: &BuildOptions, options: CompileOptions) ->
     compiled.unwrap_or_else(|e| panic!("{}: {e}", row.name)).program
 }
 
+/// What is not on the one device all the time.
+#[derive(Default)]
+pub struct Placed {
+    /// Layers that stay in memory, if not all do.
+    pub layers: Option<usize>,
+    /// Where experts and layers are read from.
+    pub experts: Option<Arc<dyn ExpertSource>>,
+    /// Calls on another device.
+    pub rest: Option<Rest>,
+}
+
 /// A loaded row with room for `sequences` sequences of 512 tokens.
 #[derive(Debug)]
 pub struct Loaded {
@@ -81,16 +92,16 @@ impl Loaded {
         sequences: usize,
         experts: Option<Arc<dyn ExpertSource>>,
     ) -> Self {
-        Self::with_layers(row, program, device, sequences, (None, experts))
+        Self::placed(row, program, device, sequences, Placed { experts, ..Placed::default() })
     }
 
-    /// Loads onto a device with so many layers that stay in memory.
-    pub fn with_layers(
+    /// Loads onto a device what shall be there.
+    pub fn placed(
         row: &Row,
         program: Program,
         device: Box<dyn Device>,
         sequences: usize,
-        (layers, experts): (Option<usize>, Option<Arc<dyn ExpertSource>>),
+        Placed { layers, experts, rest }: Placed,
     ) -> Self {
         let options = ExecutableOptions {
             kv_pages: sequences * PAGES,
@@ -98,6 +109,7 @@ impl Loaded {
             table_stride: PAGES,
             layers,
             experts,
+            rest,
             progress: &mut |_| {},
         };
         let executable =

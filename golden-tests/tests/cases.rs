@@ -206,6 +206,7 @@ impl File {
                 table_stride: pages,
                 layers: None,
                 experts: None,
+                rest: None,
                 progress: &mut |_| {},
             };
             let mut executable = Executable::load(on.open(2), program.clone(), &weights, options)

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use swiftlm_golden_tests::experts::{FromWeights, Weights};
 use swiftlm_golden_tests::fixture::{Row, names};
-use swiftlm_golden_tests::run::{Loaded, On, arg_max, compile, exact, relative_error};
+use swiftlm_golden_tests::run::{Loaded, On, Placed, arg_max, compile, exact, relative_error};
 use swiftlm_ir::plan::{Program, WeightBuffer};
 use swiftlm_models::{Activations, BuildOptions};
 use swiftlm_runtime::experts::{ExpertStats, layer_bytes, layers, streamed};
@@ -26,7 +26,7 @@ fn rows(activations: Activations) -> Vec<(Row, Program)> {
 
 fn load(row: &Row, program: &Program, stay: Option<usize>, on: On, source: Weights) -> Loaded {
     let source = stay.map(|_| FromWeights::shared(source));
-    Loaded::with_layers(row, program.clone(), on.open(2), 1, (stay, source))
+    Loaded::placed(row, program.clone(), on.open(2), 1, Placed { layers: stay, experts: source, rest: None })
 }
 
 fn source(row: &Row) -> Weights {

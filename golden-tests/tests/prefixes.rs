@@ -11,6 +11,7 @@ use swiftlm_ir::quant::turbo::Scale;
 use swiftlm_ir::quant::{Archive, Turbo};
 use swiftlm_models::{ArchivePolicy, BuildOptions};
 use swiftlm_runtime::engine::PrefixStore;
+use swiftlm_runtime::executable::Rest;
 use swiftlm_runtime::request::{Delivery, Event, Generate, Request, Sampling, ScoredToken};
 use swiftlm_runtime::{Engine, EngineOptions, Executable, ExecutableOptions};
 
@@ -55,16 +56,19 @@ impl PrefixStore for Files {
     }
 }
 
-fn engine(row: &Row, build: &BuildOptions, on: On, files: &Files) -> Engine {
+/// On one device or, where a second is given, the first half of the calls on one and the others on the other.
+fn engine(row: &Row, build: &BuildOptions, (on, second): (On, Option<On>), files: &Files) -> Engine {
+    let program = compile(row, build, CHUNK);
+    let rest = second.map(|on| Rest { first: program.module.main.len() / 2, device: on.open(2) });
     let options = ExecutableOptions {
         kv_pages: 512,
         max_sequences: 16,
         table_stride: 32,
         layers: None,
         experts: None,
+        rest,
         progress: &mut |_| {},
     };
-    let program = compile(row, build, CHUNK);
     let executable =
         Executable::load(on.open(2), program, row, options).unwrap_or_else(|e| panic!("{}: {e}", row.name));
     Engine::start_with(executable, EngineOptions::default(), Some(Box::new(files.clone()))).expect("a thread starts")
@@ -96,7 +100,7 @@ fn run(engine: &Engine, prompt: &[u32], cached: bool) -> (Vec<ScoredToken>, usiz
     panic!("the reply has no end")
 }
 
-fn check(name: &str, build: &BuildOptions, on: On) {
+fn check(name: &str, build: &BuildOptions, on: (On, Option<On>)) {
     let row = Row::open(name);
     let files = Files::default();
     let start = |files: &Files| engine(&row, build, on, files);
@@ -141,11 +145,20 @@ fn check(name: &str, build: &BuildOptions, on: On) {
 #[test]
 fn what_is_taken_is_what_would_be_computed() {
     for name in ["llama-mlx4", "deepseek_v3", "gemma3_text", "gpt_oss-mxfp4", "qwen3_5", "falcon_h1"] {
-        check(name, &exact(), On::Cpu);
+        check(name, &exact(), (On::Cpu, None));
     }
     for name in ["gemma3_text", "qwen3_5"] {
-        check(name, &exact(), On::Wgpu);
+        check(name, &exact(), (On::Wgpu, None));
     }
+}
+
+/// Of a model on two devices, what both of them hold.
+#[test]
+fn both_devices_hold_what_is_taken() {
+    for name in ["llama-mlx4", "gemma3_text", "qwen3_5", "falcon_h1"] {
+        check(name, &exact(), (On::Cpu, Some(On::Cpu)));
+    }
+    check("qwen3_5", &exact(), (On::Cpu, Some(On::Wgpu)));
 }
 
 /// Tokens that turn cold go to codes once, whoever shares their pages.
@@ -155,6 +168,6 @@ fn archives_are_shared() {
     let archive = Archive { k: format(4), v: format(3), first: 32, last: 64, centered: false };
     let build = BuildOptions { archive: Some(ArchivePolicy { archive, boundary: 0, careful: false }), ..exact() };
     for (name, on) in [("llama", On::Cpu), ("qwen3", On::Cpu), ("llama", On::Wgpu)] {
-        check(name, &build, on);
+        check(name, &build, (on, None));
     }
 }

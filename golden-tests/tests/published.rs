@@ -70,6 +70,7 @@ fn decode(name: &str, program: Program) -> Vec<ProfiledLaunch> {
         table_stride: 1,
         layers: None,
         experts: None,
+        rest: None,
         progress: &mut |_| {},
     };
     let mut executable =

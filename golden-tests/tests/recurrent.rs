@@ -60,6 +60,7 @@ fn steps_that_do_not_follow_are_refused_and_change_nothing() {
         table_stride: 4,
         layers: None,
         experts: None,
+        rest: None,
         progress: &mut |_| {},
     };
     let program = compile(&row, &exact(), 16);

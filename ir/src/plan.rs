@@ -1,5 +1,8 @@
 //! Plans: which launches make a step, and where each operand lies.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::dim::{ShapeClass, Sym};
@@ -179,7 +182,7 @@ pub struct Stage {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fetch {
     /// The launches that read slots: no others lie between them.
-    pub launches: std::ops::Range<usize>,
+    pub launches: Range<usize>,
     /// The chosen experts, `u32[T, top_k]`.
     pub ids: Operand,
     /// Experts of a token.
@@ -254,6 +257,29 @@ impl Program {
     /// Bytes of all weights.
     pub fn weight_bytes(&self) -> usize {
         self.weights.iter().map(|w| w.ty.bytes()).sum()
+    }
+
+    /// Some of the calls with what they need, to be counted; not a program that runs, since nothing leads into it.
+    pub fn only(&self, calls: Range<usize>) -> Self {
+        let mut part = self.clone();
+        part.module.main = part.module.main[calls.clone()].to_vec();
+        part.call_weights = part.call_weights[calls].to_vec();
+        let used = part.call_weights.iter_mut().flatten();
+        let mut kept: BTreeMap<usize, usize> = BTreeMap::new();
+        for weight in used {
+            let next = kept.len();
+            *weight = *kept.entry(*weight).or_insert(next);
+        }
+        let mut order: Vec<(usize, usize)> = kept.into_iter().collect();
+        order.sort_unstable_by_key(|(_, new)| *new);
+        part.weights = order.into_iter().map(|(old, _)| self.weights[old].clone()).collect();
+        let mut states = vec![];
+        for state in part.module.main.iter_mut().flat_map(|call| &mut call.states) {
+            states.push(self.module.states[*state].clone());
+            *state = states.len() - 1;
+        }
+        part.module.states = states;
+        part
     }
 
     /// Bytes of the experts that wait outside of memory, beside those that the slots begin with.

@@ -176,14 +176,14 @@ impl Decoder {
         let mut states = vec![];
         let embed = self.embed(&resolver, options);
         push(&mut module, &mut states, embed, "");
-        let without = BuildOptions { archive: None, ..options.clone() };
         let boundary = options.archive.map_or(0, |policy| policy.boundary);
         let mut note = None;
         for i in 0..self.layers {
             let scope = format!("{}.layers.{i}", self.base);
             let inside = i >= boundary && i + boundary < self.layers;
-            let options = if inside { options } else { &without };
-            let mut b = Block::new(&format!("layer{i}"), &scope, &resolver, options);
+            let mut options = options.of_layer(i);
+            options.archive = options.archive.filter(|_| inside);
+            let mut b = Block::new(&format!("layer{i}"), &scope, &resolver, &options);
             let x = b.flow(self.width);
             let (y, versions) = layer(&mut b, x, i);
             let results = [y].into_iter().chain(versions.into().0).collect();
@@ -215,7 +215,8 @@ impl Decoder {
     }
 
     fn head(&self, resolver: &Resolver<'_>, options: &BuildOptions) -> Option<Built> {
-        let options = BuildOptions { activations: options.activations.of_head(), ..options.clone() };
+        let options = options.of_layer(self.layers);
+        let options = BuildOptions { activations: options.activations.of_head(), ..options };
         let mut b = Block::new("head", "", resolver, &options);
         let x = b.flow(self.width);
         let x = b.op(Op::Rows, [x.into()]);

@@ -45,6 +45,9 @@ pub struct BuildOptions {
     pub archive: Option<ArchivePolicy>,
     /// Experts of a token at most, fewer than the model was trained with: another, lesser model.
     pub experts_per_token: Option<usize>,
+    /// From this layer on, the head included, inputs of products are f32 whatever [`Self::activations`] says: those that
+    /// another device computes with.
+    pub f32_from: Option<usize>,
 }
 
 /// How the inputs of products are rounded.
@@ -88,6 +91,15 @@ impl Activations {
     }
 }
 
+impl BuildOptions {
+    /// The options of layer `i`; of the head, where there are no more layers.
+    pub(crate) fn of_layer(&self, i: usize) -> Self {
+        let f32 = self.f32_from.is_some_and(|first| i >= first);
+        let activations = if f32 { Activations::F32 } else { self.activations };
+        Self { activations, ..self.clone() }
+    }
+}
+
 impl Default for BuildOptions {
     fn default() -> Self {
         Self {
@@ -96,6 +108,7 @@ impl Default for BuildOptions {
             rotate: false,
             archive: None,
             experts_per_token: None,
+            f32_from: None,
         }
     }
 }

@@ -154,6 +154,15 @@ impl MemoryPlan {
         Self { kv_pages, rings: rings(program, kv_pages, self.max_sequences), ..self.clone() }
     }
 
+    /// The plan with no more pages, and no longer sequences, than another of the same sequences has: where two devices
+    /// share the layers, a page is on both.
+    #[must_use]
+    pub fn at_most(&self, program: &Program, other: &Self) -> Self {
+        let stride = self.table_stride.min(other.table_stride);
+        let plan = Self { table_stride: stride, ..self.clone() };
+        plan.with_pages(program, self.kv_pages.min(other.kv_pages).max(stride))
+    }
+
     /// Bytes of all states.
     pub fn kv(&self) -> u64 {
         let rings = self.rings.iter().map(RingPlan::bytes).fold(0, u64::saturating_add);

@@ -128,8 +128,15 @@ fn allocates(program: &Program) {
     let device = NullDevice::new(facts);
     let MemoryPlan { kv_pages, max_sequences, table_stride, .. } = plan;
     let counted = std::sync::Arc::new(std::sync::Mutex::new(device));
-    let options =
-        ExecutableOptions { kv_pages, max_sequences, table_stride, layers: None, experts: None, progress: &mut |_| {} };
+    let options = ExecutableOptions {
+        kv_pages,
+        max_sequences,
+        table_stride,
+        layers: None,
+        experts: None,
+        rest: None,
+        progress: &mut |_| {},
+    };
     let shared = common::SharedDevice::new(std::sync::Arc::clone(&counted));
     Executable::load(Box::new(shared), program.clone(), &WeightBytes, options).expect("loads");
     let allocated = |usage| counted.lock().unwrap().allocated(usage) as u64;

@@ -43,8 +43,15 @@ fn progress_ends_at_the_total() {
     let (device, _) = common::MockDevice::new(1 << 20);
     let mut seen = vec![];
     let progress = &mut |p| seen.push(p);
-    let options =
-        ExecutableOptions { kv_pages: 8, max_sequences: 2, table_stride: 4, layers: None, experts: None, progress };
+    let options = ExecutableOptions {
+        kv_pages: 8,
+        max_sequences: 2,
+        table_stride: 4,
+        layers: None,
+        experts: None,
+        rest: None,
+        progress,
+    };
     Executable::load(Box::new(device), program(Shape::default()), &WeightBytes, options).expect("loads");
     assert!(seen.contains(&Progress::Weights { done: 250, total: 250 }), "{seen:?}");
     let last = seen.last().copied();
@@ -131,6 +138,7 @@ fn programs_and_options_that_do_not_fit_are_refused() {
             table_stride: 4,
             layers: None,
             experts: None,
+            rest: None,
             progress: &mut |_| {},
         };
         Executable::load(Box::new(device), program, &WeightBytes, options).map(drop)

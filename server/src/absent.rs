@@ -2,12 +2,11 @@
 //! name, since a flag that does nothing is worse than none.
 
 /// Flags without a feature behind them.
-const FLAGS: [&str; 13] = [
+const FLAGS: [&str; 12] = [
     "--thinking-budget",
     "--vision",
     "--no-vision",
     "--audio",
-    "--gpu-layers",
     "--ssd-prefetch",
     "--draft-model",
     "--num-draft-tokens",
@@ -48,7 +47,10 @@ mod tests {
         let arguments = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let none = |_: &str| false;
         assert!(refusal(&arguments("swiftlm --model x --port 1"), none).is_none());
-        assert!(refusal(&arguments("swiftlm --gpu-layers=4"), none).is_some_and(|text| text.contains("--gpu-layers")));
+        assert!(
+            refusal(&arguments("swiftlm --num-draft-tokens=4"), none)
+                .is_some_and(|text| text.contains("--num-draft-tokens"))
+        );
         assert!(refusal(&arguments("swiftlm chat"), none).is_some_and(|text| text.contains("chat")));
         assert!(refusal(&arguments("swiftlm"), |name| name == "SWIFTLM_MTP").is_some());
     }

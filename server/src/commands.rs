@@ -51,6 +51,9 @@ pub struct BenchFlags {
     /// Where the model runs
     #[arg(long, value_enum, default_value_t)]
     pub backend: crate::flags::Backend,
+    /// Layers on the GPU, the last ones: `auto` or a number. All, or as many as fit its memory, if absent
+    #[arg(long, default_value = "auto")]
+    pub gpu_layers: crate::placement::GpuLayers,
     /// Memory for experts, in MB; all of them if absent, or as many as fit. Of a model without experts, for layers
     #[arg(long)]
     pub expert_budget: Option<u64>,

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use swiftlm_driver::precision::{Kv, Precision};
 
+use crate::placement::GpuLayers;
+
 /// Serves a language model on this machine with OpenAI's API.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "swiftlm", version, args_conflicts_with_subcommands = true)]
@@ -127,6 +129,10 @@ pub struct ServeFlags {
     /// Where the model runs
     #[arg(long, env = "SWIFTLM_BACKEND", value_enum, default_value_t)]
     pub backend: Backend,
+    /// Layers on the GPU, the last ones, while the CPU has the others: `auto` or a number. `auto` is all, or as many as fit
+    /// the GPU's memory
+    #[arg(long, env = "SWIFTLM_GPU_LAYERS", default_value = "auto")]
+    pub gpu_layers: GpuLayers,
     /// Device whose name contains this
     #[arg(long, env = "SWIFTLM_DEVICE")]
     pub device: Option<String>,

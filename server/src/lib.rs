@@ -17,6 +17,7 @@ pub mod memory;
 pub mod metrics;
 pub mod openai;
 mod package;
+pub mod placement;
 pub mod plot;
 pub mod prefix_files;
 pub mod prefixes;

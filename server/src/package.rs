@@ -12,6 +12,7 @@ use swiftlm_runtime::MemoryPlan;
 
 use crate::flags::{Kv, Precision};
 use crate::load::LoadError;
+use crate::placement::{self, GpuLayers};
 use crate::prepare::{Found, Model, Wishes};
 use crate::residency::{self, Held};
 
@@ -23,7 +24,7 @@ pub(crate) fn open(found: &Found, wishes: &Wishes, device: &dyn Device) -> Resul
     let start = Instant::now();
     let package = Package::open(found.directory(), wishes.weights.as_deref()).map_err(|e| found.wrong(e))?;
     let Package { manifest, program, checkpoint } = package;
-    if let Some(refusal) = refusal(&manifest, wishes) {
+    if let Some(refusal) = refusal(&manifest, placement::layers(&program), wishes) {
         let remedy = "leave the flag out, or make the package again with swiftlmc";
         return Err(found.wrong(format!("{refusal}: {remedy}")));
     }
@@ -65,6 +66,7 @@ pub(crate) fn open(found: &Found, wishes: &Wishes, device: &dyn Device) -> Resul
         weights,
         program,
         plan,
+        split: None,
         family,
         fingerprint,
         packaged: true,
@@ -75,13 +77,16 @@ pub(crate) fn open(found: &Found, wishes: &Wishes, device: &dyn Device) -> Resul
 }
 
 /// What the flags ask for and the package was not made for.
-fn refusal(manifest: &Manifest, wishes: &Wishes) -> Option<String> {
+fn refusal(manifest: &Manifest, layers: usize, wishes: &Wishes) -> Option<String> {
     let made = &manifest.options;
     if let Some(tokens) = wishes.chunk.filter(|tokens| *tokens != made.chunk) {
         return Some(format!("--prefill-size {tokens}: this package was made for {}", made.chunk));
     }
     if let Some(sequences) = wishes.sequences.filter(|sequences| *sequences > made.max_rows) {
         return Some(format!("--parallel {sequences}: this package was made for at most {}", made.max_rows));
+    }
+    if matches!(wishes.gpu_layers, GpuLayers::Count(n) if n > 0 && n < layers) {
+        return Some("--gpu-layers: a package's layers run on one device".to_owned());
     }
     if wishes.experts_per_token.is_some() {
         return Some("--experts-per-token: a package computes what its model says".to_owned());

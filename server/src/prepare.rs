@@ -1,12 +1,13 @@
 //! From a model's name to a program on a device: find, compile or take from a package, plan memory, load. The same for
 //! serving and for `bench`.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, UNIX_EPOCH};
 
 use swiftlm_cpu::{CpuDevice, CpuOptions, Tier};
-use swiftlm_device::Device;
+use swiftlm_device::{Device, Target};
 use swiftlm_driver::checkpoint::{Checkpoint, Uncached};
 use swiftlm_driver::compile::{Compiled, Options, compile};
 use swiftlm_driver::debug::Debug;
@@ -15,14 +16,15 @@ use swiftlm_gpu::GpuDevice;
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::plan::Program;
 use swiftlm_runtime::budget::{ContextWish, MemoryPlan, MemoryRequest};
-use swiftlm_runtime::executable::{ProfiledLaunch, Progress as LoadProgress};
+use swiftlm_runtime::executable::{ProfiledLaunch, Progress as LoadProgress, Rest};
 use swiftlm_runtime::experts::ExpertSource;
-use swiftlm_runtime::{Executable, ExecutableOptions, StepError, WeightSource};
+use swiftlm_runtime::{DoesNotFit, Executable, ExecutableOptions, StepError, WeightSource};
 
 use crate::flags::{Backend, Io, Kv, Precision, ServeFlags};
 use crate::kv::KvInfo;
 use crate::load::{LoadError, ModelInfo};
 use crate::memory::Memory;
+use crate::placement::{self, GpuLayers, Split};
 use crate::prefix_files::{self, PrefixFiles};
 use crate::progress::Progress;
 use crate::residency::{self, ExpertWish, Held};
@@ -99,6 +101,8 @@ pub struct Wishes {
     pub context: Option<usize>,
     /// Sequences asked for.
     pub sequences: Option<usize>,
+    /// Layers on the GPU, where one is used.
+    pub gpu_layers: GpuLayers,
     /// Experts in memory.
     pub experts: ExpertWish,
     /// Experts of a token at most.
@@ -125,6 +129,7 @@ impl Wishes {
             sequences: flags.parallel.map(|n| n as usize),
             experts_per_token: flags.experts_per_token.map(|n| n as usize),
             io: flags.io,
+            gpu_layers: flags.gpu_layers,
             experts: flags.expert_budget.map_or(ExpertWish::Fit, |mb| ExpertWish::Budget(mb << 20)),
             limit: flags.mem_limit.unwrap_or(0) << 20,
         }
@@ -147,11 +152,29 @@ impl Wishes {
         }
     }
 
+    fn cpu(&self) -> Box<dyn Device> {
+        Box::new(CpuDevice::new(CpuOptions { threads: self.threads, tier: Tier::Native }))
+    }
+
+    /// What runs where on a CPU and a GPU, if not all on the GPU.
+    fn divide(
+        &self,
+        whole: &Compiled,
+        fits: bool,
+        gpu: &Target,
+    ) -> Result<Option<(Box<dyn Device>, Split)>, DoesNotFit> {
+        if self.gpu_layers == GpuLayers::Auto && fits {
+            return Ok(None);
+        }
+        let (cpu, request) = (self.cpu(), self.memory(whole.context, Held::All));
+        let split = Split::wanted(self.gpu_layers, &whole.program, fits, cpu.target(), gpu, request)?;
+        Ok(split.map(|split| (cpu, split)))
+    }
+
     fn open(&self) -> Result<Box<dyn Device>, String> {
-        let cpu = || -> Box<dyn Device> {
-            Box::new(CpuDevice::new(CpuOptions { threads: self.threads, tier: Tier::Native }))
-        };
+        let cpu = || self.cpu();
         match self.backend {
+            _ if self.gpu_layers == GpuLayers::Count(0) => Ok(cpu()),
             Backend::Cpu => Ok(cpu()),
             Backend::Wgpu => Ok(Box::new(GpuDevice::open(self.device.as_deref()).map_err(|e| e.to_string())?)),
             Backend::Auto if self.device.is_some() || has_gpu() => match GpuDevice::open(self.device.as_deref()) {
@@ -179,6 +202,8 @@ pub(crate) struct Model {
     pub(crate) weights: PathBuf,
     pub(crate) program: Program,
     pub(crate) plan: MemoryPlan,
+    /// Where some layers run on the CPU and the others on a GPU: the CPU, whose plan [`Self::plan`] is, and what goes where.
+    pub(crate) split: Option<(Box<dyn Device>, Split)>,
     pub(crate) family: String,
     /// Hash of the package, or of the program where there is none.
     pub(crate) fingerprint: String,
@@ -216,16 +241,34 @@ fn compiled(found: &Found, wishes: &Wishes, device: &dyn Device) -> Result<Model
     options.compile.chunk = wishes.chunk.unwrap_or(options.compile.chunk);
     options.compile.max_rows = wishes.sequences.unwrap_or(0).max(LEAST_ROWS).min(options.compile.chunk.max(1));
     options.compile.max_binding = device.target().max_binding;
-    let compile = |slots: Option<usize>| {
-        let mut options = options.clone();
-        options.compile.slots = slots;
-        compile(&checkpoint, &options).map_err(|e| e.to_string())
+    let whole = RefCell::new(None);
+    let compile = |slots: Option<usize>| match (slots, whole.take()) {
+        (None, Some(whole)) => Ok(whole),
+        _ => {
+            let mut options = options.clone();
+            options.compile.slots = slots;
+            compile(&checkpoint, &options).map_err(|e| e.to_string())
+        }
     };
     let plan = |compiled: &Compiled, held: Held| {
         MemoryPlan::new(&compiled.program, device.target(), wishes.memory(compiled.context, held))
     };
-    let fitted = residency::fit(wishes.experts, compile, plan).map_err(|e| found.wrong(e))?;
-    let (compiled, plan) = fitted.map_err(|e| LoadError::Memory(e.to_string()))?;
+    let mut split = None;
+    if backend(device) == "wgpu" && wishes.experts == ExpertWish::Fit {
+        let compiled = compile(None).map_err(|e| found.wrong(e))?;
+        let fits = plan(&compiled, Held::All).is_ok();
+        split = wishes.divide(&compiled, fits, device.target()).map_err(|e| LoadError::Memory(e.to_string()))?;
+        whole.replace(Some(compiled));
+    }
+    let (compiled, plan) = match &split {
+        Some((_, split)) => {
+            (divided(&checkpoint, &options, wishes, split).map_err(|e| found.wrong(e))?, split.cpu.clone())
+        }
+        None => {
+            let fitted = residency::fit(wishes.experts, compile, plan).map_err(|e| found.wrong(e))?;
+            fitted.map_err(|e| LoadError::Memory(e.to_string()))?
+        }
+    };
     let (seconds, kernels) = (compiled.time.as_secs_f64(), compiled.program.kernels.len());
     tracing::info!(family = compiled.family, device = device.target().name, seconds, kernels, "compiled");
     let archived = KvInfo::of(&compiled.program).archive.is_some();
@@ -240,7 +283,16 @@ fn compiled(found: &Found, wishes: &Wishes, device: &dyn Device) -> Result<Model
     let lossy = lossy.map_err(|e| found.wrong(e))?.flatten();
     let Compiled { program, family, fingerprint, context, note, .. } = compiled;
     let weights = found.directory().to_owned();
-    Ok(Model { checkpoint, weights, program, plan, family, fingerprint, packaged: false, context, lossy, note })
+    Ok(Model { checkpoint, weights, program, plan, split, family, fingerprint, packaged: false, context, lossy, note })
+}
+
+/// Compiles for layers on two devices, each with what is best there.
+fn divided(checkpoint: &Checkpoint, options: &Options, wishes: &Wishes, split: &Split) -> Result<Compiled, String> {
+    let mut options = options.clone();
+    options.build.activations = wishes.precision.build(wishes.kv, true).activations;
+    options.build.f32_from = Some(split.first - 1);
+    tracing::info!(on_gpu = split.layers, on_cpu = split.first - 1, "layers on two devices");
+    compile(checkpoint, &options).map_err(|e| e.to_string())
 }
 
 /// How a bound on the experts of a token changes a model; not at all where it routes to no more.
@@ -282,7 +334,9 @@ impl Prepared {
     pub fn info(&self) -> ModelInfo {
         let written = std::fs::metadata(self.found.directory().join("config.json")).and_then(|m| m.modified());
         let created = written.ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
-        let layers = self.model.program.module.states.len();
+        let layers = placement::layers(&self.model.program);
+        let split = self.model.split.as_ref().map(|(_, split)| split);
+        let gpu = split.map(|split| &split.gpu);
         ModelInfo {
             id: self.found.name.clone(),
             created: if self.found.name == demo::NAME { demo::CREATED } else { created },
@@ -292,11 +346,15 @@ impl Prepared {
             lossy: self.model.lossy.clone(),
             backend: self.backend.to_owned(),
             device: self.device.target().name.clone(),
-            weights_bytes: self.model.plan.weights,
-            kv_bytes: self.model.plan.kv(),
+            weights_bytes: self.model.plan.weights + gpu.map_or(0, |gpu| gpu.weights),
+            kv_bytes: self.model.plan.kv() + gpu.map_or(0, MemoryPlan::kv),
             kv: KvInfo { note: self.model.note.clone(), ..KvInfo::of(&self.model.program) },
             layers,
-            gpu_layers: if self.backend == "wgpu" { layers } else { 0 },
+            gpu_layers: match split {
+                Some(split) => split.layers,
+                None if self.backend == "wgpu" => layers,
+                None => 0,
+            },
         }
     }
 
@@ -305,7 +363,9 @@ impl Prepared {
     /// # Errors
     /// The model's folder cannot be read, or the files' not be made.
     pub fn prefix_files(&self, directory: &Path) -> std::io::Result<PrefixFiles> {
-        let how = [&*self.model.fingerprint, self.backend, &self.device.target().name, env!("CARGO_PKG_VERSION")];
+        let split = self.model.split.as_ref().map_or(String::new(), |(_, split)| split.first.to_string());
+        let version = env!("CARGO_PKG_VERSION");
+        let how = [&*self.model.fingerprint, self.backend, &self.device.target().name, &split, version];
         PrefixFiles::open(directory, &prefix_files::key(&how, &[self.found.directory(), &self.model.weights])?)
     }
 
@@ -316,7 +376,8 @@ impl Prepared {
 
     /// The plan as a table.
     pub fn describe(&self) -> String {
-        self.model.plan.to_string()
+        let gpu = self.model.split.as_ref().map(|(_, split)| format!("\n{}", split.gpu));
+        format!("{}{}", self.model.plan, gpu.unwrap_or_default())
     }
 
     /// The plan.
@@ -340,7 +401,11 @@ impl Prepared {
     /// A weight cannot be read, or the device fails.
     pub fn into_executable(self, progress: &Progress) -> Result<Executable, LoadError> {
         let Self { found, device, model, io, .. } = self;
-        let Model { checkpoint, weights, program, plan, .. } = model;
+        let Model { checkpoint, weights, program, plan, split, .. } = model;
+        let (device, rest) = match split {
+            Some((cpu, split)) => (cpu, Some(Rest { first: split.first, device })),
+            None => (device, None),
+        };
         let checkpoint = Arc::new(checkpoint);
         let start = Instant::now();
         let fraction = |done: usize, total: usize| done as f64 / total.max(1) as f64;
@@ -354,6 +419,7 @@ impl Prepared {
             max_sequences: plan.max_sequences,
             table_stride: plan.table_stride,
             layers: plan.layers,
+            rest,
             experts: uncached.clone().map(|source| source as Arc<dyn ExpertSource>),
             progress: &mut |step| match step {
                 LoadProgress::Weights { done, total } => progress.report("load", fraction(done, total)),

@@ -1,5 +1,7 @@
 //! Which buffer each operand of a plan names.
 
+use std::ops::Range;
+
 use indexmap::IndexMap;
 use swiftlm_device::{BufferId, Device, DeviceError, Slice, Usage};
 use swiftlm_ir::dim::ShapeClass;
@@ -47,12 +49,13 @@ impl Bindings {
         parts.filter(|(_, unit)| *unit > 0).collect()
     }
 
-    /// Allocates everything but weights.
+    /// Allocates everything but weights; of states those that these calls have.
     pub(super) fn new(
         device: &mut dyn Device,
         program: &Program,
         options: &ExecutableOptions<'_>,
         sets: &[PageSet],
+        calls: &Range<usize>,
     ) -> Result<Self, LoadError> {
         let mut alloc = |bytes: usize, usage: Usage, what: &str| -> Result<Slice, DeviceError> {
             let bytes = bytes.next_multiple_of(4).max(4);
@@ -92,8 +95,12 @@ impl Bindings {
         let arena = alloc(program.arena_bytes, Usage::ReadWrite, "the arena")?;
         let mut states = vec![];
         let units = recurrent_units(options.max_sequences);
-        for state in &program.module.states {
+        for (i, state) in program.module.states.iter().enumerate() {
             let mut parts = vec![];
+            if !program.module.main[calls.clone()].iter().any(|call| call.states.contains(&i)) {
+                states.push(parts);
+                continue;
+            }
             for part in state.recurrent().map(|_| Recurrent::PARTS).into_iter().flatten() {
                 parts.push(alloc(units * state.unit_bytes(part), Usage::ReadWrite, "recurrent states")?);
             }
@@ -106,6 +113,11 @@ impl Bindings {
             states.push(parts);
         }
         Ok(Self { arena, inputs, states, weights: IndexMap::new() })
+    }
+
+    /// The activations of a step; values between calls are at its start.
+    pub(super) fn arena(&self) -> Slice {
+        self.arena
     }
 
     /// The buffer of an input of the step.

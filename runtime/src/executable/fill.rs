@@ -31,6 +31,6 @@ impl Executable {
         for held in self.recurrences.iter_mut().flat_map(|r| &mut r.held) {
             *held = Held::Anything;
         }
-        Ok(())
+        self.next.as_mut().map_or(Ok(()), |next| next.executable.fill_states())
     }
 }

@@ -1,5 +1,6 @@
 //! Loading: checks a program against its options and device, uploads weights, loads kernels, records launches.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -12,6 +13,7 @@ use swiftlm_ir::template::Template;
 use swiftlm_ir::ty::{Recurrent, StateType};
 
 use super::bindings::{Bindings, segment};
+use super::next::Next;
 use super::recordings::{Recorder, plan};
 use super::recurrent::Recurrences;
 use super::{Executable, PageTable, RopeRows, StepOutput};
@@ -31,8 +33,18 @@ pub struct ExecutableOptions<'a> {
     pub layers: Option<usize>,
     /// Where experts and layers are read from while the engine runs; needed where they take turns in memory.
     pub experts: Option<Arc<dyn ExpertSource>>,
+    /// Where the last calls run, if not on the device of all.
+    pub rest: Option<Rest>,
     /// Told how far loading is.
     pub progress: &'a mut dyn FnMut(Progress),
+}
+
+/// The last calls of a program, on a device of their own.
+pub struct Rest {
+    /// The first of them, in the module's main sequence: neither the first of all nor behind the last.
+    pub first: usize,
+    /// The device.
+    pub device: Box<dyn Device>,
 }
 
 impl std::fmt::Debug for ExecutableOptions<'_> {
@@ -89,51 +101,74 @@ impl Executable {
     /// # Errors
     /// The device refuses, a weight cannot be read, or program and options do not fit each other.
     pub fn load(
-        mut device: Box<dyn Device>,
+        device: Box<dyn Device>,
         program: Program,
         source: &dyn WeightSource,
-        options: ExecutableOptions<'_>,
+        mut options: ExecutableOptions<'_>,
     ) -> Result<Self, LoadError> {
-        let sets = page_sets(&program, options.kv_pages, options.max_sequences);
-        check(&program, &options, &sets, device.target())?;
-        let mut bindings = Bindings::new(device.as_mut(), &program, &options, &sets)?;
+        let calls = program.module.main.len();
+        let Some(Rest { first, device: other }) = options.rest.take() else {
+            return Self::load_calls(device, &program, source, &mut options, 0..calls);
+        };
+        if first == 0 || first >= calls {
+            return Err(LoadError::Options(format!("call {first} begins what another device does: there are {calls}")));
+        }
+        let rest = Self::load_calls(other, &program, source, &mut options, first..calls)?;
+        let executable = Self::load_calls(device, &program, source, &mut options, 0..first)?;
+        Ok(Self { next: Some(Box::new(Next::new(&program, first, rest)?)), ..executable })
+    }
+
+    /// Loads some calls; what comes before and behind is done elsewhere.
+    fn load_calls(
+        mut device: Box<dyn Device>,
+        program: &Program,
+        source: &dyn WeightSource,
+        options: &mut ExecutableOptions<'_>,
+        calls: Range<usize>,
+    ) -> Result<Self, LoadError> {
+        let sets = page_sets(program, options.kv_pages, options.max_sequences);
+        check(program, options, &sets, device.target())?;
+        let mut bindings = Bindings::new(device.as_mut(), program, options, &sets, &calls)?;
         let token_classes = reachable(program.chunk);
-        let row_classes = reachable(program.max_rows);
-        let segments = segments(&program, &token_classes, &row_classes)?;
-        let streamed = options.layers.map_or(vec![], |stay| streamed(&program, stay));
-        let rooms = rooms(&program, &streamed)?;
+        let last = program.module.main.len() - 1;
+        let row_classes = if calls.contains(&last) { reachable(program.max_rows) } else { vec![] };
+        let segments = segments(program, calls.clone(), &token_classes, &row_classes)?;
+        let mut streamed = options.layers.map_or(vec![], |stay| streamed(program, stay));
+        streamed.retain(|streamed| calls.contains(&streamed.call));
+        let rooms = rooms(program, &streamed)?;
         let weight_bytes =
-            upload_all(device.as_mut(), &program, source, segments, &rooms, &mut bindings, options.progress)?;
-        let experts = store(device.as_ref(), &program, &bindings, options.experts.as_ref())?;
-        let layers = passing(device.as_ref(), &program, &bindings, &streamed, options.experts.as_ref())?;
+            upload_all(device.as_mut(), program, source, segments, &rooms, &mut bindings, options.progress)?;
+        let body = calls.start..calls.end.min(last);
+        let experts = store(device.as_ref(), program, &bindings, body.clone(), options.experts.as_ref())?;
+        let layers = passing(device.as_ref(), program, &bindings, &streamed, options.experts.as_ref())?;
         let (mut bodies, mut heads) = (vec![], vec![]);
         let total_classes = token_classes.len() + row_classes.len();
         let mut recorder = Recorder {
             device: device.as_mut(),
-            program: &program,
+            program,
             bindings: &bindings,
             streamed: &streamed,
             kernels: Default::default(),
         };
         for class in token_classes {
-            bodies.push(recorder.body(class)?);
+            bodies.push(recorder.body(body.clone(), class)?);
             (options.progress)(Progress::Kernels { done: bodies.len(), total: total_classes });
         }
         for class in row_classes {
             heads.push(recorder.head(class)?);
             (options.progress)(Progress::Kernels { done: bodies.len() + heads.len(), total: total_classes });
         }
-        let parts = bindings.recurrent(&program);
+        let recurrent = program.module.states.iter().any(|state| state.recurrent().is_some());
         let units = recurrent_units(options.max_sequences);
-        let recurrences = (!parts.is_empty()).then(|| Recurrences::new(parts, units));
+        let recurrences = recurrent.then(|| Recurrences::new(bindings.recurrent(program), units));
         Ok(Self {
-            paged: bindings.paged(&program),
+            paged: bindings.paged(program),
             device,
             bindings,
             bodies,
             heads,
             recurrences,
-            ropes: program.module.rope_tables.into_iter().map(RopeRows::new).collect(),
+            ropes: program.module.rope_tables.iter().cloned().map(RopeRows::new).collect(),
             tables: sets.into_iter().map(|set| PageTable { set, held: vec![0; options.max_sequences] }).collect(),
             max_sequences: options.max_sequences,
             experts,
@@ -147,6 +182,7 @@ impl Executable {
             kv_pages: options.kv_pages,
             table_stride: options.table_stride,
             weight_bytes,
+            next: None,
         })
     }
 }
@@ -156,10 +192,11 @@ fn store(
     device: &dyn Device,
     program: &Program,
     bindings: &Bindings,
+    calls: Range<usize>,
     source: Option<&Arc<dyn ExpertSource>>,
 ) -> Result<Option<Store>, LoadError> {
     let mut layers = vec![];
-    for call in 0..program.module.main.len().saturating_sub(1) {
+    for call in calls {
         for fetch in &plan(program, call, ShapeClass::One)?.fetches {
             let matrix = |slot: &usize| {
                 let missing = || LoadError::Program(format!("call {call} has no weight {slot}"));
@@ -255,11 +292,16 @@ fn reachable(most: usize) -> Vec<ShapeClass> {
 type Segments<'p> = IndexMap<Segment, Vec<&'p Template>>;
 
 /// Distinct weight rows that any recorded launch binds, in order of first use.
-fn segments<'p>(program: &'p Program, tokens: &[ShapeClass], rows: &[ShapeClass]) -> Result<Segments<'p>, LoadError> {
+fn segments<'p>(
+    program: &'p Program,
+    calls: Range<usize>,
+    tokens: &[ShapeClass],
+    rows: &[ShapeClass],
+) -> Result<Segments<'p>, LoadError> {
     let mut found = Segments::new();
-    let calls = program.module.main.len();
-    for call in 0..calls {
-        for class in if call + 1 == calls { rows } else { tokens } {
+    let all = program.module.main.len();
+    for call in calls {
+        for class in if call + 1 == all { rows } else { tokens } {
             for dispatch in &plan(program, call, *class)?.dispatches {
                 for segment in dispatch.args.iter().filter_map(|operand| segment(program, call, operand)) {
                     let readers = found.entry(segment).or_default();

@@ -6,6 +6,7 @@ mod bindings;
 mod fill;
 mod inputs;
 mod load;
+mod next;
 mod recordings;
 mod recurrent;
 mod saved;
@@ -20,7 +21,8 @@ use swiftlm_ir::ty::PAGE_TOKENS;
 pub use batch::{Batch, Row, StepOutput, TableUpdate, Want};
 use bindings::Bindings;
 use inputs::RopeRows;
-pub use load::{ExecutableOptions, LoadError, Progress};
+pub use load::{ExecutableOptions, LoadError, Progress, Rest};
+use next::Next;
 use recordings::{Body, Head, Host, Label, Part};
 use recurrent::Recurrences;
 use saved::PagedPart;
@@ -91,6 +93,8 @@ pub struct Executable {
     kv_pages: usize,
     table_stride: usize,
     weight_bytes: usize,
+    /// The calls that follow on another device.
+    next: Option<Box<Next>>,
 }
 
 impl std::fmt::Debug for Executable {
@@ -198,17 +202,18 @@ impl Executable {
         self.experts.as_ref().and_then(Store::trace)
     }
 
-    /// Bytes of the pages of all states on the device.
+    /// Bytes of the pages of all states on all devices.
     pub fn state_bytes(&self) -> usize {
-        self.bindings.states().map(|slice| slice.bytes).sum()
+        let next = self.next.as_ref().map_or(0, |next| next.executable.state_bytes());
+        self.bindings.states().map(|slice| slice.bytes).sum::<usize>() + next
     }
 
-    /// Bytes of the weights on the device.
+    /// Bytes of the weights on all devices.
     pub fn weight_bytes(&self) -> usize {
-        self.weight_bytes
+        self.weight_bytes + self.next.as_ref().map_or(0, |next| next.executable.weight_bytes())
     }
 
-    /// Runs one step as one submission and reads back what its rows want.
+    /// Runs one step as one submission of each device and reads back what its rows want.
     ///
     /// # Errors
     /// The batch is wrong, or the device failed; after the latter the states of the batch's sequences are undefined.
@@ -232,13 +237,18 @@ impl Executable {
                 None => recordings.push(recording),
             }
         }
-        if !batch.rows.is_empty() {
+        if self.next.is_none() && !batch.rows.is_empty() {
             recordings.push(self.head(batch)?.recording);
         }
         self.device.submit(&recordings, sizes)?;
-        self.read_results(batch)?;
-        self.recurrences.iter_mut().for_each(Recurrences::finish);
-        Ok(&self.output)
+        let Self { next: Some(next), device, bindings, recurrences, .. } = self else {
+            self.read_results(batch)?;
+            self.recurrences.iter_mut().for_each(Recurrences::finish);
+            return Ok(&self.output);
+        };
+        let output = next.step(device.as_mut(), bindings.arena(), batch)?;
+        recurrences.iter_mut().for_each(Recurrences::finish);
+        Ok(output)
     }
 
     /// Like [`Self::step`] with every launch timed; gives no results.
@@ -249,7 +259,7 @@ impl Executable {
         let sizes = self.prepare(batch)?;
         let mut parts: Vec<(RecordingId, Option<Host>)> =
             self.body(batch)?.parts.iter().map(|part| (part.recording, part.host)).collect();
-        if !batch.rows.is_empty() {
+        if self.next.is_none() && !batch.rows.is_empty() {
             parts.push((self.head(batch)?.recording, None));
         }
         let mut launches = vec![];
@@ -274,6 +284,9 @@ impl Executable {
                 Some(ProfiledLaunch { loc: loc.clone(), template, call, launch, nanoseconds: time.nanoseconds })
             }));
         }
+        if let Some(next) = &mut self.next {
+            launches.extend(next.profile_step(self.device.as_mut(), self.bindings.arena(), batch)?);
+        }
         self.recurrences.iter_mut().for_each(Recurrences::finish);
         Ok(launches)
     }
@@ -285,8 +298,15 @@ impl Executable {
     /// As [`Self::step`].
     pub fn warm_up(&mut self) -> Result<(), StepError> {
         self.step(&self.first_token())?;
-        self.tables.iter_mut().for_each(|table| table.held[0] = 0);
+        self.forget_first_row();
         Ok(())
+    }
+
+    fn forget_first_row(&mut self) {
+        self.tables.iter_mut().for_each(|table| table.held[0] = 0);
+        if let Some(next) = &mut self.next {
+            next.executable.forget_first_row();
+        }
     }
 
     /// Checks a batch and writes its inputs.

@@ -1,5 +1,6 @@
 //! The launches of body and head for each class, recorded once at load.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -39,7 +40,7 @@ pub(super) struct Part {
     labels: Vec<Label>,
 }
 
-/// All calls but the last, for one class of tokens: one part, or several where the host takes part.
+/// The calls before the head, for one class of tokens: one part, or several where the host takes part.
 #[derive(Debug)]
 pub(super) struct Body {
     pub(super) class: ShapeClass,
@@ -69,11 +70,11 @@ pub(super) struct Recorder<'a> {
 }
 
 impl Recorder<'_> {
-    /// The body for tokens of `class`.
-    pub(super) fn body(&mut self, class: ShapeClass) -> Result<Body, LoadError> {
+    /// The body of these calls for tokens of `class`.
+    pub(super) fn body(&mut self, calls: Range<usize>, class: ShapeClass) -> Result<Body, LoadError> {
         let (mut parts, mut launches, mut layer) = (vec![], vec![], 0);
         let mut templates = IndexMap::new();
-        for call in 0..self.program.module.main.len().saturating_sub(1) {
+        for call in calls {
             let mut own = vec![];
             self.call(call, class, &mut templates, &mut own)?;
             if let Some(layer) = self.streamed.iter().position(|streamed| streamed.call == call) {

@@ -35,7 +35,7 @@ impl Executable {
             recurrences.copy(self.device.as_mut(), *transfer).map_err(Error::other)?;
             recurrences.held[transfer.to as usize] = recurrences.held[transfer.from as usize];
         }
-        Ok(())
+        self.next.as_mut().map_or(Ok(()), |next| next.executable.transfer(transfers))
     }
 
     /// Writes out what others who go on behind a sequence's last full page look back at.
@@ -49,7 +49,7 @@ impl Executable {
             self.device.read(slice, &mut piece).map_err(Error::other)?;
             out.write_all(&piece)?;
         }
-        Ok(())
+        self.next.as_mut().map_or(Ok(()), |next| next.executable.save(sequence, out))
     }
 
     /// Reads back what [`Self::save`] wrote for a sequence of that length, into the pages of this one.
@@ -66,7 +66,7 @@ impl Executable {
         if let (Some(recurrences), Some(unit)) = (&mut self.recurrences, sequence.unit()) {
             recurrences.held[unit as usize] = Held::Tokens(sequence.length());
         }
-        Ok(())
+        self.next.as_mut().map_or(Ok(()), |next| next.executable.restore(sequence, from))
     }
 
     /// Where it lies, pages that follow one another together.

@@ -28,8 +28,15 @@ pub fn executable(
 ) -> (Executable, Arc<Control>) {
     let (device, control) = MockDevice::new(1 << 20);
     let device = device.with_window(shape.window);
-    let options =
-        ExecutableOptions { kv_pages, max_sequences, table_stride, layers: None, experts: None, progress: &mut |_| {} };
+    let options = ExecutableOptions {
+        kv_pages,
+        max_sequences,
+        table_stride,
+        layers: None,
+        experts: None,
+        rest: None,
+        progress: &mut |_| {},
+    };
     let executable = Executable::load(Box::new(device), program(shape), &WeightBytes, options);
     (executable.expect("the mock program loads"), control)
 }

@@ -16,6 +16,7 @@ use swiftlm_runtime::sampler::NotFinite;
 
 use crate::flags::{Backend, Kv, Precision};
 use crate::load::LoadError;
+use crate::placement::GpuLayers;
 use crate::plot::PlotError;
 use crate::prepare::{Found, Prepared, Wishes};
 use crate::progress::Progress;
@@ -163,6 +164,7 @@ fn prepare(
 ) -> Result<Prepared, QualityError> {
     let limit = if limit == 0 { flags.mem_limit.unwrap_or(0) << 20 } else { limit };
     let wishes = Wishes {
+        gpu_layers: GpuLayers::Auto,
         backend: flags.backend,
         device: None,
         threads: flags.threads.unwrap_or(0) as usize,

@@ -74,6 +74,7 @@ impl StepFlags {
             table_stride: pages,
             layers: None,
             experts: None,
+            rest: None,
             progress: &mut |_| {},
         };
         let mut executable = Executable::load(device, program, checkpoint, options).map_err(DumpError::run)?;

@@ -246,6 +246,7 @@ fn logits(
         table_stride: pages,
         layers: None,
         experts: None,
+        rest: None,
         progress: &mut |_| {},
     };
     let mut executable = Executable::load(device, program, checkpoint, options).map_err(run)?;

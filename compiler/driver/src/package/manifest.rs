@@ -165,6 +165,7 @@ impl Made {
             rotate: self.rotated,
             archive: self.archive.map(|archive| ArchivePolicy { archive, boundary: 0, careful: false }),
             experts_per_token: None,
+            f32_from: None,
         };
         let compile = CompileOptions {
             chunk: self.chunk,

@@ -225,6 +225,7 @@ fn runs(program: Program, checkpoint: &Checkpoint, tier: Tier) -> bool {
         table_stride: 2,
         layers: None,
         experts: None,
+        rest: None,
         progress: &mut |_| {},
     };
     let loaded = Executable::load(device, program, checkpoint, options);

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use safetensors::SafeTensors;
 use swiftlm_server::events::Events;
 use swiftlm_server::flags::{Backend, Io, Kv, LogFormat, Precision};
+use swiftlm_server::placement::GpuLayers;
 use swiftlm_server::prepare::{Found, Prepared, Wishes};
 use swiftlm_server::progress::Progress;
 use swiftlm_server::quality::{Reader, perplexity::surprise, scored, windows};
@@ -47,6 +48,7 @@ impl Row {
 
     fn reader(&self, context: usize) -> Reader {
         let wishes = Wishes {
+            gpu_layers: GpuLayers::Auto,
             backend: Backend::Cpu,
             device: None,
             threads: 2,

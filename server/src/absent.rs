@@ -2,13 +2,12 @@
 //! name, since a flag that does nothing is worse than none.
 
 /// Flags without a feature behind them.
-const FLAGS: [&str; 13] = [
+const FLAGS: [&str; 12] = [
     "--thinking-budget",
     "--vision",
     "--no-vision",
     "--audio",
     "--gpu-layers",
-    "--ssd-prefetch",
     "--draft-model",
     "--num-draft-tokens",
     "--mtp",

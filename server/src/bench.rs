@@ -83,6 +83,7 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<(Vec<V
         sequences: Some(1),
         experts_per_token: None,
         io: flags.io,
+        prefetch: flags.ssd_prefetch,
         experts: flags.expert_budget.map_or(ExpertWish::Fit, |mb| ExpertWish::Budget(mb << 20)),
         limit: flags.mem_limit.unwrap_or(0) << 20,
     };

@@ -59,6 +59,7 @@ impl Row {
             sequences: Some(1),
             experts_per_token: None,
             io: Io::Auto,
+            prefetch: Prefetch::Off,
             experts: ExpertWish::Fit,
             limit: 0,
         };

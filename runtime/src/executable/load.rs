@@ -167,7 +167,8 @@ fn store(
     }
     let missing = "experts take turns in memory, but nothing was given to read them from";
     let source = source.ok_or_else(|| LoadError::Program(missing.to_owned()))?;
-    let started = Store::start(source, layers);
+    let guess = program.plans.iter().flatten().flat_map(|plan| &plan.fetches).any(|fetch| fetch.ahead.is_some());
+    let started = Store::start(source, layers, guess);
     started.map(Some).map_err(|e| LoadError::Options(format!("experts cannot be read: {e}")))
 }
 

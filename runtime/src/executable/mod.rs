@@ -11,6 +11,8 @@ mod recurrent;
 mod saved;
 mod turns;
 
+use std::time::Instant;
+
 use smallvec::SmallVec;
 use swiftlm_device::{Device, DeviceError, RecordingId, Target};
 use swiftlm_ir::dim::ShapeClass;
@@ -24,7 +26,7 @@ pub use load::{ExecutableOptions, LoadError, Progress};
 use recordings::{Body, Head, Label, Part};
 use recurrent::Recurrences;
 use saved::PagedPart;
-use turns::FetchSite;
+use turns::{FEW_TOKENS, FetchSite};
 
 use crate::experts::{ExpertStats, Store, Trace};
 use crate::state::{PageSet, StatePool, recurrent_units};
@@ -181,6 +183,14 @@ impl Executable {
         self.experts.as_ref().map(Store::stats)
     }
 
+    /// Measures in the steps that follow whether it pays to read experts before they are chosen, where a program guesses
+    /// them, and keeps what is faster. Without this they are read ahead as long as guesses are right often enough.
+    pub fn measure_ahead(&mut self) {
+        if let Some(store) = &mut self.experts {
+            store.measure_ahead();
+        }
+    }
+
     /// Writes down the experts that steps choose from now on, if they take turns in memory.
     pub fn record_experts(&mut self) {
         if let Some(store) = &mut self.experts {
@@ -208,6 +218,7 @@ impl Executable {
     /// # Errors
     /// The batch is wrong, or the device failed; after the latter the states of the batch's sequences are undefined.
     pub fn step(&mut self, batch: &Batch) -> Result<&StepOutput, StepError> {
+        let start = Instant::now();
         let sizes = self.prepare(batch)?;
         let mut recordings: SmallVec<[RecordingId; 2]> = SmallVec::new();
         for at in 0..self.body(batch)?.parts.len() {
@@ -226,6 +237,9 @@ impl Executable {
         self.device.submit(&recordings, sizes)?;
         self.read_results(batch)?;
         self.recurrences.iter_mut().for_each(Recurrences::finish);
+        if let Some(store) = self.experts.as_mut().filter(|_| sizes.tokens <= FEW_TOKENS) {
+            store.stepped(start.elapsed() / sizes.tokens.max(1));
+        }
         Ok(&self.output)
     }
 

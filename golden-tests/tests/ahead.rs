@@ -75,7 +75,7 @@ fn run(loaded: &mut Loaded, prompt: &[u32], count: u32, failed: &mut u32) -> Vec
         }
         *failed += 1;
     };
-    steps.iter().flat_map(|tokens| step(tokens)).collect()
+    steps.iter().flat_map(&mut step).collect()
 }
 
 #[test]

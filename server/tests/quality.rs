@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use safetensors::SafeTensors;
 use swiftlm_server::events::Events;
-use swiftlm_server::flags::{Backend, Io, Kv, LogFormat, Precision};
+use swiftlm_server::flags::{Backend, Io, Kv, LogFormat, Precision, Prefetch};
 use swiftlm_server::prepare::{Found, Prepared, Wishes};
 use swiftlm_server::progress::Progress;
 use swiftlm_server::quality::{Reader, perplexity::surprise, scored, windows};

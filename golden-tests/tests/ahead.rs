@@ -11,8 +11,9 @@ use swiftlm_golden_tests::fixture::{Row, names};
 use swiftlm_golden_tests::run::{Loaded, On, arg_max, compile_with, exact};
 use swiftlm_ir::dim::ShapeClass;
 use swiftlm_ir::graph::AHEAD;
-use swiftlm_ir::plan::{Program, WeightBuffer};
-use swiftlm_ir::text::print_plan;
+use swiftlm_ir::plan::{Ahead, Operand, Program, WeightBuffer};
+use swiftlm_ir::text::{parse, print, print_plan};
+use swiftlm_ir::verify::verify_program;
 use swiftlm_models::{Activations, BuildOptions};
 use swiftlm_runtime::experts::{ExpertStats, Policy};
 use swiftlm_runtime::{StepError, WeightSource};
@@ -142,11 +143,8 @@ fn guesses_at_a_trained_model_are_useful() {
     }
 }
 
-/// Guesses by a layer's own router are hardly ever admitted: what is measured above is the look ahead.
-#[test]
-fn guesses_by_the_wrong_router_are_not_read() {
-    let model = Model::demo();
-    let mut program = model.compile(Some(model.experts() / 2), true);
+/// Lets every layer guess by its own router instead of the next one's.
+fn own_routers(program: &mut Program) {
     for (call, slots) in program.module.main.iter().zip(&mut program.call_weights) {
         let weights = &program.module.funcs[call.func].weights;
         for at in 0..slots.len() {
@@ -155,10 +153,18 @@ fn guesses_by_the_wrong_router_are_not_read() {
             slots[at] = slots[weights.iter().position(|w| w.names == names).expect("the layer's own router")];
         }
     }
-    let ahead = decode(&mut model.load(program, On::Cpu), 400).ahead.expect("it guesses");
-    let right = decode(&mut model.load(model.compile(Some(model.experts() / 2), true), On::Cpu), 400).ahead;
-    let right = right.expect("it guesses");
-    assert!(ahead.useful * 4 < right.useful, "{ahead:?}, {right:?}");
+}
+
+/// What is measured above is the look ahead: guesses by a layer's own router are hardly ever read.
+#[test]
+fn guesses_by_the_wrong_router_are_not_read() {
+    let model = Model::demo();
+    let useful = |program| decode(&mut model.load(program, On::Cpu), 400).ahead.expect("it guesses").useful;
+    let right = model.compile(Some(model.experts() / 2), true);
+    let mut wrong = right.clone();
+    own_routers(&mut wrong);
+    let (right, wrong) = (useful(right), useful(wrong));
+    assert!(wrong * 4 < right, "{wrong}, {right}");
 }
 
 /// Every so many reads fail.
@@ -195,14 +201,34 @@ fn faults_leave_nothing_wrong_behind() {
     assert!(failed > 0 && stats.ahead.is_some_and(|ahead| ahead.useful > 0), "{failed} failed: {stats:?}");
 }
 
-/// What a plan says of it.
+/// What a plan says of it; the graph behind it prints and parses like any other.
 #[test]
 fn a_plan_with_guesses() {
-    let model = Model::row("qwen3_moe-mlx4");
-    let program = model.compile(Some(3), true);
+    let program = Model::row("qwen3_moe-mlx4").compile(Some(3), true);
     let plans = program.plans.iter().flatten();
     let mut plans = plans.filter(|plan| !plan.fetches.is_empty() && plan.class == ShapeClass::One);
     insta::assert_snapshot!(print_plan(&program, plans.next().expect("a layer fetches")));
     let large = program.plans.iter().flatten().filter(|plan| plan.class >= ShapeClass::Some);
     assert!(large.flat_map(|plan| &plan.fetches).all(|fetch| fetch.ahead.is_none()), "nobody guesses for a prompt");
+    assert_eq!(parse(&print(&program.module)), Ok(program.module));
+}
+
+/// A program whose guesses are not what a host may leave out and read is refused.
+#[test]
+fn wrong_guesses_are_refused() {
+    let program = Model::row("qwen3_moe-mlx4").compile(Some(3), true);
+    assert_eq!(verify_program(&program), Ok(()));
+    let tampered = |change: &dyn Fn(&mut Ahead)| {
+        let mut program = program.clone();
+        let fetches = program.plans.iter_mut().flatten().flat_map(|plan| &mut plan.fetches);
+        fetches.filter_map(|fetch| fetch.ahead.as_mut()).for_each(change);
+        verify_program(&program).expect_err("it was tampered with").join("\n")
+    };
+    assert!(tampered(&|ahead| ahead.launches.end -= 1).contains("cannot be fetched so"));
+    assert!(tampered(&|ahead| ahead.launches.start = ahead.launches.end).contains("cannot be fetched so"));
+    let none = Operand::Arena { offset: 0, bytes: 4 };
+    assert!(tampered(&|ahead| ahead.ids = none.clone()).contains("the experts of a step take"));
+    let mut program = program;
+    own_routers(&mut program);
+    assert!(verify_program(&program).expect_err("weights of another layer").join("\n").contains("is not `>mlp.gate"));
 }

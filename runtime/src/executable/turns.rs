@@ -70,8 +70,8 @@ impl Executable {
         }
         let least = if sizes.tokens > FEW_TOKENS { TURN } else { 1 };
         let mut ready = store.begin(site.layer, &chosen);
-        // What is needed is being read by now.
-        if let Some(guess) = site.guess.filter(|_| sizes.tokens <= FEW_TOKENS && store.wants_guess(site.layer + 1)) {
+        // What is needed is being read by now; plans for many tokens have no guess.
+        if let Some(guess) = site.guess.filter(|_| store.wants_guess(site.layer + 1)) {
             device.submit(&[guess.recording], sizes)?;
             slots.resize(ids.len(), 0);
             device.read(Slice { bytes: slots.len() * 4, ..guess.ids }, bytemuck::cast_slice_mut(slots))?;

@@ -149,7 +149,9 @@ impl Guesses {
             Some(at) if record.result.is_ok() => self.made[at].state = State::Came(record),
             _ => {
                 // What failed is no guess: chosen, it is read as if it had not been one.
-                known.map(|at| self.made.swap_remove(at));
+                if let Some(at) = known {
+                    self.made.swap_remove(at);
+                }
                 reader.give_back(record);
             }
         }

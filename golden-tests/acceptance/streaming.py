@@ -7,9 +7,9 @@ Needs root (or a control group it may make children of), Python, and a disk that
 makes unless there is one: Qwen3-30B-A3B's dimensions with fewer layers and random 4-bit weights. A model without experts is
 served layer by layer. It measures the same checkpoint with all
 experts in memory and the disk itself, then serves it in a control group with a third of its size, and compares: by each
-method of reading, from the checkpoint and, with `--swiftlmc PATH`, from a package with records. `--before PATH` measures
-another build of swiftlm beside it. With `--llama-server PATH --gguf FILE` it puts llama.cpp's server, reading by mmap, into
-the same group.
+method of reading and with experts read ahead, from the checkpoint and, with `--swiftlmc PATH`, from a package with records.
+`--before PATH` measures another build of swiftlm beside it. With `--llama-server PATH --gguf FILE` it puts llama.cpp's
+server, reading by mmap, into the same group.
 """
 
 import argparse
@@ -238,6 +238,8 @@ def main():
     models = [("checkpoint", a.dir), ("records", package)] if a.swiftlmc else [("checkpoint", a.dir)]
     for name, model in models:
         rows += [(f"{name}, {io}", [*serve(a.swiftlm, model), "--io", io]) for io in ("pread", "uring")]
+        ahead = [*serve(a.swiftlm, model), "--ssd-prefetch"]
+        rows += [(f"{name}, read ahead {wish}", [*ahead, wish]) for wish in ("on", "auto")]
     wanted = a.rows.split(",") if a.rows else [""]
     rows = [row for row in rows if any(word in row[0] for word in wanted)]
     for name, command in rows * a.rounds:
@@ -254,6 +256,8 @@ def main():
                   f"{missed / 1e6:.1f} MB read for a token, hit rate {experts['hit_rate']}, disk {bandwidth / 1e9:.2f} GB/s")
             print(f"  {rate / bound:.2f} of min(in memory, disk / missed bytes), {rate / serial:.2f} of one after the other; "
                   f"by {experts.get('read_by', 'threads')}")
+            if experts.get("prefetch"):
+                print(f"  {json.dumps(experts['prefetch'])} of {experts['reads']} experts that were not in memory")
             print(f"  peak {peak // MB} MB resident, {cache // MB} MB of page cache, limit {size // 3 // MB} MB", flush=True)
         finally:
             group.remove()

@@ -82,7 +82,10 @@ impl<'n> Piece<'n> {
     }
 }
 
-/// A weight that a function uses, named relative to the call's scope.
+/// What the name of a weight begins with that is not the call's own, but the next call's that fetches experts.
+pub const AHEAD: char = '>';
+
+/// A weight that a function uses, named relative to the call's scope or, behind [`AHEAD`], to that of a later call.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WeightDecl {
     /// Names of tensors relative to the scope, `self_attn.q_proj.weight`, whose rows follow one another in this weight;
@@ -202,6 +205,29 @@ pub struct Module {
     pub vocabulary: usize,
 }
 
+impl Module {
+    /// The next call after `call` whose function fetches experts.
+    pub fn next_fetch(&self, call: usize) -> Option<usize> {
+        let fetches = |call: &Call| self.funcs.get(call.func).is_some_and(Graph::fetches);
+        let later = self.main.iter().enumerate().skip(call.saturating_add(1));
+        later.filter(|(_, call)| fetches(call)).map(|(at, _)| at).next()
+    }
+
+    /// The full names of a weight of call `call`. What is named after the next call that fetches experts is the call's own
+    /// where there is none: it is computed for nobody then.
+    pub fn weight_names(&self, call: usize, weight: &WeightDecl) -> Vec<String> {
+        let full = |name: &String| {
+            let (of, name) = match name.strip_prefix(AHEAD) {
+                Some(name) => (self.next_fetch(call).unwrap_or(call), name),
+                None => (call, name.as_str()),
+            };
+            let scope = self.main[of].scope.as_str();
+            if scope.is_empty() { name.to_owned() } else { format!("{scope}.{name}") }
+        };
+        weight.names.iter().map(full).collect()
+    }
+}
+
 /// A graph under construction.
 #[derive(Debug)]
 pub struct GraphBuilder {
@@ -319,6 +345,11 @@ impl Graph {
             Type::State(state) => Some(state),
             _ => None,
         }
+    }
+
+    /// Whether the host brings experts in its midst.
+    pub fn fetches(&self) -> bool {
+        self.values.iter().any(|info| matches!(&info.def, Def::Node { op: Op::ExpertFetch { .. }, .. }))
     }
 
     /// The op and arguments that define a value, unless it is a parameter.

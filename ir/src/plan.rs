@@ -193,6 +193,17 @@ pub struct Fetch {
     pub slots: usize,
     /// Weight slots of the function that hold the experts, each with rows for all of them.
     pub weights: Vec<usize>,
+    /// What tells the host which experts the next fetch may want, if anything does.
+    pub ahead: Option<Ahead>,
+}
+
+/// A guess at the experts of the next call that fetches. Nothing else needs its launches: the host may leave them out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ahead {
+    /// The launches that make it, the last before those that read slots.
+    pub launches: Range<usize>,
+    /// The guessed experts, as many and in the form of those chosen.
+    pub ids: Operand,
 }
 
 /// The schedule of one function for one class.

@@ -2,12 +2,11 @@
 //! name, since a flag that does nothing is worse than none.
 
 /// Flags without a feature behind them.
-const FLAGS: [&str; 12] = [
+const FLAGS: [&str; 11] = [
     "--thinking-budget",
     "--vision",
     "--no-vision",
     "--audio",
-    "--ssd-prefetch",
     "--draft-model",
     "--num-draft-tokens",
     "--mtp",

@@ -85,6 +85,7 @@ fn with_format(flags: &BenchFlags, kv: Kv, progress: &Progress) -> Result<(Vec<V
         experts_per_token: None,
         io: flags.io,
         gpu_layers: flags.gpu_layers,
+        prefetch: flags.ssd_prefetch,
         experts: flags.expert_budget.map_or(ExpertWish::Fit, |mb| ExpertWish::Budget(mb << 20)),
         limit: flags.mem_limit.unwrap_or(0) << 20,
     };

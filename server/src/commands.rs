@@ -63,6 +63,16 @@ pub struct BenchFlags {
     /// How experts are read from disk
     #[arg(long, env = "SWIFTLM_IO", value_enum, default_value_t)]
     pub io: crate::flags::Io,
+    /// Read experts that the next layer's router may choose before it does [auto if no value is given]
+    #[arg(
+        long,
+        env = "SWIFTLM_SSD_PREFETCH",
+        value_enum,
+        num_args = 0..=1,
+        default_value_t,
+        default_missing_value = "auto"
+    )]
+    pub ssd_prefetch: crate::flags::Prefetch,
     /// Write the experts that decoding chose at the last depth, layer by layer, to this file, where not all are in memory
     #[arg(long)]
     pub expert_trace: Option<PathBuf>,

@@ -84,6 +84,18 @@ impl From<Io> for swiftlm_driver::checkpoint::ReadBy {
     }
 }
 
+/// Whether experts are read before they are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Prefetch {
+    /// If that is faster, which the first tokens show.
+    Auto,
+    /// As long as guesses are right often enough.
+    On,
+    /// Not.
+    #[default]
+    Off,
+}
+
 /// Bits of TurboQuant codes, as part of [`Kv`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TurboKv {
@@ -171,6 +183,16 @@ pub struct ServeFlags {
     /// How experts are read from disk
     #[arg(long, env = "SWIFTLM_IO", value_enum, default_value_t)]
     pub io: Io,
+    /// Read experts that the next layer's router may choose before it does [auto if no value is given]
+    #[arg(
+        long,
+        env = "SWIFTLM_SSD_PREFETCH",
+        value_enum,
+        num_args = 0..=1,
+        default_value_t,
+        default_missing_value = "auto"
+    )]
+    pub ssd_prefetch: Prefetch,
     /// Experts of a token at most, fewer than the model was trained with: faster, and another, lesser model. Every reply
     /// says so
     #[arg(long, env = "SWIFTLM_TOP_K", value_parser = clap::value_parser!(u32).range(1..))]

@@ -79,6 +79,13 @@ fn streamed(e: ExpertStats) -> serde_json::Value {
         "reads": e.misses,
         "read_mb": mb(e.bytes),
         "stalled_s": (e.stalled.as_secs_f64() * 1e3).round() / 1e3,
+        "prefetch": e.ahead.map(|a| json!({
+            "on": a.on,
+            "guessed": a.guessed,
+            "useful": a.useful,
+            "wasted": a.wasted,
+            "step_ms_without_and_with": a.measured.map(|times| times.map(|t| (t.as_secs_f64() * 1e5).round() / 1e2)),
+        })),
     })
 }
 

@@ -54,6 +54,9 @@ struct Gauges {
     ssd_rate: Real,
     ssd_latency: Real,
     ssd_stalled: Real,
+    ssd_guessed: Counter,
+    ssd_useful: Counter,
+    ssd_wasted: Counter,
 }
 
 impl Metrics {
@@ -107,6 +110,9 @@ impl Metrics {
         r.register("ssd_throughput_mbps", "Mean MB/s of one read; reads overlap", g.ssd_rate.clone());
         r.register("ssd_chunk_latency_ms", "Mean time to read an expert or a layer", g.ssd_latency.clone());
         r.register("ssd_stalled_seconds", "Time that steps waited for reads", g.ssd_stalled.clone());
+        r.register("ssd_prefetch_guessed", "Experts asked for before they were chosen", g.ssd_guessed.clone());
+        r.register("ssd_prefetch_useful", "Experts chosen whose reading had begun before", g.ssd_useful.clone());
+        r.register("ssd_prefetch_wasted", "Experts read ahead and not chosen", g.ssd_wasted.clone());
     }
 
     /// A request begins; it is active until the guard is dropped.
@@ -177,6 +183,10 @@ impl Metrics {
                 g.ssd_rate.set(if seconds > 0.0 { experts.bytes as f64 / 1e6 / seconds } else { 0.0 });
                 g.ssd_latency.set(seconds * 1e3 / experts.misses.max(1) as f64);
                 g.ssd_stalled.set(experts.stalled.as_secs_f64());
+                let ahead = experts.ahead.unwrap_or_default();
+                g.ssd_guessed.inc_by(ahead.guessed.saturating_sub(g.ssd_guessed.get()));
+                g.ssd_useful.inc_by(ahead.useful.saturating_sub(g.ssd_useful.get()));
+                g.ssd_wasted.inc_by(ahead.wasted.saturating_sub(g.ssd_wasted.get()));
             }
         }
         let mut text = String::new();

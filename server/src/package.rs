@@ -10,7 +10,7 @@ use swiftlm_driver::package::{Manifest, Package};
 use swiftlm_ir::quant::Format;
 use swiftlm_runtime::MemoryPlan;
 
-use crate::flags::{Kv, Precision};
+use crate::flags::{Kv, Precision, Prefetch};
 use crate::load::LoadError;
 use crate::placement::{self, GpuLayers};
 use crate::prepare::{Found, Model, Wishes};
@@ -50,6 +50,7 @@ pub(crate) fn open(found: &Found, wishes: &Wishes, device: &dyn Device) -> Resul
         _ => {
             let mut options = options.clone();
             options.compile.slots = slots;
+            options.compile.ahead = wishes.prefetch != Prefetch::Off;
             options.compile.max_binding = options.compile.max_binding.min(device.target().max_binding);
             compile::compile(&checkpoint, &options).map_err(|e| e.to_string())
         }

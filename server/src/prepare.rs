@@ -20,7 +20,7 @@ use swiftlm_runtime::executable::{ProfiledLaunch, Progress as LoadProgress, Rest
 use swiftlm_runtime::experts::ExpertSource;
 use swiftlm_runtime::{DoesNotFit, Executable, ExecutableOptions, StepError, WeightSource};
 
-use crate::flags::{Backend, Io, Kv, Precision, ServeFlags};
+use crate::flags::{Backend, Io, Kv, Precision, Prefetch, ServeFlags};
 use crate::kv::KvInfo;
 use crate::load::{LoadError, ModelInfo};
 use crate::memory::Memory;
@@ -109,6 +109,8 @@ pub struct Wishes {
     pub experts_per_token: Option<usize>,
     /// How experts are read from disk.
     pub io: Io,
+    /// Whether they are read before they are chosen.
+    pub prefetch: Prefetch,
     /// Bytes that everything may take; 0 for 85 % of the system's.
     pub limit: u64,
 }
@@ -130,6 +132,7 @@ impl Wishes {
             experts_per_token: flags.experts_per_token.map(|n| n as usize),
             io: flags.io,
             gpu_layers: flags.gpu_layers,
+            prefetch: flags.ssd_prefetch,
             experts: flags.expert_budget.map_or(ExpertWish::Fit, |mb| ExpertWish::Budget(mb << 20)),
             limit: flags.mem_limit.unwrap_or(0) << 20,
         }
@@ -224,6 +227,7 @@ pub struct Prepared {
     backend: &'static str,
     model: Model,
     io: Io,
+    prefetch: Prefetch,
 }
 
 /// Compiles a model directory for a device.
@@ -247,6 +251,7 @@ fn compiled(found: &Found, wishes: &Wishes, device: &dyn Device) -> Result<Model
         _ => {
             let mut options = options.clone();
             options.compile.slots = slots;
+            options.compile.ahead = wishes.prefetch != Prefetch::Off;
             compile(&checkpoint, &options).map_err(|e| e.to_string())
         }
     };
@@ -327,7 +332,7 @@ impl Prepared {
             progress.report("compile", 1.0);
             model
         };
-        Ok(Self { found, backend: backend(device.as_ref()), device, model, io: wishes.io })
+        Ok(Self { found, backend: backend(device.as_ref()), device, model, io: wishes.io, prefetch: wishes.prefetch })
     }
 
     /// Facts for `/health` and `/v1/models`; the weights count as planned.
@@ -400,7 +405,7 @@ impl Prepared {
     /// # Errors
     /// A weight cannot be read, or the device fails.
     pub fn into_executable(self, progress: &Progress) -> Result<Executable, LoadError> {
-        let Self { found, device, model, io, .. } = self;
+        let Self { found, device, model, io, prefetch, .. } = self;
         let Model { checkpoint, weights, program, plan, split, .. } = model;
         let (device, rest) = match split {
             Some((cpu, split)) => (cpu, Some(Rest { first: split.first, device })),
@@ -410,8 +415,11 @@ impl Prepared {
         let start = Instant::now();
         let fraction = |done: usize, total: usize| done as f64 / total.max(1) as f64;
         // What is read again and again shall not lie in the page cache, too.
-        let fetched = program.plans.iter().flatten().any(|plan| !plan.fetches.is_empty());
-        let streamed = fetched || plan.layers.is_some();
+        let mut fetches = program.plans.iter().flatten().flat_map(|plan| &plan.fetches).peekable();
+        let streamed = fetches.peek().is_some() || plan.layers.is_some();
+        if fetches.peek().is_some() && prefetch != Prefetch::Off && fetches.all(|fetch| fetch.ahead.is_none()) {
+            tracing::warn!("--ssd-prefetch is left out: no layer chooses experts as the one before it does");
+        }
         let open = || Uncached::open(Arc::clone(&checkpoint), &weights, found.directory(), io.into());
         let uncached = streamed.then(|| Arc::new(open()));
         let options = ExecutableOptions {
@@ -430,6 +438,9 @@ impl Prepared {
         let bytes = launch_bytes(&program);
         let source: &dyn WeightSource = uncached.as_deref().map_or(&*checkpoint, |source| source);
         let mut executable = Executable::load(device, program, source, options).map_err(|e| wrong(e.to_string()))?;
+        if prefetch == Prefetch::Auto {
+            executable.measure_ahead();
+        }
         tracing::info!(seconds = start.elapsed().as_secs_f64(), "weights loaded, kernels made");
         if Debug::from_env().map_err(wrong)?.level >= 2 {
             let table = profile(&mut executable, &bytes).map_err(|e| wrong(e.to_string()))?;
@@ -439,22 +450,23 @@ impl Prepared {
     }
 }
 
-/// Weight bytes that each launch of a decode step reads, in order.
-fn launch_bytes(program: &Program) -> Vec<usize> {
+/// Weight bytes that the launches of each call of a decode step read, in order.
+fn launch_bytes(program: &Program) -> Vec<Vec<usize>> {
     let one = |func: usize| program.plans[func].iter().find(|plan| plan.class == ShapeClass::One);
     let plans = program.module.main.iter().filter_map(|call| one(call.func));
-    plans.flat_map(|plan| &plan.dispatches).map(|d| d.template.decode_bytes()).collect()
+    plans.map(|plan| plan.dispatches.iter().map(|d| d.template.decode_bytes()).collect()).collect()
 }
 
 /// Times every launch of a first token's step by the device's own clock.
-fn profile(executable: &mut Executable, bytes: &[usize]) -> Result<String, StepError> {
+fn profile(executable: &mut Executable, bytes: &[Vec<usize>]) -> Result<String, StepError> {
     executable.warm_up()?;
     let launches = executable.profile_step(&executable.first_token())?;
     executable.warm_up()?;
-    let line = |(launch, bytes): (&ProfiledLaunch, &usize)| {
+    let line = |launch: &ProfiledLaunch| {
+        let bytes = bytes.get(launch.call).and_then(|call| call.get(launch.launch)).copied().unwrap_or(0);
         let ns = launch.nanoseconds.max(1) as f64;
-        let rate = if *bytes == 0 { String::new() } else { format!("{:9.2} GB/s", *bytes as f64 / ns) };
+        let rate = if bytes == 0 { String::new() } else { format!("{:9.2} GB/s", bytes as f64 / ns) };
         format!("{:9.1} us {rate:>14}  {:<14} {}", ns / 1e3, launch.template, launch.loc)
     };
-    Ok(launches.iter().zip(bytes).map(line).collect::<Vec<_>>().join("\n"))
+    Ok(launches.iter().map(line).collect::<Vec<_>>().join("\n"))
 }

@@ -110,6 +110,7 @@ fn health_and_metrics() {
         "swiftlm_tokens_per_second",
         "swiftlm_memory_active_bytes",
         "swiftlm_uptime_seconds",
+        "swiftlm_ssd_prefetch_useful_total",
     ] {
         assert!(metrics.contains(name), "{name}");
     }

@@ -32,6 +32,23 @@ fn experts_from_disk_answer_the_same() {
     assert_eq!((&whole["partition"]["ssd_stream"], &whole["experts"]), (&json!(false), &Value::Null));
 }
 
+/// Experts read before they are chosen change no answer; what became of them is told.
+#[test]
+fn experts_read_ahead_answer_the_same() {
+    let expected = answers(&Server::start(&["--backend", "cpu"]));
+    for wish in ["on", "auto"] {
+        let server = Server::start(&["--backend", "cpu", "--expert-budget", "2", "--ssd-prefetch", wish]);
+        same(&expected, &answers(&server));
+        let prefetch = reads(&server)["prefetch"].clone();
+        let number = |name: &str| prefetch[name].as_u64().unwrap_or_else(|| panic!("{name}: {prefetch}"));
+        assert!(number("useful") > number("wasted"), "{prefetch}");
+        assert!(number("guessed") >= number("useful") + number("wasted"), "{prefetch}");
+        assert!(wish == "auto" || prefetch["on"] == true, "{prefetch}");
+    }
+    let without = Server::start(&["--backend", "cpu", "--expert-budget", "2"]);
+    assert_eq!(reads(&without)["prefetch"], Value::Null);
+}
+
 fn same(a: &[Value], b: &[Value]) {
     for (a, b) in a.iter().zip(b) {
         assert!(!content(a).is_empty(), "{a}");

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use safetensors::SafeTensors;
 use swiftlm_server::events::Events;
-use swiftlm_server::flags::{Backend, Io, Kv, LogFormat, Precision};
+use swiftlm_server::flags::{Backend, Io, Kv, LogFormat, Precision, Prefetch};
 use swiftlm_server::placement::GpuLayers;
 use swiftlm_server::prepare::{Found, Prepared, Wishes};
 use swiftlm_server::progress::Progress;
@@ -61,6 +61,7 @@ impl Row {
             sequences: Some(1),
             experts_per_token: None,
             io: Io::Auto,
+            prefetch: Prefetch::Off,
             experts: ExpertWish::Fit,
             limit: 0,
         };

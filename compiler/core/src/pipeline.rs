@@ -9,7 +9,7 @@ use swiftlm_ir::plan::{FuncPlan, Program, WeightBuffer};
 use swiftlm_ir::verify;
 
 use crate::choices::{Choices, Chooser};
-use crate::passes::{basis, canon, emit, fuse, memory, residency, siblings};
+use crate::passes::{ahead, basis, canon, emit, fuse, memory, residency, siblings};
 use crate::{egraph, rules};
 
 /// What the caller decides.
@@ -27,6 +27,8 @@ pub struct CompileOptions {
     pub choices: Choices,
     /// Experts of each layer that are in memory at a time; `None` for all.
     pub slots: Option<usize>,
+    /// Whether, where not all experts are in memory, a layer also guesses those of the next.
+    pub ahead: bool,
     /// Whether reports say by which rules values came to be as they are. Changes no program.
     pub explain: bool,
 }
@@ -40,6 +42,7 @@ impl Default for CompileOptions {
             without_rules: vec![],
             choices: Choices::Best,
             slots: None,
+            ahead: false,
             explain: false,
         }
     }
@@ -116,6 +119,10 @@ pub fn compile(
         }
         reports.push(report);
     }
+    if options.ahead {
+        ahead::run(&mut optimised);
+        optimised.funcs.iter().for_each(|func| after(observe, "ahead", func));
+    }
     let defects: Vec<String> = reports.iter().flat_map(|r| r.defects.clone()).collect();
     if !defects.is_empty() {
         return Err(CompileError::Invalid(defects));
@@ -168,12 +175,11 @@ fn flow_width(module: &Module) -> usize {
 fn weights(module: &Module) -> (Vec<WeightBuffer>, Vec<Vec<usize>>) {
     let mut all: indexmap::IndexSet<WeightBuffer> = indexmap::IndexSet::new();
     let mut calls = vec![];
-    for call in &module.main {
-        let full = |name: &String| if call.scope.is_empty() { name.clone() } else { format!("{}.{name}", call.scope) };
+    for (at, call) in module.main.iter().enumerate() {
         let slots = module.funcs[call.func]
             .weights
             .iter()
-            .map(|w| all.insert_full(WeightBuffer { names: w.names.iter().map(full).collect(), ty: w.ty }).0);
+            .map(|w| all.insert_full(WeightBuffer { names: module.weight_names(at, w), ty: w.ty }).0);
         calls.push(slots.collect());
     }
     (all.into_iter().collect(), calls)

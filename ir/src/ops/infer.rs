@@ -87,7 +87,7 @@ fn keys(op: &Op, r: &Recurrent, t: &TensorType) -> Result<(), String> {
 /// A sentence saying what was expected and got.
 pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
     let arity = op.arguments().split(", ").count();
-    let least = arity - usize::from(op.arguments().ends_with('?'));
+    let least = arity - op.arguments().matches('?').count();
     want(op, "number of arguments", op.arguments(), args.len(), (least..=arity).contains(&args.len()))?;
     let float = |i: usize| -> Result<&TensorType, String> {
         let t = tensor(op, args, i)?;
@@ -362,6 +362,12 @@ pub fn infer(op: &Op, args: &[ArgType]) -> Result<Type, String> {
             let ids = tensor(op, args, 0)?;
             want(op, "ids", "u32[T, K]", ids, ids.dtype == DType::U32 && ids.shape.len() == 2)?;
             want(op, "slots", "at least 1".to_owned(), slots, *slots > 0)?;
+            if args.len() > 1 {
+                let (ahead, weights) = (tensor(op, args, 1)?, tensor(op, args, 2)?);
+                want(op, "ahead", ids, ahead, ahead == ids)?;
+                let of = weights.dtype == DType::F32 && weights.shape == ids.shape;
+                want(op, "weights", "f32 and the extents of ids", weights, of)?;
+            }
             Ok(Type::Tensor(ids.clone()))
         }
         Op::ExpertLinear { experts } => {

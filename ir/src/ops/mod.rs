@@ -142,7 +142,7 @@ macro_rules! ops {
                 match self { $(Self::$variant { .. } => $name),+ }
             }
 
-            /// The argument list as the table documents it; the last may be left out if it ends in `?`.
+            /// The argument list as the table documents it; those at the end with `?` may be left out.
             pub fn arguments(&self) -> &'static str {
                 match self { $(Self::$variant { .. } => $args),+ }
             }
@@ -362,8 +362,9 @@ ops! {
         normalize: bool,
     };
     /// Where the experts of `ids: u32[T, K]` lie among so many slots → `u32[T, K]`. The host brings those that lie in
-    /// none. A plan's affair: as mathematics it is the identity.
-    ExpertFetch = "expert.fetch!" ("ids") {
+    /// none. A plan's affair: as mathematics it is the identity. `ahead: u32[T, K]`, a choice with its weights, is a guess of
+    /// what the next call that fetches will choose: the host may bring some of it meanwhile.
+    ExpertFetch = "expert.fetch!" ("ids, ahead?, weights?") {
         /// Experts that are in memory at a time.
         slots: usize,
     };

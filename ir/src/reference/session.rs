@@ -74,7 +74,7 @@ impl<'a> Session<'a> {
     pub fn step(&mut self, tokens: &[Token], rows: &[usize]) -> Result<Vec<Vec<f32>>, String> {
         let step = Step { tokens, rows };
         let lengths = self.check(&step)?;
-        let matrices = self.module.main.iter().map(|call| self.matrices(call)).collect::<Result<Vec<_>, _>>()?;
+        let matrices = (0..self.module.main.len()).map(|call| self.matrices(call)).collect::<Result<Vec<_>, _>>()?;
         let mut results: Vec<HostValue> = vec![];
         for (call, weights) in self.module.main.iter().zip(&matrices) {
             let flow = results.drain(..).next();
@@ -136,12 +136,11 @@ impl<'a> Session<'a> {
     }
 
     /// The decoded weights of a call, in slot order.
-    fn matrices(&mut self, call: &Call) -> Result<Vec<Matrix>, String> {
+    fn matrices(&mut self, call: usize) -> Result<Vec<Matrix>, String> {
         let module = self.module;
         let mut matrices = vec![];
-        for decl in &module.funcs[call.func].weights {
-            let full = |n: &String| if call.scope.is_empty() { n.clone() } else { format!("{}.{n}", call.scope) };
-            let key = (decl.names.iter().map(full).collect::<Vec<_>>(), decl.ty);
+        for decl in &module.funcs[module.main[call].func].weights {
+            let key = (module.weight_names(call, decl), decl.ty);
             if let Some(known) = self.matrices.get(&key) {
                 matrices.push(known.clone());
                 continue;

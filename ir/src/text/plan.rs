@@ -33,6 +33,11 @@ pub fn print_plan(program: &Program, plan: &FuncPlan) -> String {
     let name = graph.map_or("?", |g| g.name.as_str());
     let mut out = format!("plan {} class={} arena={} {{\n", at(name), plan.class.name(), bytes(plan.arena_bytes));
     for (i, dispatch) in plan.dispatches.iter().enumerate() {
+        for ahead in plan.fetches.iter().filter_map(|f| f.ahead.as_ref()).filter(|a| a.launches.start == i) {
+            let (last, ids) = (ahead.launches.end.saturating_sub(1), operand(graph, &ahead.ids));
+            // Writing to a string cannot fail.
+            let _ = writeln!(out, "     host may guess the next experts by launches to {last} -> {ids}");
+        }
         for fetch in plan.fetches.iter().filter(|f| f.launches.start == i) {
             out.push_str(&host(graph, fetch));
         }
@@ -40,7 +45,6 @@ pub fn print_plan(program: &Program, plan: &FuncPlan) -> String {
         out.push('\n');
     }
     let results: Vec<String> = plan.results.iter().map(|o| operand(graph, o)).collect();
-    // Writing to a string cannot fail.
     let _ = writeln!(out, "  return {}\n}}", results.join(", "));
     out
 }
@@ -74,7 +78,8 @@ fn stage(program: &Program, graph: Option<&Graph>, d: &Dispatch, stage: &Stage) 
 }
 
 fn host(graph: Option<&Graph>, f: &Fetch) -> String {
-    let weight = |w: &usize| operand(graph, &Operand::Weight { slot: *w, first: 0, count: usize::MAX });
+    let rows = |w: &usize| graph.and_then(|g| g.weights.get(*w)).map_or(0, |decl| decl.ty.rows);
+    let weight = |w: &usize| operand(graph, &Operand::Weight { slot: *w, first: 0, count: rows(w) });
     let (ids, weights) = (operand(graph, &f.ids), f.weights.iter().map(weight).collect::<Vec<_>>().join(", "));
     let (last, slots, experts) = (f.launches.end.saturating_sub(1), f.slots, f.experts);
     format!(

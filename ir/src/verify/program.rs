@@ -76,18 +76,17 @@ fn weights(program: &Program, errors: &mut Vec<String>) {
         return errors.push(format!("{} calls with weights of {}", module.main.len(), call_weights.len()));
     }
     let mut used = vec![false; weights.len()];
-    for (call, slots) in module.main.iter().zip(call_weights) {
+    for (at, (call, slots)) in module.main.iter().zip(call_weights).enumerate() {
         let declared = &module.funcs[call.func].weights;
         let mut wrong = |reason: String| errors.push(format!("call of scope `{}`: {reason}", call.scope));
         if declared.len() != slots.len() {
             wrong(format!("{} weights for {} slots", slots.len(), declared.len()));
         }
-        let full = |name: &String| if call.scope.is_empty() { name.clone() } else { format!("{}.{name}", call.scope) };
-        for (decl, at) in declared.iter().zip(slots) {
-            let weight = WeightBuffer { names: decl.names.iter().map(full).collect(), ty: decl.ty };
-            match weights.get(*at) {
-                Some(found) if *found == weight => used[*at] = true,
-                _ => wrong(format!("weight {at} is not `{}`", decl.names.join(" | "))),
+        for (decl, slot) in declared.iter().zip(slots) {
+            let weight = WeightBuffer { names: module.weight_names(at, decl), ty: decl.ty };
+            match weights.get(*slot) {
+                Some(found) if *found == weight => used[*slot] = true,
+                _ => wrong(format!("weight {slot} is not `{}`", decl.names.join(" | "))),
             }
         }
     }
@@ -142,15 +141,19 @@ fn plans(program: &Program, func: usize, graph: &Graph, errors: &mut Vec<String>
 fn fetches(program: &Program, graph: &Graph, plan: &FuncPlan, bounds: Bounds) -> Result<(), String> {
     let mut done = 0;
     for fetch in &plan.fetches {
-        let Fetch { launches, ids, top_k, experts, slots, weights } = fetch;
-        let in_order = done <= launches.start && launches.start < launches.end && launches.end <= plan.dispatches.len();
-        if !in_order || !(1..=*experts).contains(top_k) || !(1..=*experts).contains(slots) {
+        let Fetch { launches, ids, top_k, experts, slots, weights, ahead } = fetch;
+        let first = ahead.as_ref().map_or(launches.start, |ahead| ahead.launches.start);
+        let guessed = ahead.as_ref().is_none_or(|ahead| first < launches.start && ahead.launches.end == launches.start);
+        let in_order = done <= first && launches.start < launches.end && launches.end <= plan.dispatches.len();
+        if !in_order || !guessed || !(1..=*experts).contains(top_k) || !(1..=*experts).contains(slots) {
             return Err(format!("experts cannot be fetched so: {fetch:?}"));
         }
         done = launches.end;
         let expected = bounds.tokens.saturating_mul(*top_k).saturating_mul(DType::U32.bytes());
-        if launch::arena(program, ids)? < expected {
-            return Err(format!("the experts of a step take {expected} bytes, not those of {ids:?}"));
+        for ids in std::iter::once(ids).chain(ahead.as_ref().map(|ahead| &ahead.ids)) {
+            if launch::arena(program, ids)? < expected {
+                return Err(format!("the experts of a step take {expected} bytes, not those of {ids:?}"));
+            }
         }
         let divides = |slot: &usize| graph.weights.get(*slot).is_some_and(|w| w.ty.rows.is_multiple_of(*experts));
         if !weights.iter().all(divides) {

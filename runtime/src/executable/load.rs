@@ -211,7 +211,8 @@ fn store(
     if layers.is_empty() {
         return Ok(None);
     }
-    let started = Store::start(given(source)?, layers);
+    let guess = program.plans.iter().flatten().flat_map(|plan| &plan.fetches).any(|fetch| fetch.ahead.is_some());
+    let started = Store::start(given(source)?, layers, guess);
     started.map(Some).map_err(|e| LoadError::Options(format!("experts cannot be read: {e}")))
 }
 

@@ -12,6 +12,8 @@ mod recurrent;
 mod saved;
 mod turns;
 
+use std::time::Instant;
+
 use smallvec::SmallVec;
 use swiftlm_device::{Device, DeviceError, RecordingId, Target};
 use swiftlm_ir::dim::ShapeClass;
@@ -26,6 +28,7 @@ use next::Next;
 use recordings::{Body, Head, Host, Label, Part};
 use recurrent::Recurrences;
 use saved::PagedPart;
+use turns::FEW_TOKENS;
 
 use crate::experts::{ExpertStats, PassingLayers, Store, Trace};
 use crate::state::{PageSet, StatePool, recurrent_units};
@@ -190,6 +193,14 @@ impl Executable {
         self.layers.as_ref().map(PassingLayers::stats)
     }
 
+    /// Measures in the steps that follow whether it pays to read experts before they are chosen, where a program guesses
+    /// them, and keeps what is faster. Without this they are read ahead as long as guesses are right often enough.
+    pub fn measure_ahead(&mut self) {
+        if let Some(store) = &mut self.experts {
+            store.measure_ahead();
+        }
+    }
+
     /// Writes down the experts that steps choose from now on, if they take turns in memory.
     pub fn record_experts(&mut self) {
         if let Some(store) = &mut self.experts {
@@ -218,6 +229,7 @@ impl Executable {
     /// # Errors
     /// The batch is wrong, or the device failed; after the latter the states of the batch's sequences are undefined.
     pub fn step(&mut self, batch: &Batch) -> Result<&StepOutput, StepError> {
+        let start = Instant::now();
         let sizes = self.prepare(batch)?;
         let mut recordings: SmallVec<[RecordingId; 2]> = SmallVec::new();
         for at in 0..self.body(batch)?.parts.len() {
@@ -244,6 +256,9 @@ impl Executable {
         let Self { next: Some(next), device, bindings, recurrences, .. } = self else {
             self.read_results(batch)?;
             self.recurrences.iter_mut().for_each(Recurrences::finish);
+            if let Some(store) = self.experts.as_mut().filter(|_| sizes.tokens <= FEW_TOKENS) {
+                store.stepped(start.elapsed() / sizes.tokens.max(1));
+            }
             return Ok(&self.output);
         };
         let output = next.step(device.as_mut(), bindings.arena(), batch)?;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 use swiftlm_device::{Device, KernelId, Launch, RecordingId, Slice, Stage};
 use swiftlm_ir::dim::ShapeClass;
-use swiftlm_ir::plan::{FuncPlan, Program};
+use swiftlm_ir::plan::{Fetch, FuncPlan, Program};
 use swiftlm_ir::template::Template;
 
-use super::turns::FetchSite;
+use super::turns::{FetchSite, Guess};
 use super::{Executable, LoadError, bindings::Bindings};
 use crate::experts::StreamedCall;
 
@@ -74,7 +74,7 @@ impl Recorder<'_> {
     pub(super) fn body(&mut self, calls: Range<usize>, class: ShapeClass) -> Result<Body, LoadError> {
         let (mut parts, mut launches, mut layer) = (vec![], vec![], 0);
         let mut templates = IndexMap::new();
-        for call in calls {
+        for call in calls.clone() {
             let mut own = vec![];
             self.call(call, class, &mut templates, &mut own)?;
             if let Some(layer) = self.streamed.iter().position(|streamed| streamed.call == call) {
@@ -86,11 +86,14 @@ impl Recorder<'_> {
             let mut own = own.into_iter();
             let mut done = 0;
             for fetch in fetches {
-                launches.extend(own.by_ref().take(fetch.launches.start - done));
+                let first = fetch.ahead.as_ref().map_or(fetch.launches.start, |ahead| ahead.launches.start);
+                launches.extend(own.by_ref().take(first - done));
                 parts.push(self.part(std::mem::take(&mut launches), None)?);
                 done = fetch.launches.end;
+                let guess = own.by_ref().take(fetch.launches.start - first).map(|(launch, _)| launch).collect();
+                let guess = self.guess(call, &calls, fetch, guess)?;
                 let ids = self.bindings.resolve(self.program, call, &fetch.ids)?;
-                let site = FetchSite { layer, ids, top_k: fetch.top_k, experts: fetch.experts };
+                let site = FetchSite { layer, ids, top_k: fetch.top_k, experts: fetch.experts, guess };
                 let turns = own.by_ref().take(fetch.launches.len()).collect();
                 parts.push(self.part(turns, Some(Host::Fetch(site)))?);
                 layer += 1;
@@ -99,6 +102,20 @@ impl Recorder<'_> {
         }
         parts.push(self.part(launches, None)?);
         Ok(Body { class, parts })
+    }
+
+    /// What guesses the experts of the next of these calls that fetches, if there is one.
+    fn guess(
+        &mut self,
+        call: usize,
+        calls: &Range<usize>,
+        fetch: &Fetch,
+        launches: Vec<Launch>,
+    ) -> Result<Option<Guess>, LoadError> {
+        let next = self.program.module.next_fetch(call).filter(|next| calls.contains(next));
+        let Some(ahead) = fetch.ahead.as_ref().filter(|_| next.is_some()) else { return Ok(None) };
+        let ids = self.bindings.resolve(self.program, call, &ahead.ids)?;
+        Ok(Some(Guess { recording: self.device.record(launches)?, ids }))
     }
 
     fn part(&mut self, launches: Vec<(Launch, Label)>, host: Option<Host>) -> Result<Part, LoadError> {

@@ -8,7 +8,7 @@ use super::{Executable, StepError};
 use crate::experts::StoreError;
 
 /// Up to so many tokens a turn takes what has come: its cost is that of the experts in it.
-const FEW_TOKENS: u32 = 8;
+pub(super) const FEW_TOKENS: u32 = 8;
 /// Experts of a turn with more tokens, at least: every turn prepares all of them.
 const TURN: usize = 8;
 
@@ -23,6 +23,17 @@ pub(super) struct FetchSite {
     pub(super) top_k: usize,
     /// Experts of the layer.
     pub(super) experts: usize,
+    /// What guesses the experts of the next layer of the store.
+    pub(super) guess: Option<Guess>,
+}
+
+/// A guess at a choice that comes later.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Guess {
+    /// The launches that make it.
+    pub(super) recording: RecordingId,
+    /// The guessed experts.
+    pub(super) ids: Slice,
 }
 
 impl From<StoreError> for StepError {
@@ -67,6 +78,15 @@ impl Executable {
         }
         let least = if sizes.tokens > FEW_TOKENS { TURN } else { 1 };
         let mut ready = store.begin(site.layer, &chosen);
+        // What is needed is being read by now; plans for many tokens have no guess.
+        if let Some(guess) = site.guess.filter(|_| store.wants_guess(site.layer + 1)) {
+            device.submit(&[guess.recording], sizes)?;
+            slots.resize(ids.len(), 0);
+            device.read(Slice { bytes: slots.len() * 4, ..guess.ids }, bytemuck::cast_slice_mut(slots))?;
+            store.guess(site.layer + 1, slots, site.top_k);
+        }
+        let early = store.early(site.layer, &ready, device)?;
+        ready.extend(early);
         loop {
             if !ready.is_empty() {
                 slots.clear();

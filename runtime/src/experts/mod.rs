@@ -4,13 +4,17 @@
 //! The host of a plan's [`Fetch`](swiftlm_ir::plan::Fetch) asks a [`Store`] for the experts that a step chose. What is in
 //! a slot is computed with at once, while the others are read; what a row computes does not depend on when.
 
+mod ahead;
 mod layers;
 mod passing;
 mod reader;
 mod residency;
 mod source;
 mod store;
+#[cfg(test)]
+mod tests;
 mod trace;
+mod trial;
 
 use std::time::Duration;
 
@@ -37,7 +41,24 @@ pub fn reader_bytes(program: &Program) -> u64 {
         let fetches = plans.clone().filter(|plan| plan.func == call.func).flat_map(|plan| &plan.fetches);
         fetches.map(|fetch| record(weights, &fetch.weights, fetch.experts))
     });
-    records.max().map_or(0, |largest| (reader::RECORDS * extent_bytes(largest)) as u64)
+    let guesses = plans.clone().flat_map(|plan| &plan.fetches).any(|fetch| fetch.ahead.is_some());
+    let most = reader::RECORDS + if guesses { reader::GUESSED } else { 0 };
+    records.max().map_or(0, |largest| (most * extent_bytes(largest)) as u64)
+}
+
+/// What became of experts that were guessed before they were chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AheadStats {
+    /// Guesses that were asked for.
+    pub guessed: u64,
+    /// Those that were chosen when their reading had begun.
+    pub useful: u64,
+    /// Those that were read and not chosen. The others were never begun with.
+    pub wasted: u64,
+    /// Whether experts are read ahead; `None` while it is measured whether that pays.
+    pub on: Option<bool>,
+    /// Median times of a step without and with it, once that was measured.
+    pub measured: Option<[Duration; 2]>,
 }
 
 /// What the store did since it was made.
@@ -59,4 +80,6 @@ pub struct ExpertStats {
     pub experts: usize,
     /// How they are read, for people.
     pub read_by: &'static str,
+    /// Where experts can be read before they are chosen: what that did.
+    pub ahead: Option<AheadStats>,
 }

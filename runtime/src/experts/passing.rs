@@ -9,7 +9,7 @@ use swiftlm_device::Device;
 
 use super::ExpertStats;
 use super::layers::{AHEAD, READING};
-use super::reader::{Job, Reader, Record};
+use super::reader::{Bounds, Job, Reader, Record};
 use super::source::ExpertSource;
 use super::store::{Layer, StoreError};
 
@@ -44,7 +44,7 @@ impl PassingLayers {
     ) -> Result<Self, String> {
         let layers: Arc<[Layer]> = layers.into();
         // Layers are put together from pieces, and of such the reader has half as many.
-        let reader = Reader::start(source, &layers, 2 * AHEAD, READING)?;
+        let reader = Reader::start(source, &layers, Bounds { records: 2 * AHEAD, guesses: 0, reading: READING })?;
         let rooms = room_of.iter().max().map_or(0, |last| last + 1);
         let first = |room: usize| room_of.iter().position(|of| *of == room);
         let stats = ExpertStats { slots: in_memory, experts: all, read_by: reader.method(), ..ExpertStats::default() };
@@ -112,7 +112,7 @@ impl PassingLayers {
 
     fn ask(&mut self, layer: usize) {
         self.asked.push_back(layer);
-        self.reader.ask([Job { layer, expert: 0, step: self.turn }]);
+        self.reader.ask([Job { layer, expert: 0, step: self.turn, guess: false }]);
     }
 
     /// The record of a layer that was asked for.

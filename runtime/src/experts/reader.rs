@@ -14,14 +14,21 @@ use super::store::Layer;
 /// Records that are on their way or wait to be taken: twice what keeps a disk busy. Those that are put together from
 /// pieces are half as many, since the pieces take memory, too.
 pub(super) const RECORDS: usize = 16;
+/// As many more for guesses that are on their way or wait to be chosen.
+pub(super) const GUESSED: usize = 8;
+/// A guess is begun with while fewer records than this are on their way: a disk takes up what it is asked for in order, and
+/// what is needed shall not wait behind what may not be.
+const QUIET: usize = 3;
 
 /// An expert of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Job {
     pub(super) layer: usize,
     pub(super) expert: u32,
-    /// The step that asked; what an earlier one left behind is not mistaken for this one's.
+    /// The choice at which it was asked for; what an earlier one left behind is not mistaken for this one's.
     pub(super) step: u64,
+    /// Whether it was asked for before it was chosen.
+    pub(super) guess: bool,
 }
 
 /// The bytes of a record.
@@ -54,7 +61,31 @@ pub(super) struct Record {
 
 impl std::fmt::Debug for Record {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Record {{ {:?} }}", self.job)
+        write!(f, "Record {{ {:?}, {:?} }}", self.job, self.result)
+    }
+}
+
+/// What a reader may take at a time. Of records that are put together half as many, since their pieces take memory, too.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Records that are needed.
+    pub(super) records: usize,
+    /// Records that may be.
+    pub(super) guesses: usize,
+    /// Memory of reads, in bytes; more only where the largest one needs more.
+    pub(super) reading: usize,
+}
+
+/// How many records take memory, and may.
+#[derive(Debug)]
+struct Room {
+    taken: usize,
+    most: usize,
+}
+
+impl Room {
+    fn is_full(&self) -> bool {
+        self.taken >= self.most
     }
 }
 
@@ -63,9 +94,14 @@ pub(super) struct Reader {
     source: Arc<dyn ExpertSource>,
     layers: Arc<[Layer]>,
     waiting: VecDeque<Job>,
-    /// On their way, or not given back yet.
-    begun: usize,
-    most: usize,
+    /// What is begun with when nothing waits and little is on its way.
+    guesses: VecDeque<Job>,
+    /// On their way.
+    flying: usize,
+    /// On their way, or not given back yet: those that were needed when they were asked for.
+    begun: Room,
+    /// The guesses among them.
+    guessed: Room,
     /// For records that are put together.
     buffers: Vec<Vec<u8>>,
     done: Receiver<Record>,
@@ -76,22 +112,16 @@ pub(super) struct Reader {
 
 impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Reader {{ {} waiting, {} begun, {} }}", self.waiting.len(), self.begun, self.reads.method())
+        write!(f, "Reader {{ {} waiting, {} on their way, {} }}", self.waiting.len(), self.flying, self.reads.method())
     }
 }
 
 impl Reader {
-    /// Starts to read for these layers, so many records at a time, in `reading` bytes of memory where the largest read needs
-    /// no more; records that are put together take memory beside it.
+    /// Starts to read for these layers.
     ///
     /// # Errors
     /// The source does not have their experts, or cannot start.
-    pub(super) fn start(
-        source: &Arc<dyn ExpertSource>,
-        layers: &Arc<[Layer]>,
-        records: usize,
-        reading: usize,
-    ) -> Result<Self, String> {
+    pub(super) fn start(source: &Arc<dyn ExpertSource>, layers: &Arc<[Layer]>, bounds: Bounds) -> Result<Self, String> {
         let mut whole = true;
         let (mut largest, mut room) = (0, 0);
         for layer in layers.iter() {
@@ -100,11 +130,15 @@ impl Reader {
             largest = largest.max(layer.expert_bytes());
             room = located.pieces.iter().map(|piece| extent_bytes(piece.extent.bytes)).fold(room, usize::max);
         }
-        let most = if whole { records } else { records / 2 };
-        let reads = source.start(room.max(reading.min(most * extent_bytes(largest))))?;
+        let share = |records: usize| if whole { records } else { records / 2 };
+        let begun = Room { taken: 0, most: share(bounds.records) };
+        let guessed = Room { taken: 0, most: share(bounds.guesses) };
+        let all = (begun.most + guessed.most) * extent_bytes(largest);
+        let reads = source.start(room.max(bounds.reading.min(all)))?;
         let (sender, done) = mpsc::channel();
         let (source, layers) = (Arc::clone(source), Arc::clone(layers));
-        Ok(Self { source, layers, waiting: VecDeque::new(), begun: 0, most, buffers: vec![], done, sender, reads })
+        let (waiting, guesses) = (VecDeque::new(), VecDeque::new());
+        Ok(Self { source, layers, waiting, guesses, flying: 0, begun, guessed, buffers: vec![], done, sender, reads })
     }
 
     /// How it reads, for people.
@@ -118,15 +152,32 @@ impl Reader {
         self.begin();
     }
 
+    /// Asks for experts that may be chosen, when there is nothing better to do.
+    pub(super) fn guess(&mut self, jobs: impl IntoIterator<Item = Job>) {
+        self.guesses.extend(jobs);
+        self.begin();
+    }
+
+    /// Whether a guess had not been begun with; then it is forgotten.
+    pub(super) fn cancel(&mut self, job: Job) -> bool {
+        let before = self.guesses.len();
+        self.guesses.retain(|guess| *guess != job);
+        self.guesses.len() < before
+    }
+
     /// Forgets what was not begun with.
     pub(super) fn forget(&mut self) {
         self.waiting.clear();
+        self.guesses.clear();
     }
 
     /// The next expert that came; waits for it if `wait`. `None` if there is none.
-    pub(super) fn next(&self, wait: bool) -> Option<Record> {
+    pub(super) fn next(&mut self, wait: bool) -> Option<Record> {
         // Nothing can come where nothing is on its way.
-        if wait && self.begun > 0 { self.done.recv().ok() } else { self.done.try_recv().ok() }
+        let record = if wait && self.flying > 0 { self.done.recv().ok() } else { self.done.try_recv().ok() }?;
+        self.flying -= 1;
+        self.begin();
+        Some(record)
     }
 
     /// Takes a record back, and its memory.
@@ -134,15 +185,26 @@ impl Reader {
         if let Bytes::Made(buffer) = record.bytes {
             self.buffers.push(buffer);
         }
-        self.begun = self.begun.saturating_sub(1);
+        self.room(record.job).taken -= 1;
         self.begin();
     }
 
+    fn room(&mut self, job: Job) -> &mut Room {
+        if job.guess { &mut self.guessed } else { &mut self.begun }
+    }
+
+    /// What can be begun with, before all guesses what is needed.
+    fn next_job(&mut self) -> Option<Job> {
+        if !self.waiting.is_empty() {
+            return if self.begun.is_full() { None } else { self.waiting.pop_front() };
+        }
+        if self.guessed.is_full() || self.flying >= QUIET { None } else { self.guesses.pop_front() }
+    }
+
     fn begin(&mut self) {
-        while self.begun < self.most
-            && let Some(job) = self.waiting.pop_front()
-        {
-            self.begun += 1;
+        while let Some(job) = self.next_job() {
+            self.room(job).taken += 1;
+            self.flying += 1;
             let layer = &self.layers[job.layer];
             let located = layer.locate(self.source.as_ref(), job.expert as usize);
             let bytes = self.buffers.pop().unwrap_or_default();

@@ -177,6 +177,7 @@ fn prepare(
         sequences: Some(1),
         experts_per_token: None,
         io: crate::flags::Io::Auto,
+        prefetch: crate::flags::Prefetch::Off,
         experts: flags.expert_budget.map_or(ExpertWish::Fit, |mb| ExpertWish::Budget(mb << 20)),
         limit,
     };

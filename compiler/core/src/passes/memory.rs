@@ -161,7 +161,7 @@ fn lives(g: &Graph, groups: &[Group], options: &CompileOptions) -> Result<Vec<(V
                 life.first = life.first.min(turns.start);
                 life.last = life.last.max(turns.end - 1);
             }
-            if residency::choices(g).any(|(ids, _)| ids == *v) {
+            if residency::choices(g).any(|choice| choice.ids == *v || choice.ahead == Some(*v)) {
                 life.last = life.last.max(turns.start);
             }
         }

@@ -1,5 +1,6 @@
 //! The passes, one per file. Graph passes take a graph and give a new one; the rest turn graphs into launches.
 
+pub mod ahead;
 pub mod basis;
 pub mod canon;
 pub mod emit;

@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use swiftlm_ir::graph::{Arg, Graph, Value};
 use swiftlm_ir::ops::Op;
-use swiftlm_ir::plan::{Fetch, Input};
+use swiftlm_ir::plan::{Ahead, Fetch, Input};
 use swiftlm_ir::template::Template;
 
+use super::ahead;
 use super::fuse::{Group, GroupArg};
 use super::memory::Placement;
 use crate::rewrite::Rewriter;
@@ -50,12 +51,37 @@ pub fn turns(groups: &[Group]) -> Option<Range<usize>> {
     Some(first..last + 1)
 }
 
-/// The chosen experts that the host reads, and the slots it brings them to.
-pub fn choices(g: &Graph) -> impl Iterator<Item = (Value, usize)> + '_ {
+/// What the host reads and where it brings it.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    /// The chosen experts.
+    pub ids: Value,
+    /// Those that the next choice may be.
+    pub ahead: Option<Value>,
+    /// Slots.
+    pub slots: usize,
+}
+
+/// The choices of a function for which the host brings experts.
+pub fn choices(g: &Graph) -> impl Iterator<Item = Choice> + '_ {
     (0..g.values.len()).filter_map(|i| match g.node(Value(i as u32)) {
-        Some((Op::ExpertFetch { slots }, [Arg::Value(ids)])) => Some((*ids, *slots)),
+        Some((Op::ExpertFetch { slots }, [Arg::Value(ids), ahead @ ..])) => {
+            let ahead = match ahead.first() {
+                Some(Arg::Value(ahead)) => Some(*ahead),
+                _ => None,
+            };
+            Some(Choice { ids: *ids, ahead, slots: *slots })
+        }
         _ => None,
     })
+}
+
+/// The launches of a guess, if they are the last before the turns: only then can they be left out.
+fn guess(g: &Graph, groups: &[Group], turns: &Range<usize>) -> Option<Range<usize>> {
+    let guessed = ahead::guessed(g);
+    let first = groups.iter().position(|group| guessed.contains(&group.anchor))?;
+    let inside = |group: &Group| guessed.contains(&group.anchor);
+    (first < turns.start && groups[first..turns.start].iter().all(inside)).then_some(first..turns.start)
 }
 
 /// What the host does between the launches of a function.
@@ -64,7 +90,7 @@ pub fn choices(g: &Graph) -> impl Iterator<Item = (Value, usize)> + '_ {
 /// A function with two choices of experts, or one whose launches cannot be repeated.
 pub fn fetches(g: &Graph, groups: &[Group], placement: &Placement) -> Result<Vec<Fetch>, String> {
     let (Some(launches), mut choices) = (turns(groups), choices(g)) else { return Ok(vec![]) };
-    let (Some((ids, slots)), None) = (choices.next(), choices.next()) else {
+    let (Some(Choice { ids, ahead, slots }), None) = (choices.next(), choices.next()) else {
         return Err(format!("@{}: experts are fetched for one choice in a function", g.name));
     };
     let flow = |arg: &GroupArg| match arg {
@@ -76,7 +102,9 @@ pub fn fetches(g: &Graph, groups: &[Group], placement: &Placement) -> Result<Vec
         return Err(format!("@{} {}: a launch between products with experts cannot be repeated", g.name, group.loc));
     }
     let ids = placement.operands.get(&ids).cloned().ok_or("the chosen experts do not lie in memory")?;
-    let mut fetch = Fetch { launches: launches.clone(), ids, top_k: 0, experts: 0, slots, weights: vec![] };
+    let ahead = ahead.and_then(|ids| placement.operands.get(&ids)).cloned();
+    let ahead = ahead.and_then(|ids| Some(Ahead { launches: guess(g, groups, &launches)?, ids }));
+    let mut fetch = Fetch { launches: launches.clone(), ids, top_k: 0, experts: 0, slots, weights: vec![], ahead };
     for group in &groups[launches] {
         let Template::ExpertLinear(t) = &group.template else { continue };
         fetch.top_k = t.top_k;

@@ -19,6 +19,7 @@ use swiftlm_ir::ops::Op;
 use swiftlm_ir::plan::Input;
 use swiftlm_ir::template::Template;
 
+use super::ahead;
 use crate::choices::Chooser;
 use crate::pipeline::CompileOptions;
 use crate::rewrite::uses;
@@ -115,6 +116,10 @@ pub fn run(g: &Graph, class: ShapeClass, options: &CompileOptions) -> Result<Vec
         available: BTreeSet::new(),
         groups: vec![],
     };
+    // The host reads guesses in small steps only.
+    if !f.few() {
+        f.absorbed = ahead::guessed(g);
+    }
     let merged = f.plan_rope_appends();
     f.absorb_recurrent_inputs();
     f.plan_latent_appends();
@@ -149,6 +154,11 @@ impl<'g> Fuser<'g> {
         }
         let loc = self.g.value(of).loc.clone();
         self.groups.push(Group { template, args, anchor: of, loc });
+    }
+
+    /// Whether steps are small enough that launches cost more than what they compute.
+    fn few(&self) -> bool {
+        matches!(self.class, ShapeClass::One | ShapeClass::Few)
     }
 
     /// The one user of a value that has no other use.
@@ -210,7 +220,7 @@ impl<'g> Fuser<'g> {
     /// Norms whose every use is a product join those products, where a launch more costs more than the norm done again
     /// in each workgroup.
     fn absorb_norms(&mut self) {
-        if !matches!(self.class, ShapeClass::One | ShapeClass::Few) {
+        if !self.few() {
             return;
         }
         for i in 0..self.g.values.len() {

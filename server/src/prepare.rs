@@ -36,8 +36,8 @@ const LEAST_ROWS: usize = 32;
 /// Context and sequences of a model whose experts do not all fit, unless asked for.
 const EXPERTS_AWAY: (usize, usize) = (8192, 4);
 
-/// The same where layers take turns: every byte of a history is one more that is read for every token.
-const LAYERS_AWAY: (usize, usize) = (4096, 2);
+/// Sequences of a model whose layers take turns, unless asked for.
+const LAYERS_AWAY: usize = 2;
 
 /// A model's files.
 pub struct Found {
@@ -143,7 +143,7 @@ impl Wishes {
         let bounds = match held {
             Held::All => None,
             Held::Experts(_) => Some(EXPERTS_AWAY),
-            Held::Layers(_) => Some(LAYERS_AWAY),
+            Held::Layers { context, .. } => Some((context, LAYERS_AWAY)),
         };
         let limit = if self.limit == 0 { Memory::now().total / 100 * 85 } else { self.limit };
         let longest = bounds.map_or(context, |(longest, _)| context.min(longest));
@@ -151,7 +151,7 @@ impl Wishes {
             limit: if limit == 0 { u64::MAX } else { limit },
             context: self.context.map_or(ContextWish::UpTo(longest), ContextWish::Exactly),
             sequences: self.sequences.or(bounds.map(|(_, sequences)| sequences)),
-            layers: if let Held::Layers(stay) = held { Some(stay) } else { None },
+            layers: if let Held::Layers { stay, .. } = held { Some(stay) } else { None },
         }
     }
 

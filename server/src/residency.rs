@@ -22,9 +22,18 @@ pub enum Held {
     All,
     /// So many experts of each layer, and all else.
     Experts(usize),
-    /// So many layers for good, the others in turns, and all else.
-    Layers(usize),
+    /// So many layers for good, the others in turns, and all else; and how long sequences shall be unless somebody says.
+    Layers {
+        /// Layers that stay.
+        stay: usize,
+        /// Tokens.
+        context: usize,
+    },
 }
+
+/// Contexts of a model whose layers take turns, unless one was asked for: the first whose histories take no more than a
+/// quarter of the memory, since every byte of them is one more that is read for every token.
+const CONTEXTS: [usize; 4] = [4096, 2048, 1024, 512];
 
 /// A program with its plan, or with the plan that would be needed.
 type Fitted = Result<(Compiled, MemoryPlan), DoesNotFit>;
@@ -80,24 +89,32 @@ fn by_layers(
     planned: Result<MemoryPlan, DoesNotFit>,
     plan: impl Fn(&Compiled, Held) -> Result<MemoryPlan, DoesNotFit>,
 ) -> Result<Fitted, String> {
+    if wish == ExpertWish::Fit && planned.is_ok() {
+        return Ok(planned.map(|plan| (whole, plan)));
+    }
     let all = layers(&whole.program);
-    let bytes = all.iter().map(|call| layer_bytes(&whole.program, *call) as u64).max().unwrap_or(0);
-    let stay = match (wish, &planned) {
-        (ExpertWish::Budget(_), _) if all.is_empty() => {
-            return Err("--expert-budget: the model has neither experts nor layers that can take turns".to_owned());
-        }
-        (ExpertWish::Budget(budget), _) => budget / bytes.max(1),
-        (ExpertWish::Fit, Err(_)) if !all.is_empty() => match plan(&whole, Held::Layers(0)) {
-            // Not even so: what all would need says more.
-            Err(_) => return Ok(planned.map(|plan| (whole, plan))),
-            Ok(plan) => plan.limit.saturating_sub(plan.total()) / bytes.max(1),
-        },
-        (ExpertWish::Fit, _) => all.len() as u64,
+    if all.is_empty() {
+        return match wish {
+            ExpertWish::Fit => Ok(planned.map(|plan| (whole, plan))),
+            ExpertWish::Budget(_) => {
+                Err("--expert-budget: the model has neither experts nor layers that can take turns".to_owned())
+            }
+        };
+    }
+    let bytes = all.iter().map(|call| layer_bytes(&whole.program, *call) as u64).max().unwrap_or(0).max(1);
+    let with = |stay: usize, context: usize| plan(&whole, Held::Layers { stay, context });
+    let small = |context: &usize| with(0, *context).is_ok_and(|plan| plan.kv() <= plan.limit / 4);
+    let context = CONTEXTS.into_iter().find(small).unwrap_or(CONTEXTS[3]);
+    let stay = match (wish, with(0, context)) {
+        (ExpertWish::Budget(budget), _) => budget / bytes,
+        (ExpertWish::Fit, Ok(plan)) => plan.limit.saturating_sub(plan.total()) / bytes,
+        // Not even so: what all would need says more.
+        (ExpertWish::Fit, Err(_)) => return Ok(planned.map(|plan| (whole, plan))),
     };
     if stay >= all.len() as u64 {
         return Ok(planned.map(|plan| (whole, plan)));
     }
-    let planned = plan(&whole, Held::Layers(stay as usize));
+    let planned = with(stay as usize, context);
     tracing::warn!(
         in_memory = stay,
         of = all.len(),

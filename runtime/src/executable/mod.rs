@@ -10,6 +10,7 @@ mod next;
 mod recordings;
 mod recurrent;
 mod saved;
+mod stores;
 mod turns;
 
 use std::time::Instant;

@@ -5,6 +5,7 @@
 //! a slot is computed with at once, while the others are read; what a row computes does not depend on when.
 
 mod ahead;
+mod layer;
 mod layers;
 mod passing;
 mod reader;
@@ -21,12 +22,13 @@ use std::time::Duration;
 use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::plan::Program;
 
+pub(crate) use layer::{Layer, Matrix};
 pub use layers::{StreamedCall, layer_bytes, layers, streamed};
 pub(crate) use layers::{passing_bytes, saved_bytes};
 pub(crate) use passing::PassingLayers;
 pub use residency::Residency;
 pub use source::{Done, ExpertSource, Extent, Located, Part, Piece, Place, Read, Reads, Restore, extent_bytes};
-pub(crate) use store::{Layer, Matrix, Store, StoreError};
+pub(crate) use store::{Store, StoreError};
 pub use trace::{Policy, Replayed, Trace};
 
 /// Bytes that experts take on their way into the slots of a program, at most; 0 where all are in memory.

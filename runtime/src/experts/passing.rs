@@ -8,10 +8,11 @@ use std::time::Instant;
 use swiftlm_device::Device;
 
 use super::ExpertStats;
+use super::layer::Layer;
 use super::layers::{AHEAD, READING};
 use super::reader::{Bounds, Job, Reader, Record};
 use super::source::ExpertSource;
-use super::store::{Layer, StoreError};
+use super::store::StoreError;
 
 /// Layers that share rooms, in the order in which every step wants them.
 #[derive(Debug)]

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use swiftlm_device::Order;
 
+use super::layer::Layer;
 use super::source::{ExpertSource, Extent, Located, Read, Reads, extent_bytes};
-use super::store::Layer;
 
 /// Records that are on their way or wait to be taken: twice what keeps a disk busy. Those that are put together from
 /// pieces are half as many, since the pieces take memory, too.

@@ -155,6 +155,20 @@ impl Wishes {
         }
     }
 
+    /// What of the flags cannot be had together.
+    fn contradiction(&self, device: &dyn Device) -> Option<&'static str> {
+        match self.gpu_layers {
+            GpuLayers::Auto | GpuLayers::Count(0) => None,
+            GpuLayers::Count(_) if backend(device) == "cpu" => {
+                Some("--gpu-layers: no GPU is used: leave the flag out, or ask for one with --backend wgpu")
+            }
+            GpuLayers::Count(_) if self.experts != ExpertWish::Fit => Some(
+                "--gpu-layers and --expert-budget: what is read from disk goes to one device: leave one of them out",
+            ),
+            GpuLayers::Count(_) => None,
+        }
+    }
+
     fn cpu(&self) -> Box<dyn Device> {
         Box::new(CpuDevice::new(CpuOptions { threads: self.threads, tier: Tier::Native }))
     }
@@ -324,6 +338,9 @@ impl Prepared {
     /// What is wrong with the model, or that it does not fit.
     pub fn new(found: Found, wishes: &Wishes, progress: &Progress) -> Result<Self, LoadError> {
         let device = wishes.open().map_err(|e| found.wrong(e))?;
+        if let Some(reason) = wishes.contradiction(device.as_ref()) {
+            return Err(found.wrong(reason));
+        }
         let model = if is_package(found.directory()) {
             package::open(&found, wishes, device.as_ref())?
         } else {

@@ -12,7 +12,8 @@ fn bad_flags() {
     for (arguments, word) in [
         (&["--nonsense"][..], "nonsense"),
         (&["--temp", "9"], "temp"),
-        (&["--gpu-layers", "4"], "gpu-layers"),
+        (&["--num-draft-tokens", "4"], "num-draft-tokens"),
+        (&["--gpu-layers", "some"], "gpu-layers"),
         (&["--turbo-kv", "k9v9"], "k9v9"),
         (&["--turbo-kv", "k4v4", "--kv", "q8"], "--kv"),
         (&["doctor"], "doctor"),

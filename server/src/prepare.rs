@@ -174,12 +174,7 @@ impl Wishes {
     }
 
     /// What runs where on a CPU and a GPU, if not all on the GPU.
-    fn divide(
-        &self,
-        whole: &Compiled,
-        fits: bool,
-        gpu: &Target,
-    ) -> Result<Option<(Box<dyn Device>, Split)>, DoesNotFit> {
+    fn divide(&self, whole: &Compiled, fits: bool, gpu: &Target) -> Result<Option<Divided>, DoesNotFit> {
         if self.gpu_layers == GpuLayers::Auto && fits {
             return Ok(None);
         }
@@ -212,6 +207,9 @@ fn has_gpu() -> bool {
     swiftlm_gpu::adapters().iter().any(|a| a.unusable.is_none() && a.kind != "CPU")
 }
 
+/// The CPU that takes some layers while a GPU has the others, and which.
+type Divided = (Box<dyn Device>, Split);
+
 /// A program that fits, and where its weights are, however it came about.
 pub(crate) struct Model {
     pub(crate) checkpoint: Checkpoint,
@@ -219,8 +217,8 @@ pub(crate) struct Model {
     pub(crate) weights: PathBuf,
     pub(crate) program: Program,
     pub(crate) plan: MemoryPlan,
-    /// Where some layers run on the CPU and the others on a GPU: the CPU, whose plan [`Self::plan`] is, and what goes where.
-    pub(crate) split: Option<(Box<dyn Device>, Split)>,
+    /// Where some layers run on the CPU, whose plan [`Self::plan`] is then.
+    pub(crate) split: Option<Divided>,
     pub(crate) family: String,
     /// Hash of the package, or of the program where there is none.
     pub(crate) fingerprint: String,

@@ -7,6 +7,7 @@ pub mod cases;
 pub mod chaos;
 pub mod experts;
 pub mod extraction;
+pub mod faults;
 pub mod fixture;
 pub mod generated;
 pub mod greedy;

@@ -1,15 +1,15 @@
 //! Layers that take turns in memory compute what they compute when all are in memory.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use swiftlm_golden_tests::experts::{FromWeights, Weights};
+use swiftlm_golden_tests::faults::{Fault, Faulty};
 use swiftlm_golden_tests::fixture::{Row, names};
 use swiftlm_golden_tests::run::{Loaded, On, Placed, arg_max, compile, exact, relative_error};
-use swiftlm_ir::plan::{Program, WeightBuffer};
+use swiftlm_ir::plan::Program;
 use swiftlm_models::{Activations, BuildOptions};
+use swiftlm_runtime::StepError;
 use swiftlm_runtime::experts::{ExpertStats, layer_bytes, layers, streamed};
-use swiftlm_runtime::{StepError, WeightSource};
 
 const CHUNK: usize = 64;
 
@@ -93,52 +93,12 @@ fn what_waits_outside_is_not_held() {
     }
 }
 
-/// Fails from the given read on, or gives other bytes.
-struct Faulty {
-    inner: Weights,
-    reads: AtomicUsize,
-    fault: Mutex<Option<Fault>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
-    Error,
-    Flip,
-}
-
-impl Faulty {
-    fn set(&self, fault: Option<Fault>) {
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
-    }
-}
-
-impl WeightSource for Faulty {
-    fn read(&self, weight: &WeightBuffer, offset: usize, into: &mut [u8]) -> Result<(), String> {
-        self.inner.read(weight, offset, into)?;
-        let read = self.reads.fetch_add(1, Ordering::Relaxed);
-        // Not every read, so that faults strike in every layer.
-        match *self.fault.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(Fault::Error) if read.is_multiple_of(7) => {
-                Err(format!("weights.bin: byte {offset} cannot be read: the file ends here"))
-            }
-            Some(Fault::Flip) if read.is_multiple_of(7) => {
-                into[0] ^= 4;
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn place(&self, weight: &WeightBuffer, offset: usize) -> String {
-        self.inner.place(weight, offset)
-    }
-}
-
 /// A failed read fails its step and nothing else: once the disk is well again, so are the results.
 #[test]
 fn faults_are_errors_and_leave_nothing_wrong_behind() {
     let (row, program) = rows(Activations::int(16)).into_iter().next().expect("a row has layers");
-    let faulty = Arc::new(Faulty { inner: source(&row), reads: AtomicUsize::new(0), fault: Mutex::new(None) });
+    // Not every read, so that faults strike in every layer.
+    let faulty = Faulty::new(source(&row), 7);
     let mut loaded = load(&row, &program, Some(0), On::Cpu, faulty.clone());
     let tokens: Vec<(u32, u32, u32)> = (0..20).map(|p| (0, p, row.prompt[p as usize])).collect();
     let start = loaded.mark(0);

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use swiftlm_compiler::CompileOptions;
 use swiftlm_driver::checkpoint::Checkpoint;
 use swiftlm_golden_tests::experts::{FromWeights, Weights};
+use swiftlm_golden_tests::faults::{Fault, Faulty};
 use swiftlm_golden_tests::fixture::{Row, names};
 use swiftlm_golden_tests::run::{Loaded, On, arg_max, compile_with, exact, relative_error};
-use swiftlm_ir::plan::WeightBuffer;
 use swiftlm_models::{Activations, BuildOptions};
+use swiftlm_runtime::StepError;
 use swiftlm_runtime::experts::{ExpertStats, Policy};
-use swiftlm_runtime::{StepError, WeightSource};
 
 const CHUNK: usize = 64;
 
@@ -147,49 +147,11 @@ fn two_thousand_tokens_of_the_demo_model_are_the_same() {
     }
 }
 
-/// A source that fails on demand, gives other bytes, or takes its time.
-#[derive(Default)]
-struct Faulty {
-    inner: Option<Weights>,
-    fault: std::sync::Mutex<Option<Fault>>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
-    Error,
-    Flip,
-    Slow,
-}
-
-impl Faulty {
-    fn set(&self, fault: Option<Fault>) {
-        *self.fault.lock().expect("no test panics here") = fault;
-    }
-}
-
-impl WeightSource for Faulty {
-    fn read(&self, weight: &WeightBuffer, offset: usize, into: &mut [u8]) -> Result<(), String> {
-        let inner = self.inner.as_ref().expect("a source");
-        inner.read(weight, offset, into)?;
-        match *self.fault.lock().expect("no test panics here") {
-            Some(Fault::Error) => return Err(format!("weights.bin: byte {offset} cannot be read: the file ends here")),
-            Some(Fault::Flip) => into[0] ^= 4,
-            Some(Fault::Slow) => std::thread::sleep(std::time::Duration::from_millis(3)),
-            None => {}
-        }
-        Ok(())
-    }
-
-    fn place(&self, weight: &WeightBuffer, offset: usize) -> String {
-        self.inner.as_ref().expect("a source").place(weight, offset)
-    }
-}
-
 /// A failed read fails its step and nothing else: once the disk is well again, so are the results.
 #[test]
 fn faults_are_errors_and_leave_nothing_wrong_behind() {
     let model = Model::row("qwen3_moe-mlx4", Activations::int(16));
-    let faulty = Arc::new(Faulty { inner: Some(Arc::clone(&model.source)), ..Faulty::default() });
+    let faulty = Faulty::new(Arc::clone(&model.source), 1);
     let program = compile_with(&model.row, &model.build, options(Some(2)));
     let source = FromWeights::shared(faulty.clone());
     let mut loaded = Loaded::with_experts(&model.row, program, On::Cpu.open(2), 1, Some(source));

@@ -49,7 +49,7 @@ impl Bindings {
         parts.filter(|(_, unit)| *unit > 0).collect()
     }
 
-    /// Allocates everything but weights; of states those that these calls have.
+    /// Allocates everything but weights; of states all but those of other calls.
     pub(super) fn new(
         device: &mut dyn Device,
         program: &Program,
@@ -97,7 +97,8 @@ impl Bindings {
         let units = recurrent_units(options.max_sequences);
         for (i, state) in program.module.states.iter().enumerate() {
             let mut parts = vec![];
-            if !program.module.main[calls.clone()].iter().any(|call| call.states.contains(&i)) {
+            let mut others = program.module.main.iter().enumerate().filter(|(call, _)| !calls.contains(call));
+            if others.any(|(_, call)| call.states.contains(&i)) {
                 states.push(parts);
                 continue;
             }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 use swiftlm_ir::graph::{Piece, WeightType};
 use swiftlm_ir::plan::WeightBuffer;
-use swiftlm_ir::quant::Float;
+use swiftlm_ir::quant::{Affine, Float};
 use swiftlm_ir::reference::WeightBytes;
 use swiftlm_models::{Config, StoredType, TensorFacts, TensorIndex};
 use swiftlm_runtime::WeightSource;
@@ -113,6 +113,40 @@ impl Row {
     /// So many ids: prompt and continuation, over and over.
     pub fn endless(&self, count: usize) -> Vec<u32> {
         self.prompt.iter().chain(&self.greedy).copied().cycle().take(count).collect()
+    }
+
+    /// The same model with its groups of codes decoded to bfloat16.
+    pub fn in_bfloat16(mut self) -> Self {
+        let modules: Vec<String> =
+            self.index.keys().filter_map(|name| name.strip_suffix(".scales")).map(str::to_owned).collect();
+        for module in modules {
+            let mut take = |part: &str| {
+                let name = format!("{module}.{part}");
+                let at = self.data.iter().position(|(n, _)| *n == name).expect("a module of codes has all parts");
+                (self.index.shift_remove(&name).expect("what is held has facts"), self.data.swap_remove(at).1)
+            };
+            let [(codes, words), (scales, scale), (_, bias)] = ["weight", "scales", "biases"].map(&mut take);
+            let StoredType::Float(float) = scales.dtype else { panic!("{module}: scales are floats") };
+            let (words_of_row, groups) = (codes.shape[codes.shape.len() - 1], scales.shape[scales.shape.len() - 1]);
+            // Every group of these models has 64 columns.
+            let (cols, rows) = (64 * groups, words.len() / words_of_row / 4);
+            let affine = Affine::new((32 * words_of_row / cols) as u8, 64, float).expect("MLX has such codes");
+            let mut decoded = Vec::with_capacity(2 * rows * cols);
+            for row in 0..rows {
+                let codes = &words[4 * row * words_of_row..][..4 * words_of_row];
+                for col in 0..cols {
+                    let group = row * groups + col / 64;
+                    let x = float.get(&scale, group) * affine.code(codes, col) as f32 + float.get(&bias, group);
+                    decoded.extend(half::bf16::from_f32(x).to_le_bytes());
+                }
+            }
+            let shape = [&codes.shape[..codes.shape.len() - 1], &[cols]].concat();
+            let name = format!("{module}.weight");
+            self.index.insert(name.clone(), TensorFacts { dtype: StoredType::Float(Float::Bf16), shape });
+            self.data.push((name, decoded));
+        }
+        self.index.sort_keys();
+        self
     }
 
     /// Whether its feed-forward halves are mixtures of experts, some or all of them.

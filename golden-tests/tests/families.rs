@@ -2,8 +2,9 @@
 
 use swiftlm_golden_tests::fixture::{Row, names};
 use swiftlm_golden_tests::run::{Loaded, On, arg_max, compile, exact, relative_error};
+use swiftlm_ir::quant::Float;
 use swiftlm_ir::ty::Window;
-use swiftlm_models::{Activations, BuildOptions};
+use swiftlm_models::{Activations, BuildOptions, StoredType, TensorFacts};
 
 /// Bars of the project: relative error over every prompt position.
 const EXACT: f64 = 1e-4;
@@ -11,6 +12,9 @@ const F16: f64 = 2e-3;
 /// With inputs rounded to whole numbers: least and largest distance from the reference, and distance of two backends.
 const INT8: (f64, f64, f64) = (5e-3, 0.1, 1.5e-2);
 const INT16: (f64, f64, f64) = (2e-5, 4e-4, 2e-4);
+/// The same with inputs rounded to bfloat16, and to sums of two.
+const BF16: (f64, f64, f64) = (5e-4, 2e-2, 4e-3);
+const BF16X2: (f64, f64, f64) = (0.0, 1e-4, 5e-5);
 
 fn check(on: On, build: &BuildOptions, bar: f64) {
     let mut failures = vec![];
@@ -61,19 +65,24 @@ fn logits_with_an_f16_kv() {
     }
 }
 
-/// Rows of which some weights are codes with scales.
-fn coded() -> impl Iterator<Item = String> {
-    names().into_iter().filter(|n| n.contains("mlx") || n.contains("mxfp4"))
+/// Whether some weights are codes with scales.
+fn is_coded(name: &str) -> bool {
+    name.contains("mlx") || name.contains("mxfp4")
 }
 
-/// Micro-kernels of whole numbers compute what the interpreter computes with rounded floats, on every row with codes, and
-/// both are as far from the reference as the rounding makes them. A value in the middle between two steps may go to
-/// either, and of two experts that are nearly even either may be taken, so what counts is the middle one of all positions.
+/// Micro-kernels of whole numbers and of bfloat16 compute what the interpreter computes with rounded floats, on every row
+/// with such weights, and both are as far from the reference as the rounding makes them. A value in the middle between two
+/// steps may go to either, and of two experts that are nearly even either may be taken, so what counts is the middle one of
+/// all positions.
 #[test]
-fn whole_activations_agree_with_the_interpreter() {
-    let mut rows = 0;
-    for (name, bits) in coded().flat_map(|n| [(n.clone(), 8), (n, 16)]) {
+fn rounded_activations_agree_with_the_interpreter() {
+    let (mut coded, mut plain) = (0, 0);
+    for (name, bits) in names().into_iter().flat_map(|n| [(n.clone(), 8), (n, 16)]) {
         let row = Row::open(&name);
+        let matrix = |facts: &TensorFacts| facts.dtype == StoredType::Float(Float::Bf16) && facts.shape.len() > 1;
+        if !is_coded(&name) && !row.index.values().any(matrix) {
+            continue;
+        }
         let build = BuildOptions { activations: Activations::int(bits), ..exact() };
         let logits = |on: On| {
             let mut loaded = Loaded::new(&row, compile(&row, &build, 64), on.open(2), 1);
@@ -82,12 +91,17 @@ fn whole_activations_agree_with_the_interpreter() {
         let cpu = logits(On::Cpu);
         let error = median_error(&row, &cpu, &logits(On::Interpreter));
         let rounded = median_error(&row, &cpu, &row.logits);
-        let (least, most, apart) = if bits == 8 { INT8 } else { INT16 };
+        let (least, most, apart) = match (is_coded(&name), bits) {
+            (true, 8) => INT8,
+            (true, _) => INT16,
+            (false, 8) => BF16,
+            (false, _) => BF16X2,
+        };
         assert!((least..most).contains(&rounded), "{name}, {bits} bits: {rounded:.2e} from the reference");
         assert!(error < apart, "{name}, {bits} bits: {error:.2e} where rounding makes {rounded:.2e}");
-        rows += 1;
+        (coded, plain) = if is_coded(&name) { (coded + 1, plain) } else { (coded, plain + 1) };
     }
-    assert!(rows > 0, "some rows have codes");
+    assert!(coded > 0 && plain > 0, "some rows have codes, some have none");
 }
 
 /// Of the relative errors at each position, the middle one.

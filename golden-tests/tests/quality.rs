@@ -69,10 +69,17 @@ impl Difference {
     }
 }
 
-fn difference(other: &BuildOptions) -> Difference {
+fn demo() -> Row {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../server/demo/model");
-    let row = Row::checkpoint("demo", &dir);
-    let load = |build: &BuildOptions| Loaded::new(&row, compile(&row, build, 64), On::Cpu.open(2), SEQUENCES);
+    Row::checkpoint("demo", &dir)
+}
+
+fn difference(other: &BuildOptions) -> Difference {
+    difference_of(&demo(), other)
+}
+
+fn difference_of(row: &Row, other: &BuildOptions) -> Difference {
+    let load = |build: &BuildOptions| Loaded::new(row, compile(row, build, 64), On::Cpu.open(2), SEQUENCES);
     let (mut exact, mut other) = (load(&exact()), load(other));
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut ids = [START; SEQUENCES];
@@ -120,6 +127,21 @@ fn turboquant_is_closer_than_rotated_groups() {
     assert!(four.divergence < groups.divergence, "{four:?}, groups {groups:?}");
     assert!(four.divergence < mixed.divergence && mixed.divergence < three.divergence, "{mixed:?}, {three:?}");
     assert!(three.divergence / three.positions as f64 <= 1e-3, "{three:?}");
+}
+
+/// The same model in bfloat16: what rounding its inputs to bfloat16 does, and to sums of two in front of logits.
+#[test]
+fn bfloat16_in_layers_may_be_the_default() {
+    let row = demo().in_bfloat16();
+    let of = |activations| difference_of(&row, &BuildOptions { activations, ..exact() });
+    let (default, fine) = (of(Activations::Int { bits: 8, head: 16 }), of(Activations::int(16)));
+    assert!(default.positions >= 10_000);
+    assert!(meets(&default, 0.005) && meets(&fine, 0.0005), "{default:?}, {fine:?}");
+    assert!(
+        default.divergence > 1e3 * fine.divergence && fine.divergence > 0.0,
+        "rounding takes place: {default:?}, {fine:?}"
+    );
+    println!("{default:?}, {fine:?}");
 }
 
 /// What the CPU computes with unless flags say otherwise, and what it computes with as `--precision fine`.

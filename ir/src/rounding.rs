@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use half::f16;
+use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
 use crate::ops::{Attribute, AttributeValue};
@@ -18,6 +18,11 @@ pub const LEAST_MAGNITUDE: f32 = 1e-30;
 pub enum Rounding {
     /// IEEE 754 binary16, element by element.
     F16,
+    /// The sum of so many bfloat16, element by element: each is the nearest to what those before it leave.
+    Bf16 {
+        /// 1, or 2 for 16 bits of mantissa.
+        terms: u8,
+    },
     /// `scale · q` with whole `q` from `-m` to `m`, and `scale = max|x| / m` of each group of so many columns.
     Int {
         /// 8 (`m` = 127) or 16 (`m` = [`INT16`]).
@@ -32,8 +37,10 @@ pub const INT16: u16 = 255 * 127 + 127;
 
 impl Rounding {
     /// Every rounding there is.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::F16,
+        Self::Bf16 { terms: 1 },
+        Self::Bf16 { terms: 2 },
         Self::Int { bits: 8, group: 32 },
         Self::Int { bits: 8, group: 64 },
         Self::Int { bits: 8, group: 128 },
@@ -42,9 +49,13 @@ impl Rounding {
         Self::Int { bits: 16, group: 128 },
     ];
 
-    /// The rounding to so many bits whose groups are those of a weight's scales; `None` for a weight without.
+    /// The rounding to numbers of `bits` (8 or 16) bits that a weight's products are made of: whole ones in the groups of
+    /// its scales, or bfloat16 where it is stored so; `None` for other weights.
     pub fn of_weight(format: Format, bits: u8) -> Option<Self> {
-        format.codes().map(|codes| Self::Int { bits, group: codes.group as u16 })
+        match (format, format.codes()) {
+            (Format::BF16, _) => Some(Self::Bf16 { terms: bits / 8 }),
+            (_, codes) => codes.map(|codes| Self::Int { bits, group: codes.group as u16 }),
+        }
     }
 
     /// The largest whole number of so many bits.
@@ -55,7 +66,7 @@ impl Rounding {
     /// Columns that are rounded together; 1 where each is on its own.
     pub fn group(self) -> usize {
         match self {
-            Self::F16 => 1,
+            Self::F16 | Self::Bf16 { .. } => 1,
             Self::Int { group, .. } => group as usize,
         }
     }
@@ -64,6 +75,10 @@ impl Rounding {
     pub fn apply(self, row: &mut [f32]) {
         match self {
             Self::F16 => row.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
+            Self::Bf16 { terms } => row.iter_mut().for_each(|x| {
+                let next = |sum: f32| sum + bf16::from_f32(*x - sum).to_f32();
+                *x = (0..terms).fold(0.0, |sum, _| next(sum));
+            }),
             Self::Int { bits, group } => row.chunks_mut(group as usize).for_each(|part| {
                 let largest = part.iter().fold(0.0f64, |max, x| max.max(f64::from(x.abs())));
                 let scale = largest.max(f64::from(LEAST_MAGNITUDE)) / f64::from(Self::largest(bits));
@@ -77,6 +92,8 @@ impl fmt::Display for Rounding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::F16 => f.write_str("f16"),
+            Self::Bf16 { terms: 1 } => f.write_str("bf16"),
+            Self::Bf16 { terms } => write!(f, "bf16x{terms}"),
             Self::Int { bits, group } => write!(f, "int{bits}_g{group}"),
         }
     }

@@ -78,6 +78,16 @@ fn rounding_goes_to_even_halves() {
 }
 
 #[test]
+fn rounding_to_bfloat16_keeps_eight_bits_a_term() {
+    // Between 256 and 512 bfloat16 are 2 apart; what one leaves of 257.5 is 1.5 below the even one above.
+    let x = [257.0, 259.0, 257.5, 257.503, -1.0];
+    assert_eq!(dense::round(&x, Rounding::Bf16 { terms: 1 }), Ok(vec![256.0, 260.0, 258.0, 258.0, -1.0]));
+    let two = dense::round(&x, Rounding::Bf16 { terms: 2 }).expect("any row can be rounded");
+    assert_eq!(two[..3], [257.0, 259.0, 257.5]);
+    assert!((two[3] - x[3]).abs() <= 0.5 * 2f32.powi(-9), "{}", two[3]);
+}
+
+#[test]
 fn rounding_to_whole_numbers_goes_by_groups() {
     let int8 = Rounding::Int { bits: 8, group: 32 };
     // The first group's scale is 1, the second's is 1/127.

@@ -38,8 +38,9 @@ mod tests {
 
     #[test]
     fn every_width_comes_back_and_none_stays() {
-        for bits in [2, 3, 4, 5, 6, 8] {
-            let format = Format::Affine(Affine::new(bits, 32, Float::Bf16).expect("a width of codes"));
+        let codes = |bits| Format::Affine(Affine::new(bits, 32, Float::Bf16).expect("a width of codes"));
+        for bits in [2, 3, 4, 5, 6, 8, 16] {
+            let format = if bits == 16 { Format::BF16 } else { codes(bits) };
             let ty = WeightType { format, rows: 48, cols: 96 };
             for (i, component) in format.layout(ty.rows, ty.cols).components.iter().enumerate() {
                 let bytes: Vec<u8> = (0..component.bytes).map(|at| (at * 73 + 41 + at / 256) as u8).collect();
@@ -49,7 +50,7 @@ mod tests {
                 let (mut a, mut b) = (turned.clone(), bytes.clone());
                 restore(ty, i, &mut turned).expect("it has blocks");
                 assert_eq!(turned, bytes, "{bits} bits, component {i}");
-                if i > 0 || bits == 8 {
+                if i > 0 || bits >= 8 {
                     a.sort_unstable();
                     b.sort_unstable();
                     assert_eq!(a, b, "whole bytes only change places");
@@ -57,7 +58,7 @@ mod tests {
             }
         }
         let ty = WeightType { format: Format::Float(Float::F32), rows: 16, cols: 32 };
-        assert!(arrange(ty, 0, &mut [0; 2048]).is_err(), "floats have no blocks");
+        assert!(arrange(ty, 0, &mut [0; 2048]).is_err(), "floats of 32 bits have no blocks");
         let format = Format::Affine(Affine::new(4, 32, Float::F16).expect("a width of codes"));
         for (rows, bytes) in [(24, 24 * 16), (16, 100)] {
             let ty = WeightType { format, rows, cols: 32 };

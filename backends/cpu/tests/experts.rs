@@ -73,6 +73,7 @@ proptest! {
     ) {
         let random = &mut Random::new(seed);
         let cols = match format {
+            Format::BF16 if rounding >= 2 => 32 * cols,
             Format::Float(_) => 37 * cols,
             Format::Affine(_) | Format::Mxfp4 => 64 * cols,
         };

@@ -43,6 +43,9 @@ fn shapes() -> impl Strategy<Value = Shape> {
                 Some(Rounding::Int { bits, .. }) => Rounding::of_weight(format, bits),
                 other => other,
             };
+            // Of bfloat16, too, whole units can be rearranged.
+            let units = matches!(round, Some(Rounding::Bf16 { .. })) && outputs.is_multiple_of(16);
+            let cols = if units { cols.next_multiple_of(32) } else { cols };
             Shape { format, rows, cols, outputs, norm, round, pair, extras, offset, gap, seed }
         },
     )
@@ -128,6 +131,16 @@ fn inputs(shape: &Shape, case: &Case, m: usize) -> (Vec<f64>, Vec<f64>) {
             let rounded: Vec<f64> = x.iter().map(|x| half::f16::from_f32(*x as f32).to_f64()).collect();
             let doubts = rounded.iter().map(|x| if shape.norm { 5e-4 * x.abs() } else { 0.0 }).collect();
             (rounded, doubts)
+        }
+        Some(Rounding::Bf16 { terms }) => {
+            let nearest = |x: f64| half::bf16::from_f32(x as f32).to_f64();
+            let of = |x: &f64| (1..terms).fold(nearest(*x), |sum, _| sum + nearest(x - sum));
+            let doubt = |x: &f64| {
+                let step = 2f64.powi(x.abs().max(1e-30).log2().floor() as i32 - 7);
+                let middle = (x / step - (x / step).floor() - 0.5).abs() < 1e-3;
+                if terms == 2 { step / 256.0 } else { f64::from(middle) * step }
+            };
+            (x.iter().map(of).collect(), x.iter().map(|x| if shape.norm { doubt(x) } else { 0.0 }).collect())
         }
         Some(Rounding::Int { bits, group }) => {
             let (mut rounded, mut doubts) = (vec![], vec![]);

@@ -67,7 +67,8 @@ impl Kv {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Precision {
     /// Keys and values are f16. On the CPU, inputs of products with quantised weights are rounded by groups, to 8 bits in
-    /// layers and to 16 where logits are made (docs/performance.md says what that costs); elsewhere they stay f32.
+    /// layers and to 16 where logits are made, and those with bfloat16 weights to bfloat16, and to sums of two
+    /// (docs/performance.md says what that costs); elsewhere they stay f32.
     #[default]
     Default,
     /// The same with 16 bits everywhere, finer than f16: slower for prompts.

@@ -1,4 +1,4 @@
-//! A block of a product of whole numbers: some outputs for some rows, from rounded activations to stored results.
+//! A block of a product with a weight that was rearranged: some outputs for some rows, from rounded activations to stored results.
 
 use std::ops::Range;
 
@@ -8,10 +8,12 @@ use super::bias::Bias;
 use super::context::Rows;
 use super::epilogue::Epilogue;
 use super::isa::{Isa, LANES, Task};
-use super::packed::Packed;
+use super::matrix::{self, Strips};
+use super::packed::{Packed, UNIT};
+use super::pairs::Pairs;
 use super::product::Order;
 use super::quantize::{Quantized, QuantizedRow};
-use super::whole::{Codes, Levels, Planes, Rows16, Whole, tile, unpack};
+use super::whole::{Codes, Grouped, Levels, Planes, Products, Rows16, Whole, unpack};
 
 /// Most rows of bytes of a tile.
 const MOST_ROWS: usize = 8;
@@ -61,17 +63,24 @@ pub(crate) fn blocks_of_task(weight: &Packed, pair: bool, rows: usize, blocks: u
     wanted.clamp(1, blocks.max(1))
 }
 
-/// Floats of scratch that a task needs.
-pub(crate) fn task_scratch(cols: usize, pair: bool) -> usize {
+/// Floats of a task's panel of codes.
+fn panel_floats(cols: usize, pair: bool) -> usize {
     let halves = if pair { 2 } else { 1 };
-    PANEL_BYTES.max(halves * LANES * cols) / 4
+    PANEL_BYTES.max(halves * LANES * cols).next_multiple_of(64) / 4
+}
+
+/// Floats of scratch that a task needs: a panel, and rows that matrix units read one after another.
+pub(crate) fn task_scratch(cols: usize, pair: bool) -> usize {
+    panel_floats(cols, pair) + matrix::scratch(cols)
 }
 
 impl Task for WholeBlock<'_> {
     type Out = ();
+    const ROUNDED: bool = true;
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
-        match (self.product.weight.form.scale, self.product.weight.form.bits) {
+        let Some(form) = self.product.weight.form else { return self.pairs::<I>() };
+        match (form.scale, form.bits) {
             (Scale::Power, _) => self.of::<I, Levels, Whole<5>>(),
             (_, 2) => self.of::<I, Planes<2>, Whole<2>>(),
             (_, 3) => self.of::<I, Planes<3>, Whole<3>>(),
@@ -84,6 +93,26 @@ impl Task for WholeBlock<'_> {
 }
 
 impl WholeBlock<'_> {
+    /// Of bfloat16.
+    #[inline(always)]
+    unsafe fn pairs<I: Isa>(self) {
+        let Self { product, rows, blocks, scratch } = self;
+        let rows = rows.start * product.x.parts..rows.end * product.x.parts;
+        if I::MATRIX {
+            // Few rows and many alike, since its sums are its own.
+            let rows16 = |i: usize, half: usize| product.rows16(blocks.start + i, half);
+            return matrix::pairs::<I>(&Strips { product: &product, rows, blocks: &blocks, scratch }, rows16);
+        }
+        let mut at = rows.start;
+        while at < rows.end {
+            let count = strip(rows.end - at, I::WHOLE_ROWS);
+            for block in blocks.clone() {
+                product.strip::<I, Pairs>(at, count, block, |half| product.rows16(block, half));
+            }
+            at += count;
+        }
+    }
+
     /// Of codes as they lie, and as they are unpacked where there are many rows.
     #[inline(always)]
     unsafe fn of<I: Isa, C: Codes<I>, W: Codes<I>>(self) {
@@ -98,7 +127,7 @@ impl WholeBlock<'_> {
                 let mut at = rows.start;
                 while at < rows.end {
                     let count = strip(rows.end - at, most);
-                    product.strip::<I, C>(at, count, block, |half| product.rows16(block, half));
+                    product.strip::<I, Grouped<C>>(at, count, block, |half| product.rows16(block, half));
                     at += count;
                 }
             }
@@ -111,12 +140,18 @@ impl WholeBlock<'_> {
                 unpack::<I, C>(product.rows16(block, half).codes, cols, panel(i, half));
             }
         }
+        if I::MATRIX {
+            let rows16 =
+                |i: usize, half: usize| Rows16 { codes: panel(i, half), ..product.rows16(blocks.start + i, half) };
+            let scratch = scratch.wrapping_add(panel_floats(cols, product.pair.is_some()));
+            return matrix::whole::<I>(&Strips { product: &product, rows, blocks: &blocks, scratch }, rows16);
+        }
         let mut at = rows.start;
         while at < rows.end {
             let count = strip(rows.end - at, most);
             for (i, block) in blocks.clone().enumerate() {
                 let rows16 = |half: usize| Rows16 { codes: panel(i, half), ..product.rows16(block, half) };
-                product.strip::<I, W>(at, count, block, rows16);
+                product.strip::<I, Grouped<W>>(at, count, block, rows16);
             }
             at += count;
         }
@@ -135,7 +170,7 @@ fn strip(left: usize, most: usize) -> usize {
 }
 
 impl WholeProduct<'_> {
-    fn halves(&self) -> usize {
+    pub(crate) fn halves(&self) -> usize {
         if self.pair.is_some() { 2 } else { 1 }
     }
 
@@ -147,6 +182,12 @@ impl WholeProduct<'_> {
         }
     }
 
+    /// Part `i` of all parts of rows.
+    #[inline(always)]
+    pub(crate) unsafe fn part(&self, i: usize) -> QuantizedRow {
+        self.x.part(self.y_row(i / self.x.parts) / self.ranks, i % self.x.parts)
+    }
+
     /// The weights of a block of outputs.
     #[inline(always)]
     fn rows16(&self, block: usize, half: usize) -> Rows16 {
@@ -155,15 +196,15 @@ impl WholeProduct<'_> {
             codes: w.codes(at),
             scales: w.scales(at),
             biases: w.biases(at),
-            scale: w.form.scale,
+            scale: w.form.map_or(Scale::Power, |form| form.scale),
             cols: w.ty.cols,
-            group: w.form.group,
+            group: w.form.map_or(UNIT, |form| form.group),
         }
     }
 
     /// Rows `at .. at + count` of bytes, all parts of a row among them, by a block of outputs.
     #[inline(always)]
-    unsafe fn strip<I: Isa, C: Codes<I>>(
+    unsafe fn strip<I: Isa, P: Products<I>>(
         &self,
         at: usize,
         count: usize,
@@ -174,37 +215,47 @@ impl WholeProduct<'_> {
             QuantizedRow { codes: std::ptr::null_mut(), scales: std::ptr::null_mut(), sums: std::ptr::null_mut() };
         let mut x = [nowhere; MOST_ROWS];
         for m in 0..count {
-            let (row, part) = ((at + m) / self.x.parts, (at + m) % self.x.parts);
-            x[m] = self.x.part(self.y_row(row) / self.ranks, part);
+            x[m] = self.part(at + m);
         }
         let mut sums = [0f32; MOST_ROWS * STRIDE];
         for half in 0..self.halves() {
             let (w, out) = (weights(half), sums.as_mut_ptr().add(half * LANES));
-            if I::WHOLE_ROWS >= 8 && !C::STREAMS && count == 8 {
-                tile::<I, C, 8>(&w, &x, out, STRIDE);
+            if I::WHOLE_ROWS >= 8 && P::EIGHT && count == 8 {
+                P::tile::<8>(&w, &x, out, STRIDE);
             } else if I::WHOLE_ROWS >= 4 && count == 4 {
-                tile::<I, C, 4>(&w, &x, out, STRIDE);
+                P::tile::<4>(&w, &x, out, STRIDE);
             } else if count == 2 {
-                tile::<I, C, 2>(&w, &x, out, STRIDE);
+                P::tile::<2>(&w, &x, out, STRIDE);
             } else {
-                tile::<I, C, 1>(&w, &x, out, STRIDE);
+                P::tile::<1>(&w, &x, out, STRIDE);
             }
         }
+        let base = sums.as_mut_ptr();
+        self.finish::<I>(at, count, block, |m, half| base.wrapping_add(m * STRIDE + half * LANES));
+    }
+
+    /// From the sums of parts `at .. at + count` of rows with a block, by part and half, to stored results.
+    #[inline(always)]
+    pub(crate) unsafe fn finish<I: Isa>(
+        &self,
+        at: usize,
+        count: usize,
+        block: usize,
+        sums: impl Fn(usize, usize) -> *mut f32,
+    ) {
         let col = block * LANES;
         for m in (0..count).step_by(self.x.parts) {
-            let (row, inputs) = (self.y_row((at + m) / self.x.parts), sums.as_mut_ptr().add(m * STRIDE));
-            if self.x.parts == 2 {
-                for lanes in (0..STRIDE).step_by(LANES) {
-                    let both = I::add(I::load(inputs.add(lanes)), I::load(inputs.add(STRIDE + lanes)));
-                    I::store(inputs.add(lanes), both);
+            let row = self.y_row((at + m) / self.x.parts);
+            for half in 0..self.halves() {
+                let of = sums(m, half);
+                if self.x.parts == 2 {
+                    I::store(of, I::add(I::load(of), I::load(sums(m + 1, half))));
+                }
+                if let Some(bias) = self.bias {
+                    bias.add::<I>(half, col, LANES, of);
                 }
             }
-            if let Some(bias) = self.bias {
-                for half in 0..self.halves() {
-                    bias.add::<I>(half, col, LANES, inputs.add(half * LANES));
-                }
-            }
-            let inputs = [inputs.cast_const(), inputs.add(LANES).cast_const()];
+            let inputs = [sums(m, 0).cast_const(), sums(m, 1).cast_const()];
             self.epilogue.store::<I>(row, col, LANES, inputs, self.y.row(row).add(col));
         }
     }

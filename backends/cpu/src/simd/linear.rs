@@ -84,17 +84,15 @@ pub(crate) fn quantize(
 
 /// Rounded rows in the scratch of a launch, for products with a weight that was rearranged.
 pub(crate) fn rounded_rows(round: Option<Rounding>, scratch: *mut f32, cols: usize) -> Result<Quantized, String> {
-    match round {
-        Some(Rounding::Int { bits, group }) => Ok(Quantized::new(scratch, cols, bits, group as usize)),
-        _ => Err("the weight was rearranged for products of whole numbers, this is none".into()),
-    }
+    let rows = round.and_then(|to| Quantized::new(scratch, cols, to));
+    rows.ok_or_else(|| "the weight was rearranged for products of rounded rows, this is none".into())
 }
 
 /// Floats that rounded rows take in the scratch of a launch, and its tasks in a worker's.
 pub(crate) fn whole_scratch(round: Option<Rounding>, cols: usize, pair: bool, rows: usize) -> Needs {
-    let Some(Rounding::Int { bits, group }) = round else { return Needs::default() };
+    let Some(stride) = round.and_then(|to| Quantized::stride(cols, to)) else { return Needs::default() };
     let worker = task_scratch(cols, pair).max(cols.next_multiple_of(LANES));
-    Needs { launch: rows * Quantized::stride(cols, bits, group as usize), worker }
+    Needs { launch: rows * stride, worker }
 }
 
 /// Copies rows with a prologue; in parallel where there are many.

@@ -222,12 +222,16 @@ impl Task for Prologue {
                 let x = load_some::<I>(from.add(k), left);
                 let x = match self.round {
                     Some(Rounding::F16) => math::round::<I>(x, DType::F16),
-                    Some(Rounding::Int { .. }) | None => x,
+                    Some(_) | None => x,
                 };
                 store_some::<I>(to.add(k), x, left);
             }
-            if let Some(Rounding::Int { bits, group }) = self.round {
-                quantize::round_groups::<I>(to, self.cols, bits, group as usize);
+            match self.round {
+                Some(Rounding::Int { bits, group }) => {
+                    quantize::round_groups::<I>(to, self.cols, bits, group as usize);
+                }
+                Some(Rounding::Bf16 { terms }) => quantize::round_terms::<I>(to, self.cols, terms),
+                Some(Rounding::F16) | None => {}
             }
         }
     }

@@ -1,16 +1,17 @@
-//! The order in which products of whole numbers read a weight of codes, and the way there from MLX's order.
+//! The order in which products read a weight of codes or of bfloat16, and the way there from the order of rows.
 //!
 //! 16 rows are a block. In the place of a block's codes lie, for 32 columns at a time (a unit), the codes of all its rows:
 //! eight sets of four columns, a set being 64 bytes with the four codes of row `r` in bytes `4r .. 4r + 4`. Codes of
 //! fewer than 8 bits are cut into planes of 4, 2 and 1 bits, lowest bits first; a plane's 64 bytes hold as many sets as
 //! fit, the first in the lowest bits. In the place of a block's scales lie those of its rows, group by group, and so for
-//! biases. A block's bytes stay where they were, so weights are rearranged in place, and the bytes read are the file's.
+//! biases. A unit of bfloat16 is 16 sets of two columns. A block's bytes stay where they were, so weights are rearranged
+//! in place, and the bytes read are the file's.
 
 use std::ops::Range;
 
 use swiftlm_device::Order;
 use swiftlm_ir::graph::WeightType;
-use swiftlm_ir::quant::{Codes, Scale, mxfp4};
+use swiftlm_ir::quant::{Codes, Float, Format, Scale, mxfp4};
 use swiftlm_ir::rounding::Rounding;
 use swiftlm_ir::template::Template;
 
@@ -20,8 +21,10 @@ use crate::pool::Pool;
 
 /// Columns of a unit.
 pub(crate) const UNIT: usize = 32;
-/// Sets of a unit.
+/// Sets of a unit of codes.
 pub(crate) const SETS: usize = 8;
+/// Sets of a unit of bfloat16.
+pub(crate) const PAIRS: usize = UNIT / 2;
 /// Blocks that are rearranged at a time.
 const TASK_BLOCKS: usize = 16;
 
@@ -41,7 +44,8 @@ pub(crate) const fn planes(bits: usize) -> &'static [usize] {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packed {
     pub(crate) ty: WeightType,
-    pub(crate) form: Codes,
+    /// `None` for bfloat16.
+    pub(crate) form: Option<Codes>,
     codes: *mut u8,
     scales: *mut u8,
     biases: *mut u8,
@@ -54,9 +58,13 @@ unsafe impl Sync for Packed {}
 
 /// Whether all that reads a weight can read it in this order.
 pub(crate) fn suits(ty: &WeightType, readers: &[&Template]) -> bool {
-    let Some(form) = ty.format.codes() else { return false };
+    let Some(form) = form_of(ty) else { return false };
     let whole = |rows: usize, pair: bool, round: Option<Rounding>| {
-        let rounded = matches!(round, Some(Rounding::Int { group, .. }) if group as usize == form.group);
+        let rounded = match (round, form) {
+            (Some(Rounding::Int { group, .. }), Some(form)) => group as usize == form.group,
+            (Some(Rounding::Bf16 { .. }), None) => true,
+            _ => false,
+        };
         rounded && rows.is_multiple_of(LANES * if pair { 2 } else { 1 })
     };
     let mut products = 0;
@@ -76,10 +84,18 @@ pub(crate) fn suits(ty: &WeightType, readers: &[&Template]) -> bool {
     readers.iter().all(suits) && products > 0
 }
 
+/// The codes of a weight that has blocks, `None` within for bfloat16.
+fn form_of(ty: &WeightType) -> Option<Option<Codes>> {
+    match ty.format {
+        Format::Float(Float::Bf16) => ty.cols.is_multiple_of(UNIT).then_some(None),
+        format => format.codes().map(Some),
+    }
+}
+
 impl Packed {
-    /// The weight of type `ty` that begins at `base`; `None` if its format has no codes.
+    /// The weight of type `ty` that begins at `base`; `None` if its format has no blocks.
     pub(crate) fn new(ty: WeightType, base: *mut u8) -> Option<Self> {
-        let form = ty.format.codes()?;
+        let form = form_of(&ty)?;
         let layout = ty.format.layout(ty.rows, ty.cols);
         // Of a format without biases nothing asks for them.
         let part = |i: usize| layout.components.get(i).map_or(base, |c| base.wrapping_add(c.offset));
@@ -87,11 +103,15 @@ impl Packed {
     }
 
     fn bits(&self) -> usize {
-        self.form.bits
+        self.form.map_or(16, |form| form.bits)
     }
 
     fn groups(&self) -> usize {
-        self.ty.cols / self.form.group
+        self.form.map_or(0, |form| self.ty.cols / form.group)
+    }
+
+    fn scale_bytes(&self) -> usize {
+        self.form.map_or(0, |form| form.scale.bytes())
     }
 
     /// Bytes of a block's codes.
@@ -105,7 +125,7 @@ impl Packed {
     }
 
     fn scale_block(&self, block: usize) -> usize {
-        block * LANES * self.groups() * self.form.scale.bytes()
+        block * LANES * self.groups() * self.scale_bytes()
     }
 
     /// Scales of a block: 16 for each group.
@@ -121,9 +141,18 @@ impl Packed {
     /// Decodes a row to floats.
     pub(crate) unsafe fn decode(&self, row: usize, to: *mut f32) {
         let (block, lane) = (row / LANES, row % LANES);
+        let Some(form) = self.form else {
+            let words = self.codes(block).cast::<u32>();
+            for pair in 0..self.ty.cols / 2 {
+                let word = words.add(pair * LANES + lane).read_unaligned();
+                to.add(2 * pair).write(f32::from_bits(word << 16));
+                to.add(2 * pair + 1).write(f32::from_bits(word & 0xffff_0000));
+            }
+            return;
+        };
         for unit in 0..self.ty.cols / UNIT {
-            let at = unit * UNIT / self.form.group * LANES + lane;
-            let number = |code: u8| match self.form.scale {
+            let at = unit * UNIT / form.group * LANES + lane;
+            let number = |code: u8| match form.scale {
                 Scale::Affine(float) => {
                     let one = |base: *mut u8| {
                         let bytes = std::slice::from_raw_parts(base.add(at * float.bytes()), float.bytes());
@@ -167,17 +196,20 @@ impl Packed {
 
     /// What scales a block has, then biases.
     fn scale_parts(&self, block: usize) -> impl Iterator<Item = *mut u8> {
-        let biases = matches!(self.form.scale, Scale::Affine(_)).then(|| self.biases(block));
-        [self.scales(block)].into_iter().chain(biases)
+        let scales = self.form.map(|_| self.scales(block));
+        let affine = self.form.is_some_and(|form| matches!(form.scale, Scale::Affine(_)));
+        scales.into_iter().chain(affine.then(|| self.biases(block)))
     }
 
-    /// Writes a block's codes from rows in MLX's order.
+    /// Writes a block's codes from rows in their own order.
     unsafe fn place_codes(&self, block: usize, from: &[u8]) {
         let (bits, cols) = (self.bits(), self.ty.cols);
         let row_bytes = cols * bits / 8;
         let codes = self.codes(block);
-        if bits == 4 {
-            return place_nibbles(codes, from, cols);
+        match bits {
+            4 => return place_nibbles(codes, from, cols),
+            16 => return place_pairs(codes, from, cols),
+            _ => {}
         }
         for unit in 0..cols / UNIT {
             let words = codes.cast::<u32>().add(unit * LANES * bits);
@@ -190,10 +222,17 @@ impl Packed {
         }
     }
 
-    /// Writes a block's codes in MLX's order to `to`.
+    /// Writes a block's codes in the order of rows to `to`.
     unsafe fn fetch_codes(&self, block: usize, to: &mut [u8]) {
         let (bits, cols) = (self.bits(), self.ty.cols);
         let row_bytes = cols * bits / 8;
+        if bits == 16 {
+            let pairs = self.codes(block).cast::<[u8; 4]>();
+            for (i, pair) in to.chunks_exact_mut(4).enumerate() {
+                pair.copy_from_slice(&pairs.add(i % (cols / 2) * LANES + i / (cols / 2)).read_unaligned());
+            }
+            return;
+        }
         for unit in 0..cols / UNIT {
             let words = self.codes(block).cast::<u32>().add(unit * LANES * bits);
             for lane in 0..LANES {
@@ -205,7 +244,7 @@ impl Packed {
 
     /// Writes a block's scales, or biases, in MLX's order to `to`.
     unsafe fn fetch_scales(&self, from: *const u8, to: &mut [u8]) {
-        let (groups, bytes) = (self.groups(), self.form.scale.bytes());
+        let (groups, bytes) = (self.groups(), self.scale_bytes());
         for (i, scale) in to.chunks_exact_mut(bytes).enumerate() {
             let at = i % groups * LANES + i / groups;
             std::ptr::copy_nonoverlapping(from.add(at * bytes), scale.as_mut_ptr(), bytes);
@@ -214,7 +253,7 @@ impl Packed {
 
     /// Writes a block's scales, or biases, from rows in MLX's order.
     unsafe fn place_scales(&self, to: *mut u8, from: &[u8]) {
-        let (groups, bytes) = (self.groups(), self.form.scale.bytes());
+        let (groups, bytes) = (self.groups(), self.scale_bytes());
         for (i, scale) in from.chunks_exact(bytes).enumerate() {
             let at = i % groups * LANES + i / groups;
             std::ptr::copy_nonoverlapping(scale.as_ptr(), to.add(at * bytes), bytes);
@@ -287,6 +326,19 @@ unsafe fn place_nibbles(codes: *mut u8, from: &[u8], cols: usize) {
             let plane = row.map(|word| spread(word & 0xffff) | spread(word >> 16) << 4);
             for (vector, word) in plane.into_iter().enumerate() {
                 words.add(vector).cast::<u32>().add(lane).write_unaligned(word);
+            }
+        }
+    }
+}
+
+/// The bfloat16 of a block: of a line of each row, pair by pair.
+unsafe fn place_pairs(codes: *mut u8, from: &[u8], cols: usize) {
+    for unit in 0..cols / UNIT {
+        let sets = codes.cast::<[u32; LANES]>().add(unit * PAIRS);
+        for lane in 0..LANES {
+            let row = from.as_ptr().add(2 * (lane * cols + unit * UNIT)).cast::<[u32; PAIRS]>().read_unaligned();
+            for (set, pair) in row.into_iter().enumerate() {
+                sets.add(set).cast::<u32>().add(lane).write_unaligned(pair);
             }
         }
     }
@@ -388,8 +440,7 @@ mod tests {
     fn a_row_is_found_again_in_its_planes() {
         for bits in [2usize, 3, 4, 5, 6, 8] {
             let row: Vec<u8> = (0..UNIT * bits / 8).map(|i| (i * 73 + 41) as u8).collect();
-            let affine = swiftlm_ir::quant::Affine::new(bits as u8, 32, swiftlm_ir::quant::Float::F16)
-                .expect("a width of codes");
+            let affine = swiftlm_ir::quant::Affine::new(bits as u8, 32, Float::F16).expect("a width of codes");
             let sets = sets_of(bits, &row);
             for col in 0..UNIT {
                 assert_eq!(u32::from(sets[col / 4].to_le_bytes()[col % 4]), affine.code(&row, col), "{bits} bits");

@@ -3,6 +3,8 @@
 //! Whole numbers add up exactly in any order, and a lane is an output: its sum over groups goes from first to last in
 //! every tile. So a row's result does not depend on the rows beside it, nor on how the codes were cut.
 
+use std::marker::PhantomData;
+
 use swiftlm_ir::quant::{Scale, mxfp4};
 
 use super::isa::{Isa, LANES};
@@ -13,7 +15,7 @@ use super::weights::{load_full, load_units};
 /// Bytes of a set.
 pub(crate) const SET_BYTES: usize = 4 * LANES;
 /// How far ahead memory is asked for.
-const AHEAD: usize = 4 << 10;
+pub(crate) const AHEAD: usize = 4 << 10;
 
 /// A block of 16 rows of codes with its scales and biases.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +30,46 @@ pub(crate) struct Rows16 {
     pub(crate) group: usize,
 }
 
-/// How sets lie in memory.
+impl Rows16 {
+    /// Scales and biases of a group.
+    #[inline(always)]
+    pub(crate) unsafe fn group_scales<I: Isa>(&self, group: usize) -> (I::F, I::F) {
+        let at = group * LANES * self.scale.bytes();
+        match self.scale {
+            Scale::Affine(float) => {
+                (load_full::<I>(float, self.scales.add(at)), load_full::<I>(float, self.biases.add(at)))
+            }
+            Scale::Power => {
+                let unit = load_units::<I>(self.scales.add(at), LANES);
+                (unit, I::mul(unit, I::splat(-Levels::ZERO)))
+            }
+        }
+    }
+}
+
+/// What products of rounded rows with a block are made of.
+pub(crate) trait Products<I: Isa> {
+    /// Whether tiles of 8 rows are worth their registers.
+    const EIGHT: bool;
+    /// Dot products of `M` rows with a block, 16 a row, to `out` and every `stride` floats behind.
+    ///
+    /// # Safety
+    /// The rows have the block's columns, rounded for it; `out` is writable for `M` rows.
+    unsafe fn tile<const M: usize>(block: &Rows16, x: &[QuantizedRow], out: *mut f32, stride: usize);
+}
+
+/// Products of whole numbers, by groups of codes that lie so.
+pub(crate) struct Grouped<C>(PhantomData<C>);
+
+impl<I: Isa, C: Codes<I>> Products<I> for Grouped<C> {
+    const EIGHT: bool = !C::STREAMS;
+    #[inline(always)]
+    unsafe fn tile<const M: usize>(block: &Rows16, x: &[QuantizedRow], out: *mut f32, stride: usize) {
+        tile::<I, C, M>(block, x, out, stride);
+    }
+}
+
+/// How sets of codes lie in memory.
 pub(crate) trait Codes<I: Isa> {
     /// Bits of the largest byte.
     const BITS: usize;
@@ -112,17 +153,9 @@ const fn sets_at_once(bits: usize, limit: u32) -> usize {
     if most >= SETS as u32 { SETS } else { most as usize }
 }
 
-/// Dot products of `M` rows with a block, 16 a row, to `out` and every `stride` floats behind.
-///
-/// # Safety
-/// The rows have the block's columns in its groups, rounded; `out` is writable for `M` rows.
+/// [`Products::tile`] of whole numbers, by groups.
 #[inline(always)]
-pub(crate) unsafe fn tile<I: Isa, C: Codes<I>, const M: usize>(
-    block: &Rows16,
-    x: &[QuantizedRow],
-    out: *mut f32,
-    stride: usize,
-) {
+unsafe fn tile<I: Isa, C: Codes<I>, const M: usize>(block: &Rows16, x: &[QuantizedRow], out: *mut f32, stride: usize) {
     let mut codes = [std::ptr::null::<i8>(); M];
     for m in 0..M {
         codes[m] = x[m].codes;
@@ -170,16 +203,7 @@ pub(crate) unsafe fn tile<I: Isa, C: Codes<I>, const M: usize>(
             }
             unit = unit.add(C::UNIT_BYTES);
         }
-        let at = g * LANES * block.scale.bytes();
-        let (scale, bias) = match block.scale {
-            Scale::Affine(float) => {
-                (load_full::<I>(float, block.scales.add(at)), load_full::<I>(float, block.biases.add(at)))
-            }
-            Scale::Power => {
-                let unit = load_units::<I>(block.scales.add(at), LANES);
-                (unit, I::mul(unit, I::splat(-Levels::ZERO)))
-            }
-        };
+        let (scale, bias) = block.group_scales::<I>(g);
         for m in 0..M {
             let scale = I::mul(scale, I::splat(*x[m].scales.add(g)));
             sums[m] = I::fma(I::to_float(whole[m]), scale, sums[m]);

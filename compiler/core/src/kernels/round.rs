@@ -1,7 +1,8 @@
 //! Declared rounding of a product's input, where it is loaded.
 
 use swiftlm_ir::kernel::builder::{E, Kb, V};
-use swiftlm_ir::quant::decode::pack_width;
+use swiftlm_ir::quant::Float;
+use swiftlm_ir::quant::decode::{pack_width, word_of, word_values};
 use swiftlm_ir::rounding::{LEAST_MAGNITUDE, Rounding};
 use swiftlm_ir::ty::DType;
 
@@ -25,6 +26,9 @@ pub(super) fn rounded<'k>(
         Some(Rounding::F16) => {
             return packs(pack).iter().map(|row| each(row, |x| x.round(DType::F16))).collect();
         }
+        Some(Rounding::Bf16 { terms }) => {
+            return packs(pack).iter().map(|row| each(row, |x| bf16(kb, x, terms))).collect();
+        }
         Some(Rounding::Int { bits, group }) => (Rounding::largest(bits), group as usize),
     };
     let per = group / pack_width(width);
@@ -42,6 +46,12 @@ pub(super) fn rounded<'k>(
         each(row, |x| ((x * inverse + kb.f32(SHIFT)) - kb.f32(SHIFT)) * scale)
     };
     values.iter().zip(&largest).map(round).collect()
+}
+
+/// The sum of so many bfloat16 that is nearest to `x` term by term.
+fn bf16<'k>(kb: &'k Kb, x: E<'k>, terms: u8) -> E<'k> {
+    let nearest = |x: E<'k>| word_values(kb, Float::Bf16, word_of(kb, Float::Bf16, &[x, kb.f32(0.0)]))[0];
+    (1..terms).fold(nearest(x), |sum, _| sum + nearest(x - sum))
 }
 
 fn scalars<'k>(row: &[E<'k>]) -> impl Iterator<Item = E<'k>> {

@@ -284,4 +284,13 @@ impl Isa for Avx2 {
         let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
         _mm_storeu_si128(to.cast(), bytes);
     }
+
+    #[inline(always)]
+    unsafe fn halves_bf16(x: [__m256i; 2]) -> [Self::F; 2] {
+        let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+        [
+            x.map(|x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x))),
+            x.map(|x| _mm256_castsi256_ps(_mm256_and_si256(x, high))),
+        ]
+    }
 }

@@ -2,23 +2,43 @@
 
 use std::arch::x86_64::*;
 
-use super::{Isa, Task};
+use super::{Isa, Task, amx};
 
-/// AVX-512 F, BW, DQ and VL; with VNNI or without.
+/// AVX-512 F, BW, DQ and VL.
+pub(super) const PLAIN: u8 = 0;
+/// With VNNI.
+pub(super) const VNNI: u8 = 1;
+/// With VNNI and BF16.
+pub(super) const BF16: u8 = 2;
+/// With VNNI, BF16 and AMX.
+pub(super) const AMX: u8 = 3;
+
+/// AVX-512 with the extensions of a level.
 #[derive(Clone, Copy)]
-pub(super) struct Avx512<const VNNI: bool>;
+pub(super) struct Avx512<const LEVEL: u8>;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 unsafe fn enter<T: Task>(task: T) -> T::Out {
-    task.run::<Avx512<false>>()
+    task.run::<Avx512<PLAIN>>()
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 unsafe fn enter_vnni<T: Task>(task: T) -> T::Out {
-    task.run::<Avx512<true>>()
+    task.run::<Avx512<VNNI>>()
 }
 
-impl<const VNNI: bool> Isa for Avx512<VNNI> {
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+unsafe fn enter_bf16<T: Task>(task: T) -> T::Out {
+    task.run::<Avx512<BF16>>()
+}
+
+/// The compiler need not know of AMX, which is written in assembly.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c")]
+unsafe fn enter_amx<T: Task>(task: T) -> T::Out {
+    task.run::<Avx512<AMX>>()
+}
+
+impl<const LEVEL: u8> Isa for Avx512<LEVEL> {
     type F = __m512;
     /// All 16 values that a code can mean, looked up by the code.
     type Four = __m512;
@@ -27,7 +47,12 @@ impl<const VNNI: bool> Isa for Avx512<VNNI> {
 
     #[inline(always)]
     unsafe fn enter<T: Task>(task: T) -> T::Out {
-        if VNNI { enter_vnni(task) } else { enter(task) }
+        match LEVEL {
+            PLAIN => enter(task),
+            VNNI => enter_vnni(task),
+            BF16 => enter_bf16(task),
+            _ => enter_amx(task),
+        }
     }
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
@@ -201,7 +226,7 @@ impl<const VNNI: bool> Isa for Avx512<VNNI> {
     /// With VNNI 32-bit sums, without two 16-bit sums a lane.
     type Dots = __m512i;
     type Whole = __m512i;
-    const DOTS_LIMIT: u32 = if VNNI { i32::MAX as u32 } else { i16::MAX as u32 };
+    const DOTS_LIMIT: u32 = if LEVEL >= VNNI { i32::MAX as u32 } else { i16::MAX as u32 };
     const WHOLE_ROWS: usize = 8;
 
     #[inline(always)]
@@ -232,7 +257,11 @@ impl<const VNNI: bool> Isa for Avx512<VNNI> {
     #[inline(always)]
     unsafe fn dot(dots: __m512i, codes: __m512i, x: *const i8) -> __m512i {
         let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
-        if VNNI { _mm512_dpbusd_epi32(dots, codes, x) } else { _mm512_add_epi16(dots, _mm512_maddubs_epi16(codes, x)) }
+        if LEVEL >= VNNI {
+            _mm512_dpbusd_epi32(dots, codes, x)
+        } else {
+            _mm512_add_epi16(dots, _mm512_maddubs_epi16(codes, x))
+        }
     }
     #[inline(always)]
     unsafe fn zeros() -> __m512i {
@@ -240,7 +269,7 @@ impl<const VNNI: bool> Isa for Avx512<VNNI> {
     }
     #[inline(always)]
     unsafe fn add_dots(sums: __m512i, dots: __m512i, factor: i16) -> __m512i {
-        let dots = match (VNNI, factor) {
+        let dots = match (LEVEL >= VNNI, factor) {
             (true, 1) => dots,
             (true, factor) => _mm512_mullo_epi32(dots, _mm512_set1_epi32(i32::from(factor))),
             (false, factor) => _mm512_madd_epi16(dots, _mm512_set1_epi16(factor)),
@@ -254,5 +283,53 @@ impl<const VNNI: bool> Isa for Avx512<VNNI> {
     #[inline(always)]
     unsafe fn store_i8(to: *mut i8, x: __m512) {
         _mm_storeu_si128(to.cast(), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));
+    }
+
+    const TERM_BYTES: usize = if LEVEL >= BF16 { 2 } else { 4 };
+    #[inline(always)]
+    unsafe fn store_term(to: *mut u8, x: __m512) {
+        if LEVEL >= BF16 { Self::store_bf16(to.cast(), x) } else { Self::store(to.cast(), x) }
+    }
+    #[inline(always)]
+    unsafe fn halves_bf16(x: __m512i) -> [__m512; 2] {
+        let high = _mm512_and_si512(x, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+        [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(x)), _mm512_castsi512_ps(high)]
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(sums: __m512, weights: __m512i, x: *const u8) -> __m512 {
+        if LEVEL >= BF16 {
+            let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
+            let [weights, x] = [weights, x].map(|pairs| std::mem::transmute::<__m512i, __m512bh>(pairs));
+            return _mm512_dpbf16_ps(sums, weights, x);
+        }
+        let ([low, high], x) = (Self::halves_bf16(weights), x.cast::<f32>());
+        let sums = _mm512_fmadd_ps(low, _mm512_set1_ps(x.read_unaligned()), sums);
+        _mm512_fmadd_ps(high, _mm512_set1_ps(x.add(1).read_unaligned()), sums)
+    }
+
+    const MATRIX: bool = LEVEL >= AMX;
+    #[inline(always)]
+    unsafe fn matrix_begin(rows: [usize; 2], bytes: usize) {
+        amx::begin(rows, bytes);
+    }
+    #[inline(always)]
+    unsafe fn matrix_clear() {
+        amx::clear();
+    }
+    #[inline(always)]
+    unsafe fn matrix_add<const BF16: bool>(x: [*const u8; 2], stride: usize, weights: [*const u8; 2]) {
+        amx::add::<BF16>(x, stride, weights);
+    }
+    #[inline(always)]
+    unsafe fn matrix_store(to: *mut u8) {
+        amx::store(to);
+    }
+    #[inline(always)]
+    unsafe fn matrix_end() {
+        amx::end();
+    }
+    #[inline(always)]
+    unsafe fn load_whole(from: *const i32) -> __m512i {
+        _mm512_loadu_si512(from.cast())
     }
 }

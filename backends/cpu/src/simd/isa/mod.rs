@@ -3,6 +3,8 @@
 //! Arithmetic is f32; results may differ between instruction sets (whether `fma` rounds once), never within one.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -17,6 +19,8 @@ pub(crate) const LANES: usize = 16;
 pub(crate) trait Task {
     /// The result.
     type Out;
+    /// Whether it makes or reads rounded rows, which some extensions are for: no other task is compiled for these.
+    const ROUNDED: bool = false;
 
     /// Runs it.
     ///
@@ -190,6 +194,56 @@ pub(crate) trait Isa: Copy + 'static {
     unsafe fn to_float(x: Self::Whole) -> Self::F;
     /// Whole floats from -127 to 127 as signed bytes.
     unsafe fn store_i8(to: *mut i8, x: Self::F);
+
+    /// Whether there are matrix units; only where there are, what begins with `matrix` may be called.
+    const MATRIX: bool = false;
+    /// Prepares for two tiles of so many rows (1 to 16; 0 if there is no second) of `bytes` bytes (4 to 64).
+    unsafe fn matrix_begin(_rows: [usize; 2], _bytes: usize) {
+        unreachable!("there are no matrix units")
+    }
+    /// No products yet.
+    unsafe fn matrix_clear() {
+        unreachable!("there are no matrix units")
+    }
+    /// Adds the products of both tiles, whose rows lie `stride` bytes apart, with two pieces of weights: sets of as many
+    /// columns as a row has numbers. Signed bytes with bytes, or bfloat16.
+    unsafe fn matrix_add<const BF16: bool>(_x: [*const u8; 2], _stride: usize, _weights: [*const u8; 2]) {
+        unreachable!("there are no matrix units")
+    }
+    /// The sums of 16 outputs a row, 16 rows a tile, to memory: of the first tile with both pieces, of the second with both.
+    unsafe fn matrix_store(_to: *mut u8) {
+        unreachable!("there are no matrix units")
+    }
+    /// Leaves the matrix units to others.
+    unsafe fn matrix_end() {
+        unreachable!("there are no matrix units")
+    }
+    /// 16 whole numbers from memory.
+    unsafe fn load_whole(_from: *const i32) -> Self::Whole {
+        unreachable!("there are no matrix units")
+    }
+
+    /// Bytes of a number as [`Self::store_term`] writes it: 2, or 4 where products of bfloat16 are those of floats.
+    const TERM_BYTES: usize = 4;
+    /// 16 floats that are bfloat16.
+    #[inline(always)]
+    unsafe fn store_term(to: *mut u8, x: Self::F) {
+        Self::store(to.cast(), x);
+    }
+    /// The bfloat16 of 16 words as floats: low halves, then high ones.
+    #[inline(always)]
+    unsafe fn halves_bf16(x: Self::Bytes) -> [Self::F; 2] {
+        let mut words = [0u32; LANES];
+        Self::store_bytes(words.as_mut_ptr().cast(), x);
+        [words.map(|w| w << 16), words.map(|w| w & 0xffff_0000)].map(|half| Self::load(half.as_ptr().cast()))
+    }
+    /// Adds to each lane the products of its two bfloat16 with the two numbers at `x`, as [`Self::store_term`] left them.
+    #[inline(always)]
+    unsafe fn dot_pairs(sums: Self::F, weights: Self::Bytes, x: *const u8) -> Self::F {
+        let ([low, high], x) = (Self::halves_bf16(weights), x.cast::<f32>());
+        let sums = Self::fma(low, Self::splat(x.read_unaligned()), sums);
+        Self::fma(high, Self::splat(x.add(1).read_unaligned()), sums)
+    }
 }
 
 /// The sums of some vectors, as [`Isa::sum`]; four at a time where there are four.
@@ -209,6 +263,10 @@ pub(crate) unsafe fn sums<I: Isa, const N: usize>(x: &[I::F; N]) -> [f32; N] {
 /// Which instruction set to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IsaKind {
+    /// As [`Self::Avx512Bf16`], with the tiles of AMX.
+    Amx,
+    /// AVX-512 F, BW, DQ, VL, VNNI and BF16.
+    Avx512Bf16,
     /// AVX-512 F, BW, DQ, VL and VNNI.
     Avx512Vnni,
     /// AVX-512 F, BW, DQ and VL.
@@ -234,7 +292,14 @@ impl IsaKind {
                 && is_x86_feature_detected!("avx512bw")
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl");
-            kinds.extend((avx512 && is_x86_feature_detected!("avx512vnni")).then_some(Self::Avx512Vnni));
+            let vnni = avx512 && is_x86_feature_detected!("avx512vnni");
+            let bf16 = (vnni && is_x86_feature_detected!("avx512bf16")).then_some(Self::Avx512Bf16);
+            // Where there are tiles, or are kept from us, the instructions of vectors for bfloat16 are slower than floats.
+            let (tiles, allowed) = amx::available();
+            kinds.extend((bf16.is_some() && allowed).then_some(Self::Amx));
+            kinds.extend(bf16.filter(|_| !tiles));
+            kinds.extend(vnni.then_some(Self::Avx512Vnni));
+            kinds.extend(bf16.filter(|_| tiles));
             kinds.extend(avx512.then_some(Self::Avx512));
             kinds.extend(avx2.then_some(Self::Avx2));
         }
@@ -251,9 +316,13 @@ impl IsaKind {
     pub(crate) unsafe fn run<T: Task>(self, task: T) -> T::Out {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => avx512::Avx512::<true>::enter(task),
+            Self::Amx if T::ROUNDED => avx512::Avx512::<{ avx512::AMX }>::enter(task),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => avx512::Avx512::<false>::enter(task),
+            Self::Avx512Bf16 if T::ROUNDED => avx512::Avx512::<{ avx512::BF16 }>::enter(task),
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx | Self::Avx512Bf16 | Self::Avx512Vnni => avx512::Avx512::<{ avx512::VNNI }>::enter(task),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => avx512::Avx512::<{ avx512::PLAIN }>::enter(task),
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => avx2::Avx2::enter(task),
             #[cfg(target_arch = "aarch64")]

@@ -226,7 +226,7 @@ fn elementwise(op: &Op) -> bool {
             true
         }
         Op::Silu | Op::GeluTanh | Op::Sigmoid | Op::Tanh => true,
-        // Rounding by groups looks at neighbours: only the prologue of a product does it.
+        // Rounding by groups looks at neighbours, and to bfloat16 no step of a map does: the prologue of a product does both.
         Op::Round { to } => *to == Rounding::F16,
         _ => false,
     }

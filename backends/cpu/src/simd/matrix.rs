@@ -59,24 +59,31 @@ pub(super) unsafe fn pairs<I: Isa>(strips: &Strips<'_>, rows16: impl Fn(usize, u
 pub(super) unsafe fn whole<I: Isa>(strips: &Strips<'_>, rows16: impl Fn(usize, usize) -> Rows16) {
     let first = rows16(0, 0);
     let (groups, row) = (first.cols / first.group, first.group.min(ROW_BYTES));
-    let mut products = [0i32; 4 * TILE];
+    // One group's products are made while those of the one before are added.
+    let mut products = [[0i32; 4 * TILE]; 2];
     strips.run::<I>(first.cols, row, rows16, |x, count, weights, sums| {
         for tile in 0..4 * TILE / LANES {
             I::store(sums.add(tile * LANES), I::splat(0.0));
         }
-        for g in 0..groups {
+        let multiply = |g: usize, to: &mut [i32; 4 * TILE]| {
             I::matrix_clear();
             for at in (g * first.group..(g + 1) * first.group).step_by(row) {
                 I::matrix_add::<false>(x.at(at), x.stride, weights.map(|w| w.codes.add(at * LANES)));
             }
-            I::matrix_store(products.as_mut_ptr().cast());
+            I::matrix_store(to.as_mut_ptr().cast());
+        };
+        multiply(0, &mut products[0]);
+        for g in 0..groups {
+            if g + 1 < groups {
+                multiply(g + 1, &mut products[(g + 1) % 2]);
+            }
+            let products = products[g % 2].as_ptr();
             let scales = weights.map(|w| w.group_scales::<I>(g));
             for m in 0..count {
-                let part = x.part(m);
-                let (scale, sum) = (I::splat(*part.scales.add(g)), I::splat(*part.sums.add(g)));
+                let (scale, sum) = (I::splat(*x.parts[m].scales.add(g)), I::splat(*x.parts[m].sums.add(g)));
                 for half in 0..2 {
                     let at = place(m, half);
-                    let product = I::load_whole(products.as_ptr().add(at));
+                    let product = I::load_whole(products.add(at));
                     let so_far = I::fma(I::to_float(product), I::mul(scales[half].0, scale), I::load(sums.add(at)));
                     I::store(sums.add(at), I::fma(scales[half].1, sum, so_far));
                 }
@@ -92,9 +99,8 @@ fn place(row: usize, half: usize) -> usize {
 }
 
 /// The rows of a strip.
-struct X<'a> {
-    product: &'a WholeProduct<'a>,
-    first: usize,
+struct X {
+    parts: [QuantizedRow; STRIP],
     base: *const u8,
     /// Bytes from row to row.
     stride: usize,
@@ -102,16 +108,11 @@ struct X<'a> {
     second: usize,
 }
 
-impl X<'_> {
+impl X {
     /// Where two tiles begin, from byte `at` of their rows on.
     #[inline(always)]
     unsafe fn at(&self, at: usize) -> [*const u8; 2] {
         [self.base.wrapping_add(at), self.base.wrapping_add(self.second + at)]
-    }
-
-    #[inline(always)]
-    unsafe fn part(&self, m: usize) -> QuantizedRow {
-        self.product.part(self.first + m)
     }
 }
 
@@ -124,7 +125,7 @@ impl Strips<'_> {
         bytes: usize,
         row: usize,
         rows16: impl Fn(usize, usize) -> Rows16,
-        mut tiles: impl FnMut(&X<'_>, usize, [Rows16; 2], *mut f32),
+        mut tiles: impl FnMut(&X, usize, [Rows16; 2], *mut f32),
     ) {
         let (product, halves) = (self.product, self.product.halves());
         let mut sums = [0f32; 4 * TILE];
@@ -154,13 +155,17 @@ impl Strips<'_> {
 
     /// The rows of a strip at one distance from each other: where they lie, if they do, or copied.
     #[inline(always)]
-    unsafe fn gather(&self, at: usize, count: usize, bytes: usize) -> X<'_> {
-        let row = |m: usize| self.product.part(at + m).codes.cast_const().cast::<u8>();
+    unsafe fn gather(&self, at: usize, count: usize, bytes: usize) -> X {
+        let mut parts = [self.product.part(at); STRIP];
+        for m in 1..count {
+            parts[m] = self.product.part(at + m);
+        }
+        let row = |m: usize| parts[m].codes.cast_const().cast::<u8>();
         let stride = if count > 1 { (row(1) as usize).wrapping_sub(row(0) as usize) } else { bytes };
         let even = |m: usize| row(m) as usize == (row(0) as usize).wrapping_add(m * stride);
         let of = |base: *const u8, stride: usize| {
             let second = if count > ROWS { ROWS * stride } else { 0 };
-            X { product: self.product, first: at, base, stride, second }
+            X { parts, base, stride, second }
         };
         if (0..count).all(even) {
             return of(row(0), stride);

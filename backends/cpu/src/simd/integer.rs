@@ -9,7 +9,7 @@ use super::context::Rows;
 use super::epilogue::Epilogue;
 use super::isa::{Isa, LANES, Task};
 use super::matrix::{self, Strips};
-use super::packed::{Packed, UNIT};
+use super::packed::{Packed, SETS, UNIT};
 use super::pairs::Pairs;
 use super::product::Order;
 use super::quantize::{Quantized, QuantizedRow};
@@ -80,14 +80,23 @@ impl Task for WholeBlock<'_> {
     #[inline(always)]
     unsafe fn run<I: Isa>(self) {
         let Some(form) = self.product.weight.form else { return self.pairs::<I>() };
-        match (form.scale, form.bits) {
-            (Scale::Power, _) => self.of::<I, Levels, Whole<5>>(),
-            (_, 2) => self.of::<I, Planes<2>, Whole<2>>(),
-            (_, 3) => self.of::<I, Planes<3>, Whole<3>>(),
-            (_, 4) => self.of::<I, Planes<4>, Whole<4>>(),
-            (_, 5) => self.of::<I, Planes<5>, Whole<5>>(),
-            (_, 6) => self.of::<I, Planes<6>, Whole<6>>(),
-            _ => self.of::<I, Planes<8>, Whole<8>>(),
+        let at_once = match (form.scale, form.bits) {
+            (Scale::Power, _) => self.few_or_unpack::<I, Levels>(),
+            (_, 2) => self.few_or_unpack::<I, Planes<2>>(),
+            (_, 3) => self.few_or_unpack::<I, Planes<3>>(),
+            (_, 4) => self.few_or_unpack::<I, Planes<4>>(),
+            (_, 5) => self.few_or_unpack::<I, Planes<5>>(),
+            (_, 6) => self.few_or_unpack::<I, Planes<6>>(),
+            _ => self.few_or_unpack::<I, Planes<8>>(),
+        };
+        match at_once {
+            None => {}
+            Some(SETS) => self.many::<I, SETS>(),
+            // Nothing else comes where sums have 32 bits.
+            Some(_) if I::DOTS_LIMIT == i32::MAX as u32 => {}
+            Some(4) => self.many::<I, 4>(),
+            Some(2) => self.many::<I, 2>(),
+            Some(_) => self.many::<I, 0>(),
         }
     }
 }
@@ -96,12 +105,11 @@ impl WholeBlock<'_> {
     /// Of bfloat16.
     #[inline(always)]
     unsafe fn pairs<I: Isa>(self) {
-        let Self { product, rows, blocks, scratch } = self;
-        let rows = rows.start * product.x.parts..rows.end * product.x.parts;
+        let (product, rows, blocks) = (&self.product, self.parts(), &self.blocks);
         if I::MATRIX {
             // Few rows and many alike, since its sums are its own.
             let rows16 = |i: usize, half: usize| product.rows16(blocks.start + i, half);
-            return matrix::pairs::<I>(&Strips { product: &product, rows, blocks: &blocks, scratch }, rows16);
+            return matrix::pairs::<I>(&Strips { product, rows, blocks, scratch: self.scratch }, rows16);
         }
         let mut at = rows.start;
         while at < rows.end {
@@ -113,49 +121,66 @@ impl WholeBlock<'_> {
         }
     }
 
-    /// Of codes as they lie, and as they are unpacked where there are many rows.
+    fn parts(&self) -> Range<usize> {
+        let parts = self.product.x.parts;
+        self.rows.start * parts..self.rows.end * parts
+    }
+
+    /// Where the codes of a block, or of half of it, are unpacked to.
+    fn panel(&self, block: usize, half: usize) -> *mut u8 {
+        let bytes = LANES * self.product.weight.ty.cols;
+        self.scratch.cast::<u8>().wrapping_add((block * self.product.halves() + half) * bytes)
+    }
+
+    /// Few rows: all of it, from codes as they lie. Many: unpacks codes, and gives how many sets add up at once.
     #[inline(always)]
-    unsafe fn of<I: Isa, C: Codes<I>, W: Codes<I>>(self) {
-        let Self { product, rows, blocks, scratch } = self;
-        let parts = product.x.parts;
-        let rows = rows.start * parts..rows.end * parts;
-        // Two sums for the two halves of each code take twice the registers.
-        let most = if C::BITS == 8 && I::DOTS_LIMIT < 1 << 16 { I::WHOLE_ROWS / 2 } else { I::WHOLE_ROWS };
-        if rows.len() <= FEW_ROWS {
-            let most = most.min(4);
-            for block in blocks {
-                let mut at = rows.start;
-                while at < rows.end {
-                    let count = strip(rows.end - at, most);
-                    product.strip::<I, Grouped<C>>(at, count, block, |half| product.rows16(block, half));
-                    at += count;
+    unsafe fn few_or_unpack<I: Isa, C: Codes<I>>(&self) -> Option<usize> {
+        let (product, rows) = (&self.product, self.parts());
+        if rows.len() > FEW_ROWS {
+            for (i, block) in self.blocks.clone().enumerate() {
+                for half in 0..product.halves() {
+                    unpack::<I, C>(product.rows16(block, half).codes, product.weight.ty.cols, self.panel(i, half));
                 }
             }
-            return;
+            return Some(C::AT_ONCE);
         }
-        let (cols, halves) = (product.weight.ty.cols, product.halves());
-        let panel = |i: usize, half: usize| scratch.cast::<u8>().wrapping_add((i * halves + half) * LANES * cols);
-        for (i, block) in blocks.clone().enumerate() {
-            for half in 0..halves {
-                unpack::<I, C>(product.rows16(block, half).codes, cols, panel(i, half));
+        let most = rows_at_once::<I>(C::AT_ONCE).min(4);
+        for block in self.blocks.clone() {
+            let mut at = rows.start;
+            while at < rows.end {
+                let count = strip(rows.end - at, most);
+                product.strip::<I, Grouped<C>>(at, count, block, |half| product.rows16(block, half));
+                at += count;
             }
         }
+        None
+    }
+
+    /// Of codes that were unpacked.
+    #[inline(always)]
+    unsafe fn many<I: Isa, const AT_ONCE: usize>(&self) {
+        let (product, rows, blocks) = (&self.product, self.parts(), &self.blocks);
+        let rows16 =
+            |i: usize, half: usize| Rows16 { codes: self.panel(i, half), ..product.rows16(blocks.start + i, half) };
         if I::MATRIX {
-            let rows16 =
-                |i: usize, half: usize| Rows16 { codes: panel(i, half), ..product.rows16(blocks.start + i, half) };
-            let scratch = scratch.wrapping_add(panel_floats(cols, product.pair.is_some()));
-            return matrix::whole::<I>(&Strips { product: &product, rows, blocks: &blocks, scratch }, rows16);
+            let scratch = self.scratch.wrapping_add(panel_floats(product.weight.ty.cols, product.pair.is_some()));
+            return matrix::whole::<I>(&Strips { product, rows, blocks, scratch }, rows16);
         }
+        let most = rows_at_once::<I>(AT_ONCE);
         let mut at = rows.start;
         while at < rows.end {
             let count = strip(rows.end - at, most);
-            for (i, block) in blocks.clone().enumerate() {
-                let rows16 = |half: usize| Rows16 { codes: panel(i, half), ..product.rows16(block, half) };
-                product.strip::<I, Grouped<W>>(at, count, block, rows16);
+            for i in 0..blocks.len() {
+                product.strip::<I, Grouped<Whole<AT_ONCE>>>(at, count, blocks.start + i, |half| rows16(i, half));
             }
             at += count;
         }
     }
+}
+
+/// Most rows of a tile: two sums for the two halves of each code take twice the registers.
+const fn rows_at_once<I: Isa>(at_once: usize) -> usize {
+    if at_once == 0 { I::WHOLE_ROWS / 2 } else { I::WHOLE_ROWS }
 }
 
 /// Rows that go together.

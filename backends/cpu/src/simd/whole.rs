@@ -71,8 +71,8 @@ impl<I: Isa, C: Codes<I>> Products<I> for Grouped<C> {
 
 /// How sets of codes lie in memory.
 pub(crate) trait Codes<I: Isa> {
-    /// Bits of the largest byte.
-    const BITS: usize;
+    /// How many sets add up before a place of [`Isa::Dots`] could overflow; 0 if not even one.
+    const AT_ONCE: usize;
     /// Bytes of a unit.
     const UNIT_BYTES: usize;
     /// Whether memory is asked for ahead.
@@ -84,11 +84,11 @@ pub(crate) trait Codes<I: Isa> {
 /// Planes, as weights lie.
 pub(crate) struct Planes<const BITS: usize>;
 
-/// Bytes, as [`unpack`] leaves them.
-pub(crate) struct Whole<const BITS: usize>;
+/// Bytes, as [`unpack`] leaves them, of which so many sets add up at once.
+pub(crate) struct Whole<const AT_ONCE: usize>;
 
 impl<I: Isa, const BITS: usize> Codes<I> for Planes<BITS> {
-    const BITS: usize = BITS;
+    const AT_ONCE: usize = sets_at_once(BITS, I::DOTS_LIMIT);
     const UNIT_BYTES: usize = BITS * SET_BYTES;
     const STREAMS: bool = true;
     #[inline(always)]
@@ -127,7 +127,7 @@ impl Levels {
 }
 
 impl<I: Isa> Codes<I> for Levels {
-    const BITS: usize = 5;
+    const AT_ONCE: usize = sets_at_once(5, I::DOTS_LIMIT);
     const UNIT_BYTES: usize = 4 * SET_BYTES;
     const STREAMS: bool = true;
     #[inline(always)]
@@ -136,8 +136,8 @@ impl<I: Isa> Codes<I> for Levels {
     }
 }
 
-impl<I: Isa, const BITS: usize> Codes<I> for Whole<BITS> {
-    const BITS: usize = BITS;
+impl<I: Isa, const AT_ONCE: usize> Codes<I> for Whole<AT_ONCE> {
+    const AT_ONCE: usize = AT_ONCE;
     const UNIT_BYTES: usize = SETS * SET_BYTES;
     const STREAMS: bool = false;
     #[inline(always)]
@@ -160,7 +160,6 @@ unsafe fn tile<I: Isa, C: Codes<I>, const M: usize>(block: &Rows16, x: &[Quantiz
     for m in 0..M {
         codes[m] = x[m].codes;
     }
-    let at_once = const { sets_at_once(C::BITS, I::DOTS_LIMIT) };
     let (units, groups) = (block.group / UNIT, block.cols / block.group);
     let mut sums = [I::splat(0.0); M];
     let mut unit = block.codes;
@@ -173,7 +172,7 @@ unsafe fn tile<I: Isa, C: Codes<I>, const M: usize>(block: &Rows16, x: &[Quantiz
                     I::prefetch(unit.wrapping_add(AHEAD + 64 * line));
                 }
             }
-            if at_once == 0 {
+            if C::AT_ONCE == 0 {
                 let (mut low, mut high) = ([I::no_dots(); M], [I::no_dots(); M]);
                 for set in 0..SETS {
                     let bytes = C::set(unit, set);
@@ -193,7 +192,7 @@ unsafe fn tile<I: Isa, C: Codes<I>, const M: usize>(block: &Rows16, x: &[Quantiz
                     for m in 0..M {
                         dots[m] = I::dot(dots[m], bytes, codes[m].add(k + 4 * set));
                     }
-                    if (set + 1) % at_once == 0 || set + 1 == SETS {
+                    if (set + 1) % C::AT_ONCE.max(1) == 0 || set + 1 == SETS {
                         for m in 0..M {
                             whole[m] = I::add_dots(whole[m], dots[m], 1);
                             dots[m] = I::no_dots();

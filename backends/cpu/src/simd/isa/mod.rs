@@ -20,6 +20,7 @@ pub(crate) trait Task {
     /// The result.
     type Out;
     /// Whether it makes or reads rounded rows, which some extensions are for: no other task is compiled for these.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "no other processor has such extensions here"))]
     const ROUNDED: bool = false;
 
     /// Runs it.
@@ -273,6 +274,10 @@ pub enum IsaKind {
     Avx512,
     /// AVX2, FMA and F16C.
     Avx2,
+    /// 64-bit ARM's vectors with dot products of bytes with signed bytes.
+    NeonI8mm,
+    /// 64-bit ARM's vectors with dot products of signed bytes.
+    NeonDot,
     /// 64-bit ARM's vectors.
     Neon,
     /// Plain Rust.
@@ -304,7 +309,13 @@ impl IsaKind {
             kinds.extend(avx2.then_some(Self::Avx2));
         }
         #[cfg(target_arch = "aarch64")]
-        kinds.extend(std::arch::is_aarch64_feature_detected!("neon").then_some(Self::Neon));
+        {
+            use std::arch::is_aarch64_feature_detected;
+            let dot = is_aarch64_feature_detected!("dotprod");
+            kinds.extend((dot && is_aarch64_feature_detected!("i8mm")).then_some(Self::NeonI8mm));
+            kinds.extend(dot.then_some(Self::NeonDot));
+            kinds.extend(is_aarch64_feature_detected!("neon").then_some(Self::Neon));
+        }
         kinds.push(Self::Portable);
         kinds
     }
@@ -326,7 +337,11 @@ impl IsaKind {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => avx2::Avx2::enter(task),
             #[cfg(target_arch = "aarch64")]
-            Self::Neon => neon::Neon::enter(task),
+            Self::NeonI8mm => neon::Neon::<{ neon::I8MM }>::enter(task),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => neon::Neon::<{ neon::DOT }>::enter(task),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => neon::Neon::<{ neon::PLAIN }>::enter(task),
             _ => portable::Portable::enter(task),
         }
     }

@@ -1,20 +1,50 @@
 //! 64-bit ARM: four registers hold a vector.
 
 use std::arch::aarch64::*;
+use std::arch::asm;
 
 use super::portable::bf16_of;
 use super::{Isa, LANES, Task};
 
-/// 64-bit ARM's vectors.
+/// No dot products.
+pub(super) const PLAIN: u8 = 0;
+/// Those of signed bytes.
+pub(super) const DOT: u8 = 1;
+/// Those of bytes with signed bytes, too.
+pub(super) const I8MM: u8 = 2;
+
+/// 64-bit ARM's vectors with the dot products of a level. These have no intrinsics that are stable, so they are written out.
 #[derive(Clone, Copy)]
-pub(super) struct Neon;
+pub(super) struct Neon<const LEVEL: u8>;
 
 /// Lanes 0 to 3, 4 to 7, 8 to 11 and 12 to 15.
 type Quad = [float32x4_t; 4];
 
 #[target_feature(enable = "neon")]
 unsafe fn enter<T: Task>(task: T) -> T::Out {
-    task.run::<Neon>()
+    task.run::<Neon<PLAIN>>()
+}
+
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn enter_dot<T: Task>(task: T) -> T::Out {
+    task.run::<Neon<DOT>>()
+}
+
+#[target_feature(enable = "neon,dotprod,i8mm")]
+unsafe fn enter_i8mm<T: Task>(task: T) -> T::Out {
+    task.run::<Neon<I8MM>>()
+}
+
+macro_rules! dot {
+    ($instruction:literal, $sums:expr, $codes:expr, $x:expr) => {
+        asm!(
+            concat!($instruction, " {sums:v}.4s, {codes:v}.16b, {x:v}.16b"),
+            sums = inout(vreg) $sums,
+            codes = in(vreg) $codes,
+            x = in(vreg) $x,
+            options(pure, nomem, nostack, preserves_flags)
+        )
+    };
 }
 
 /// 16 bytes as numbers.
@@ -52,7 +82,7 @@ macro_rules! each {
     };
 }
 
-impl Isa for Neon {
+impl<const LEVEL: u8> Isa for Neon<LEVEL> {
     type F = Quad;
     /// Scale and bias.
     type Four = [float32x4_t; 2];
@@ -60,7 +90,11 @@ impl Isa for Neon {
 
     #[inline(always)]
     unsafe fn enter<T: Task>(task: T) -> T::Out {
-        enter(task)
+        match LEVEL {
+            PLAIN => enter(task),
+            DOT => enter_dot(task),
+            _ => enter_i8mm(task),
+        }
     }
     #[inline(always)]
     unsafe fn splat(x: f32) -> Quad {
@@ -216,8 +250,8 @@ impl Isa for Neon {
     type Bytes = [uint8x16_t; 4];
     type Dots = [int32x4_t; 4];
     type Whole = [int32x4_t; 4];
-    /// Codes are multiplied as signed bytes, so they must stay below 128.
-    const DOTS_LIMIT: u32 = i16::MAX as u32;
+    /// Where codes are multiplied as signed bytes they must stay below 128.
+    const DOTS_LIMIT: u32 = if LEVEL >= I8MM { i32::MAX as u32 } else { i16::MAX as u32 };
     const WHOLE_ROWS: usize = 4;
 
     #[inline(always)]
@@ -256,6 +290,17 @@ impl Isa for Neon {
     unsafe fn dot(mut dots: Self::Dots, codes: Self::Bytes, x: *const i8) -> Self::Dots {
         let x = vreinterpretq_s8_s32(vdupq_n_s32(x.cast::<i32>().read_unaligned()));
         for i in 0..4 {
+            match LEVEL {
+                PLAIN => {}
+                DOT => {
+                    dot!("sdot", dots[i], codes[i], x);
+                    continue;
+                }
+                _ => {
+                    dot!("usdot", dots[i], codes[i], x);
+                    continue;
+                }
+            }
             let codes = vreinterpretq_s8_u8(codes[i]);
             let low = vpaddlq_s16(vmull_s8(vget_low_s8(codes), vget_low_s8(x)));
             let high = vpaddlq_s16(vmull_s8(vget_high_s8(codes), vget_high_s8(x)));
@@ -284,5 +329,15 @@ impl Isa for Neon {
         let low = vqmovn_s16(vcombine_s16(words[0], words[1]));
         let high = vqmovn_s16(vcombine_s16(words[2], words[3]));
         vst1q_s8(to, vcombine_s8(low, high));
+    }
+
+    #[inline(always)]
+    unsafe fn halves_bf16(x: Self::Bytes) -> [Quad; 2] {
+        let words = x.map(|x| vreinterpretq_u32_u8(x));
+        let high = vdupq_n_u32(0xffff_0000);
+        [
+            words.map(|x| vreinterpretq_f32_u32(vshlq_n_u32::<16>(x))),
+            words.map(|x| vreinterpretq_f32_u32(vandq_u32(x, high))),
+        ]
     }
 }

@@ -36,21 +36,11 @@ def peer(a, depth):
     return {**speed, "row": {"build": rows[0]["build_commit"]}}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ["--swiftlm", "--model", "--llama-bench", "--gguf"]:
-        parser.add_argument(name, required=True)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--depths", default="0")
-    parser.add_argument("--prefill", type=int, default=512)
-    parser.add_argument("--generate", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--flag", action="append", default=[], help="a further flag of `swiftlm bench`, as --flag=--kv=q8")
-    a = parser.parse_args()
-    print("| depth | work | swiftlm tok/s | llama.cpp tok/s | ratio, median (least - most) | share of floor |")
+def report(name, runs):
+    """A table of runs by depth, each rounds of what both programs gave."""
+    print(f"| depth | work | swiftlm tok/s | {name} tok/s | ratio, median (least - most) | share of floor |")
     print("|---|---|---|---|---|---|")
-    for depth in a.depths.split(","):
-        pairs = [(ours(a, int(depth)), peer(a, int(depth))) for _ in range(a.rounds)]
+    for depth, pairs in runs:
         for work in ["prefill", "decode"]:
             us, them = ([pair[side][work] for pair in pairs] for side in (0, 1))
             ratios = sorted(u / t for u, t in zip(us, them))
@@ -63,4 +53,20 @@ def main():
             )
 
 
-main()
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ["--swiftlm", "--model", "--llama-bench", "--gguf"]:
+        parser.add_argument(name, required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--depths", default="0")
+    parser.add_argument("--prefill", type=int, default=512)
+    parser.add_argument("--generate", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--flag", action="append", default=[], help="a further flag of `swiftlm bench`, as --flag=--kv=q8")
+    a = parser.parse_args()
+    depths = ((depth, int(depth)) for depth in a.depths.split(","))
+    report("llama.cpp", ((name, [(ours(a, at), peer(a, at)) for _ in range(a.rounds)]) for name, at in depths))
+
+
+if __name__ == "__main__":
+    main()

@@ -141,7 +141,6 @@ fn bfloat16_in_layers_may_be_the_default() {
         default.divergence > 1e3 * fine.divergence && fine.divergence > 0.0,
         "rounding takes place: {default:?}, {fine:?}"
     );
-    println!("{default:?}, {fine:?}");
 }
 
 /// What the CPU computes with unless flags say otherwise, and what it computes with as `--precision fine`.

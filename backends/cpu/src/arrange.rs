@@ -5,11 +5,16 @@ use swiftlm_device::Order;
 use swiftlm_ir::graph::WeightType;
 use swiftlm_ir::template::Template;
 
-use crate::simd::{suits, turn};
+use crate::simd::{self, suits, turn};
 
 /// The order that a device of this crate keeps a weight of type `ty` in whose readers are these templates.
 pub fn order_of(ty: &WeightType, readers: &[&Template]) -> Order {
     if suits(ty, readers) { Order::Blocks } else { Order::Rows }
+}
+
+/// Whether weights of a type have an order of blocks at all.
+pub fn has_blocks(ty: &WeightType) -> bool {
+    simd::has_blocks(ty)
 }
 
 /// Brings one component of a matrix, as [`Format::layout`] counts them, from the order of rows into that of blocks.

@@ -52,7 +52,7 @@ use swiftlm_ir::plan::StepSizes;
 use swiftlm_ir::template::Template;
 
 pub(crate) use context::{Context, Faults, Needs};
-pub(crate) use packed::{replace, settle, suits, turn};
+pub(crate) use packed::{has_blocks, replace, settle, suits, turn};
 
 /// A launch of one template.
 pub(crate) trait Micro: Send {

@@ -92,6 +92,11 @@ fn form_of(ty: &WeightType) -> Option<Option<Codes>> {
     }
 }
 
+/// Whether a weight's rows and columns make whole blocks, and its format has them.
+pub(crate) fn has_blocks(ty: &WeightType) -> bool {
+    form_of(ty).is_some() && ty.rows.is_multiple_of(LANES) && ty.cols.is_multiple_of(UNIT)
+}
+
 impl Packed {
     /// The weight of type `ty` that begins at `base`; `None` if its format has no blocks.
     pub(crate) fn new(ty: WeightType, base: *mut u8) -> Option<Self> {
@@ -288,8 +293,7 @@ fn row_of(bits: usize, sets: [u32; SETS], row: &mut [u8]) {
 /// for is refused in words.
 pub(crate) fn turn(ty: WeightType, component: usize, bytes: &mut [u8], back: bool) -> Result<(), String> {
     let layout = ty.format.layout(ty.rows, ty.cols);
-    let whole = ty.rows.is_multiple_of(LANES) && ty.cols.is_multiple_of(UNIT);
-    let part = layout.components.get(component).filter(|part| part.bytes == bytes.len() && whole);
+    let part = layout.components.get(component).filter(|part| part.bytes == bytes.len() && has_blocks(&ty));
     // All components begin where this one does: no other is touched.
     let packed = Packed::new(ty, bytes.as_mut_ptr()).map(|p| Packed { scales: p.codes, biases: p.codes, ..p });
     let (Some(packed), Some(_)) = (packed, part) else {

@@ -40,7 +40,7 @@ pub(crate) struct RecordMatrix {
     /// Type of the whole.
     #[serde(rename = "type")]
     pub(crate) ty: WeightType,
-    /// Whether it lies in blocks of 16 rows, as products of whole numbers read it.
+    /// Whether it lies in blocks of 16 rows, as products of rounded rows read it.
     pub(crate) blocks: bool,
 }
 
@@ -87,12 +87,8 @@ impl RecordLayer {
         let experts = self.experts();
         let sound = |matrix: &RecordMatrix| {
             let WeightType { format, rows, cols } = matrix.ty;
-            let known = match format.codes() {
-                None => !matrix.blocks,
-                Some(codes) => {
-                    cols.is_multiple_of(codes.group) && (!matrix.blocks || (rows / experts).is_multiple_of(16))
-                }
-            };
+            let known = format.codes().is_none_or(|codes| cols.is_multiple_of(codes.group))
+                && (!matrix.blocks || arrange::has_blocks(&matrix.own(experts)));
             // Far more than any file has; products of such numbers do not overflow.
             known && rows > 0 && rows < 1 << 28 && cols > 0 && cols < 1 << 24 && rows.is_multiple_of(experts)
         };

@@ -58,7 +58,8 @@ pub enum Activations {
     F32,
     /// To f16, as an engine with f16 activations does.
     F16,
-    /// To whole numbers in the groups of the weight's scales, where it has scales, so that products are made of these.
+    /// To whole numbers in the groups of the weight's scales, where it has scales, so that products are made of these; to
+    /// sums of bfloat16 of as many bits where the weight is stored so.
     Int {
         /// Of the inputs of products in layers: 8 or 16.
         bits: u8,
@@ -74,7 +75,7 @@ impl Activations {
     }
 
     /// What they are in front of the product that makes logits.
-    fn of_head(self) -> Self {
+    pub fn of_head(self) -> Self {
         match self {
             Self::Int { head, .. } => Self::int(head),
             other => other,
@@ -87,6 +88,16 @@ impl Activations {
             Self::F32 => None,
             Self::F16 => Some(Rounding::F16),
             Self::Int { bits, .. } => Rounding::of_weight(weight, bits),
+        }
+    }
+
+    /// Whether inputs that meet some weight are rounded so.
+    pub fn rounds_to(self, to: Rounding) -> bool {
+        match (self, to) {
+            (Self::F16, Rounding::F16) => true,
+            (Self::Int { bits, .. }, Rounding::Int { bits: own, .. }) => bits == own,
+            (Self::Int { bits, .. }, Rounding::Bf16 { terms }) => bits == 8 * terms,
+            _ => false,
         }
     }
 }

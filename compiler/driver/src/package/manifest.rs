@@ -94,9 +94,6 @@ pub struct Made {
     pub without_rules: Vec<String>,
 }
 
-/// Between the rounding of activations in layers and that in front of the product that makes logits.
-const HEAD: &str = ", head ";
-
 /// Rules that applied to a function, with how often.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -114,7 +111,7 @@ impl Made {
             Activations::F32 => "f32".to_owned(),
             Activations::F16 => "f16".to_owned(),
             Activations::Int { bits, head } if bits == head => format!("int{bits}"),
-            Activations::Int { bits, head } => format!("int{bits}{HEAD}int{head}"),
+            Activations::Int { bits, head } => format!("int{bits}, head int{head}"),
         };
         let choices = match compile.choices {
             Choices::Best => "best".to_owned(),
@@ -180,7 +177,11 @@ impl Made {
 
     /// What a program shows to be otherwise: how far it may be off is judged by what is said here.
     pub(super) fn misstated(&self, program: &Program) -> Vec<String> {
-        let Self { chunk, max_rows, keys, values, archive, activations, .. } = self;
+        let Self { chunk, max_rows, keys, values, archive, .. } = self;
+        let layers = match self.again() {
+            Ok(options) => options.build.activations,
+            Err(problem) => return vec![problem],
+        };
         let mut problems = vec![];
         if (program.chunk, program.max_rows) != (*chunk, *max_rows) {
             problems.push(format!("steps of {} tokens and {} rows", program.chunk, program.max_rows));
@@ -194,13 +195,12 @@ impl Made {
                 problems.push(format!("the state {state}"));
             }
         }
-        let (layers, logits) = activations.split_once(HEAD).unwrap_or((activations, activations));
         let head = program.module.main.last().map(|call| call.func);
         for (func, graph) in program.module.funcs.iter().enumerate() {
-            let said = if Some(func) == head { logits } else { layers };
+            let said = if Some(func) == head { layers.of_head() } else { layers };
             for value in &graph.values {
                 if let Def::Node { op: Op::Round { to }, .. } = &value.def
-                    && !to.to_string().starts_with(said)
+                    && !said.rounds_to(*to)
                 {
                     problems.push(format!("activations of {to}"));
                 }
